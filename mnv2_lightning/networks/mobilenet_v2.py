@@ -1,0 +1,100 @@
+"""MobileNetV2: inverted residuals and linear bottlenecks (Sandler et al., arXiv 1801.04381)."""
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from mnv2_lightning.networks.blocks import (
+    InvertedResidual,
+    conv_norm,
+    initialize,
+    make_divisible,
+)
+
+# One stride for the stem and one for each of seven stages. At 28 px the ImageNet strides leave a
+# 1x1 map before the last stages; these leave 4x4 at each size.
+STRIDES = {
+    "28px": (2, 1, 1, 2, 1, 1, 2, 1),  # 14 14 14 7 7 7 4 4
+    "32px": (1, 1, 2, 2, 2, 1, 1, 1),  # 32 32 16 8 4 4 4 4
+    "224px": (2, 1, 2, 2, 2, 1, 2, 1),  # the paper's: 112 112 56 28 14 14 7 7
+}
+
+
+class MobileNetV2(nn.Module):
+    """(B, in_channels, H, W) images -> (B, num_classes) logits.
+
+    `stages`: rows of (t, c, n, s) - expansion ratio, channels, blocks, stride of the first block.
+    `strides`: None (the table's s, and a stem of stride 2), a name in STRIDES, or the stem's
+    stride followed by one for each stage. `expand_ratio` replaces every t above 1.
+    ValueError: the strides do not fit the table.
+    """
+
+    def __init__(
+        self,
+        *,
+        stages: Sequence[Sequence[int]],
+        in_channels: int = 1,
+        num_classes: int = 10,
+        stem_channels: int = 32,
+        head_channels: int = 1280,
+        expand_ratio: float | None = None,
+        expand_always: bool = False,
+        width_mult: float = 1.0,
+        round_nearest: int = 8,
+        strides: str | Sequence[int] | None = None,
+        bottleneck_activation: str = "linear",
+        depthwise_activation: str = "relu6",
+        shortcut: str = "identity",
+        dropout: float = 0.2,
+        init: str = "torchvision",
+    ) -> None:
+        super().__init__()
+        stem_stride, *stage_strides = resolve_strides(stages, strides)
+        channels = make_divisible(stem_channels * width_mult, round_nearest)
+        self.stem = conv_norm(in_channels, channels, kernel=3, stride=stem_stride)
+
+        self.stages = nn.Sequential()
+        for (t, c, n, _), stage_stride in zip(stages, stage_strides, strict=True):
+            out_channels = make_divisible(c * width_mult, round_nearest)
+            stage = nn.Sequential()
+            for block in range(n):
+                stage.append(
+                    InvertedResidual(
+                        channels,
+                        out_channels,
+                        stride=stage_stride if block == 0 else 1,
+                        expand_ratio=expand_ratio if expand_ratio and t > 1 else t,
+                        expand_always=expand_always,
+                        bottleneck_activation=bottleneck_activation,
+                        depthwise_activation=depthwise_activation,
+                        shortcut=shortcut,
+                    )
+                )
+                channels = out_channels
+            self.stages.append(stage)
+
+        # The paper does not make the head narrower than its table when the rest shrinks.
+        head_channels = make_divisible(head_channels * max(1.0, width_mult), round_nearest)
+        self.head = conv_norm(channels, head_channels)
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.classifier = nn.Sequential(nn.Dropout(dropout), nn.Linear(head_channels, num_classes))
+        initialize(self, init)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.head(self.stages(self.stem(x)))  # (B, head_channels, h, w)
+        return self.classifier(self.pool(x).flatten(1))
+
+
+def resolve_strides(
+    stages: Sequence[Sequence[int]], strides: str | Sequence[int] | None
+) -> tuple[int, ...]:
+    """The stride of the stem and of each stage."""
+    if strides is None:
+        return (2, *(s for _, _, _, s in stages))
+    resolved = STRIDES[strides] if isinstance(strides, str) else tuple(strides)
+    if len(resolved) != len(stages) + 1:
+        raise ValueError(
+            f"strides={strides} has {len(resolved)} entries; "
+            f"a stem and {len(stages)} stages need {len(stages) + 1}"
+        )
+    return resolved
