@@ -1,0 +1,1 @@
+"""Getting, checking and serving the images."""

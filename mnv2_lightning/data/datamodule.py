@@ -1,0 +1,111 @@
+"""MNIST and its likes, served from memory, a whole batch at a time."""
+
+from typing import Any
+
+import lightning.pytorch as L
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from mnv2_lightning.data.augment import RandomAffine
+from mnv2_lightning.data.batches import Batches, InMemoryImages, split
+from mnv2_lightning.data.files import load
+from mnv2_lightning.schema.errors import ConfigError
+
+
+class MNISTDataModule(L.LightningDataModule):
+    """Batches of ((B, 1, S, S) float images, (B,) int64 labels, (B,) indices), S = `image_size`.
+
+    `batch_size` counts the images of all ranks together. `val_size` images are cut from the
+    training set by `seed`; the test set is the official one. `dir`: see `data.files.load`.
+    DataError: the files cannot be had.
+    """
+
+    def __init__(
+        self,
+        *,
+        dataset: str = "mnist",
+        dir: str | None = None,
+        batch_size: int = 128,
+        val_size: int = 5000,
+        image_size: int = 28,
+        mean: float = 0.1307,
+        std: float = 0.3081,
+        augment: dict[str, float] | None = None,
+        classes: list[str] | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.dataset, self.dir = dataset, dir
+        self.batch_size, self.val_size, self.seed = batch_size, val_size, seed
+        self.image_size, self.mean, self.std = image_size, mean, std
+        self.classes = classes or [str(digit) for digit in range(10)]
+        nothing = {"degrees": 0.0, "translate": 0.0, "scale": 0.0, "shear": 0.0}
+        self.augment = RandomAffine(**(nothing | (augment or {})), seed=seed)
+        self.train_set: InMemoryImages | None = None
+        self.test_set: InMemoryImages | None = None
+
+    def setup(self, stage: str | None = None) -> None:
+        """Get, check and read the files. Every rank does; where none are, one of them fetches."""
+        if self.train_set is not None:
+            return
+        arrays = {name: torch.tensor(a) for name, a in load(self.dataset, self.dir).items()}
+        train_labels, test_labels = arrays["train-labels"].long(), arrays["t10k-labels"].long()
+        self.train_set = InMemoryImages(arrays["train-images"], train_labels)
+        self.test_set = InMemoryImages(arrays["t10k-images"], test_labels)
+        self.train_indices, self.val_indices = split(len(train_labels), self.val_size, self.seed)
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        return self._loader(self.train_set, self.train_indices, shuffle=True)
+
+    def val_dataloader(self) -> DataLoader[Any] | list[Any]:
+        if not self.val_size:
+            return []
+        return self._loader(self.train_set, self.val_indices)
+
+    def test_dataloader(self) -> DataLoader[Any]:
+        assert self.test_set is not None
+        return self._loader(self.test_set, torch.arange(len(self.test_set)))
+
+    def on_after_batch_transfer(
+        self, batch: tuple[Tensor, Tensor, Tensor], dataloader_idx: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """On the training device: scale, augment (training only), normalise, resize."""
+        images, labels, indices = batch
+        trainer = self.trainer
+        epoch = trainer.current_epoch if trainer is not None and trainer.training else None
+        return self.prepare(images, indices, epoch), labels, indices
+
+    def prepare(self, images: Tensor, indices: Tensor, epoch: int | None) -> Tensor:
+        """(B, 28, 28) uint8 -> (B, 1, S, S) float32, augmented where an epoch is given."""
+        x = images[:, None].float() / 255
+        if epoch is not None and self.augment:
+            x = self.augment(x, indices, epoch)
+        x = (x - self.mean) / self.std
+        if x.shape[-1] != self.image_size:
+            size = (self.image_size, self.image_size)
+            x = F.interpolate(x, size, mode="bilinear", antialias=True)
+        return x
+
+    def _loader(
+        self, images: InMemoryImages | None, indices: Tensor, *, shuffle: bool = False
+    ) -> DataLoader[Any]:
+        assert images is not None, "setup() comes first"
+        rank = self.trainer.global_rank if self.trainer is not None else 0
+        world_size = self.trainer.world_size if self.trainer is not None else 1
+        if self.batch_size < world_size:
+            raise ConfigError(
+                f"data.batch_size={self.batch_size}: fewer images than the {world_size} devices"
+            )
+        batches = Batches(
+            indices,
+            self.batch_size,
+            shuffle=shuffle,
+            seed=self.seed,
+            rank=rank,
+            world_size=world_size,
+        )
+        # A generator of its own: the loader would else draw from the global one each epoch.
+        generator = torch.Generator().manual_seed(self.seed)
+        return DataLoader(images, sampler=batches, batch_size=None, generator=generator)
