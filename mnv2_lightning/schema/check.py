@@ -1,0 +1,169 @@
+"""Checks a composed config against the tables: keys, types, ranges, and sizes that must fit."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from mnv2_lightning.schema.errors import ConfigError
+from mnv2_lightning.schema.nearest import did_you_mean, dotted_keys
+from mnv2_lightning.schema.tables import BY_TARGET, BY_VERB, Table
+
+# What a value of each type is called in a message.
+TYPES = {
+    "int_type": "an integer",
+    "int_from_float": "an integer",
+    "float_type": "a number",
+    "bool_type": "true or false",
+    "string_type": "a text",
+    "list_type": "a list",
+    "tuple_type": "a list",
+    "dict_type": "a group of keys",
+    "none_required": "null",
+    "model_type": "a group of keys",
+}
+
+
+def check(verb: str, config: dict[str, Any]) -> None:
+    """`config`: the composed, resolved config of a job. ConfigError: one line on what is wrong."""
+    _validate(BY_VERB[verb], config, "", config)
+    for path, node in targeted_nodes(config):
+        if (table := BY_TARGET.get(node["_target_"])) is not None:
+            _validate(table, node, f"{path}.", config)
+    if verb == "train":
+        _check_fit(config)
+
+
+def targeted_nodes(config: Any, path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every (dotted path, dict) of a nested config that has a `_target_`."""
+    if isinstance(config, dict):
+        if "_target_" in config:
+            yield path, config
+        for key, value in config.items():
+            yield from targeted_nodes(value, f"{path}.{key}" if path else str(key))
+    elif isinstance(config, list):
+        for index, value in enumerate(config):
+            yield from targeted_nodes(value, f"{path}.{index}")
+
+
+def _validate(table: type[Table], node: dict[str, Any], prefix: str, config: Any) -> None:
+    try:
+        table.model_validate(node)
+    except ValidationError as error:
+        raise ConfigError(_describe(error.errors(), table, node, prefix, config)) from None
+
+
+def _describe(
+    errors: list[ErrorDetails], table: type[Table], node: Any, prefix: str, config: Any
+) -> str:
+    """One line for the first wrong key; a union's errors are joined by "or"."""
+    path = _real_path(errors[0]["loc"], node)
+    key = prefix + ".".join(map(str, path))
+    same = [e for e in errors if _real_path(e["loc"], node)[: len(path)] == path]
+    kinds = {e["type"] for e in same}
+    if "extra_forbidden" in kinds:
+        known = [prefix + name for name in table.model_fields] + dotted_keys(config)
+        return f"{key}: unknown key{did_you_mean(key, [k for k in known if k != key])}"
+    if "missing" in kinds:
+        return f"{key}: a value is required"
+    must = " or ".join(dict.fromkeys(_must_be(e) for e in same))
+    value = errors[0]["input"] if not isinstance(errors[0]["input"], dict) else "a group of keys"
+    return f"{key}={_as_typed(value)}: must be {must}"
+
+
+def _real_path(loc: tuple[int | str, ...], node: Any) -> tuple[int | str, ...]:
+    """The part of a location that is in the config; pydantic adds the branches of a union."""
+    path: list[int | str] = []
+    for step in loc:
+        if isinstance(node, dict) and step in node:
+            node = node[step]
+        elif isinstance(node, list) and isinstance(step, int) and step < len(node):
+            node = node[step]
+        else:
+            return tuple(path) if path else loc
+        path.append(step)
+    return tuple(path)
+
+
+def _must_be(error: ErrorDetails) -> str:
+    if error["type"] in TYPES:
+        return TYPES[error["type"]]
+    message = error["msg"].removeprefix("Value error, ")
+    for start in ("Input should be ", "must be "):
+        message = message.removeprefix(start)
+    return message[0].lower() + message[1:]
+
+
+def _as_typed(value: Any) -> str:
+    return (
+        {True: "true", False: "false", None: "null"}.get(value, str(value))
+        if (value is None or isinstance(value, bool))
+        else str(value)
+    )
+
+
+def _check_fit(config: dict[str, Any]) -> None:
+    """Sizes and choices that are right one by one and do not go together."""
+    data, model, trainer = config["data"], config["model"], config["trainer"]
+    trained_on = 60_000 - data["val_size"]
+    if data["batch_size"] > trained_on:
+        raise ConfigError(
+            f"data.batch_size={data['batch_size']}: larger than the {trained_on} training images "
+            f"that data.val_size={data['val_size']} leaves"
+        )
+    if model.get("num_classes", 10) != len(data["classes"]):
+        raise ConfigError(
+            f"model.num_classes={model['num_classes']}: the data set has {len(data['classes'])} "
+            "classes"
+        )
+    if model.get("in_channels", 1) != 1:
+        raise ConfigError(f"model.in_channels={model['in_channels']}: the images have 1 channel")
+    if "stages" in model:
+        _check_strides(model, data["image_size"])
+    if (
+        trainer["max_epochs"] in (None, -1)
+        and trainer["max_steps"] == -1
+        and not trainer["max_time"]
+    ):
+        raise ConfigError(
+            "trainer.max_epochs=-1: training would never end; "
+            "set it, trainer.max_steps or trainer.max_time"
+        )
+    validates = data["val_size"] > 0 and trainer["limit_val_batches"] != 0
+    for name, node in config["callbacks"].items():
+        stops = node is not None and node["_target_"].endswith("EarlyStopping")
+        if stops and not validates and str(node["monitor"]).startswith("val/"):
+            raise ConfigError(
+                f"callbacks.{name}: watches {node['monitor']}, and data.val_size="
+                f"{data['val_size']} leaves nothing to validate on"
+            )
+    if config["optimizer"].get("nesterov") and not config["optimizer"]["momentum"]:
+        raise ConfigError("optimizer.nesterov=true: needs optimizer.momentum above 0")
+
+
+def _check_strides(model: dict[str, Any], image_size: int) -> None:
+    """The list must have the table's length, and a map of 1 px must not be halved on and on."""
+    stages, strides = model["stages"], model["strides"]
+    if isinstance(strides, str):
+        if len(stages) != 7:
+            raise ConfigError(
+                f"model.strides={strides}: the presets are for 7 stages, model.stages has "
+                f"{len(stages)}; give a list"
+            )
+        return
+    resolved = [2, *(s for *_, s in stages)] if strides is None else strides
+    if len(resolved) != len(stages) + 1:
+        raise ConfigError(
+            f"model.strides={strides}: {len(resolved)} strides; the stem and {len(stages)} stages "
+            f"need {len(stages) + 1}"
+        )
+    size, idle = image_size, 0
+    for stride in resolved:
+        idle += stride > 1 and size == 1
+        size = -(-size // stride)
+    if idle > 1:
+        raise ConfigError(
+            f"data.image_size={image_size}: too small for the strides {resolved}, {idle} of which "
+            "would meet a map of 1 px; use a larger image or model.strides=28px"
+        )

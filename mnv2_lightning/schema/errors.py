@@ -1,0 +1,19 @@
+"""Errors that end a command with one clear line, and the exit status of each."""
+
+
+class UserError(Exception):
+    """Something that the user can mend; its text is the whole message."""
+
+    exit_status = 1
+
+
+class ConfigError(UserError):
+    """A key, value, path or combination that cannot work."""
+
+    exit_status = 2
+
+
+class DataError(UserError):
+    """The images cannot be had or are not the right ones."""
+
+    exit_status = 5

@@ -1,0 +1,25 @@
+"""The nearest right key to a wrong one."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+from typing import Any
+
+
+def did_you_mean(wrong: str, right: Iterable[str]) -> str:
+    """The words "; did you mean X?", or none where no key is near (its last part may be)."""
+    candidates = list(right)
+    near = get_close_matches(wrong, candidates, n=1, cutoff=0.6)
+    if not near:
+        last = {key.rpartition(".")[2]: key for key in reversed(candidates)}
+        near = [last[k] for k in get_close_matches(wrong.rpartition(".")[2], last, 1, 0.8)]
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def dotted_keys(config: Any, prefix: str = "") -> list[str]:
+    """Every key of a nested dict as `a.b.c`, branches included."""
+    keys: list[str] = []
+    if isinstance(config, dict):
+        for key, value in config.items():
+            if not str(key).startswith("_"):
+                keys += [f"{prefix}{key}", *dotted_keys(value, f"{prefix}{key}.")]
+    return keys

@@ -1,0 +1,265 @@
+"""The tables: one model for each part of a config, with the type and range of every key.
+
+`conf/` gives the values, these say what is allowed; a test holds both against the classes'
+signatures. Messages come out of `schema/check.py`.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+
+def _number(value: Any) -> Any:
+    """`true` is no number, though Python counts it as one."""
+    if isinstance(value, bool):
+        raise ValueError("must be a number")
+    return value
+
+
+PositiveInt = Annotated[int, Field(ge=1)]
+NonNegativeInt = Annotated[int, Field(ge=0)]
+Number = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
+Positive = Annotated[Number, Field(gt=0)]
+NonNegative = Annotated[Number, Field(ge=0)]
+Share = Annotated[Number, Field(ge=0, lt=1)]  # 0 to 1, 1 left out
+UpToOne = Annotated[Number, Field(ge=0, le=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+# A Lightning limit: a number of batches (int) or a share of them (float).
+Batches = NonNegativeInt | Annotated[float, Field(ge=0.0, le=1.0)]
+Stride = Literal[1, 2]
+# YAML knows lists only, where these are of a fixed length.
+StageRow = Annotated[tuple[PositiveInt, PositiveInt, PositiveInt, Stride], Field(strict=False)]
+LayerRow = Annotated[tuple[PositiveInt, Stride], Field(strict=False)]
+Betas = Annotated[tuple[Share, Share], Field(strict=False)]
+Node = dict[str, Any]  # holds a `_target_`; its own table, if there is one, is in BY_TARGET
+
+
+class Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class Targeted(Table):
+    target: str = Field(alias="_target_")
+
+
+class Partial(Targeted):
+    partial: Literal[True] = Field(alias="_partial_")
+
+
+class Train(Table):
+    model: Node
+    data: Node
+    classifier: Node
+    optimizer: Node
+    scheduler: Node
+    trainer: Node
+    callbacks: dict[str, Node | None]
+    logger: dict[str, Node | None]
+    seed: Seed
+    resume: str | None
+    traceback: bool
+    run_dir: str
+
+
+class Evaluate(Table):
+    run_dir: str
+    checkpoint: Literal["best", "last"]
+    split: Literal["test", "val"]
+    accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps"]
+    traceback: bool
+
+
+class Devices(Table):
+    traceback: bool
+
+
+class ReluCollapse(Table):
+    dimensions: Annotated[list[Annotated[int, Field(ge=2, le=1000)]], Field(min_length=1)]
+    points: Annotated[int, Field(ge=10, le=100_000)]
+    matrices: Annotated[int, Field(ge=2, le=1_000_000)]
+    seed: Seed
+    run_dir: str
+    traceback: bool
+
+
+class MobileNetV2(Targeted):
+    in_channels: PositiveInt
+    num_classes: Annotated[int, Field(ge=2)]
+    stem_channels: PositiveInt
+    stages: Annotated[list[StageRow], Field(min_length=1)]
+    head_channels: PositiveInt
+    expand_ratio: Positive | None
+    expand_always: bool
+    width_mult: Annotated[Number, Field(gt=0, le=16)]
+    round_nearest: PositiveInt
+    strides: Literal["28px", "32px", "224px"] | list[Stride] | None
+    bottleneck_activation: Literal["linear", "relu6"]
+    depthwise_activation: Literal["relu6", "linear"]
+    shortcut: Literal["identity", "projection", "none"]
+    dropout: Share
+    init: Literal["torchvision", "pytorch"]
+
+
+class MobileNetV1(Targeted):
+    in_channels: PositiveInt
+    num_classes: Annotated[int, Field(ge=2)]
+    stem_channels: PositiveInt
+    stem_stride: Stride
+    layers: Annotated[list[LayerRow], Field(min_length=1)]
+    width_mult: Annotated[Number, Field(gt=0, le=16)]
+    round_nearest: PositiveInt
+    dropout: Share
+    init: Literal["torchvision", "pytorch"]
+
+
+class Augment(Table):
+    degrees: Annotated[Number, Field(ge=0, le=180)]
+    translate: UpToOne
+    scale: Share
+    shear: UpToOne
+
+
+class MNISTDataModule(Targeted):
+    dataset: Literal["mnist", "fashion_mnist"]
+    dir: str | None
+    batch_size: Annotated[int, Field(ge=1, le=60_000)]
+    val_size: Annotated[int, Field(ge=0, lt=60_000)]
+    image_size: Annotated[int, Field(ge=4, le=1024)]
+    mean: UpToOne
+    std: Annotated[Number, Field(gt=0, le=1)]
+    augment: Augment
+    classes: Annotated[list[str], Field(min_length=10, max_length=10)]
+    seed: Seed
+
+
+class Classifier(Targeted):
+    label_smoothing: Share
+    channels_last: bool
+
+
+class SGD(Partial):
+    lr: Positive
+    momentum: Share
+    nesterov: bool
+    weight_decay: NonNegative
+
+
+class AdamW(Partial):
+    lr: Positive
+    betas: Betas
+    eps: Positive
+    weight_decay: NonNegative
+
+
+class RMSprop(Partial):
+    lr: Positive
+    alpha: Share
+    eps: Positive
+    momentum: Share
+    weight_decay: NonNegative
+
+
+class Warmup(Partial):
+    warmup: Share
+    final: UpToOne
+
+
+class Exponential(Partial):
+    decay: Annotated[Number, Field(gt=0, le=1)]
+
+
+class Trainer(Targeted):
+    accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps", "tpu"]
+    strategy: str | Node
+    devices: Annotated[int, Field(ge=-1)] | str | list[NonNegativeInt]
+    num_nodes: PositiveInt
+    precision: (
+        Literal[
+            "16-mixed",
+            "bf16-mixed",
+            "32-true",
+            "64-true",
+            "16-true",
+            "bf16-true",
+            "transformer-engine",
+            "transformer-engine-float16",
+            16,
+            32,
+            64,
+            "16",
+            "32",
+            "64",
+            "bf16",
+        ]
+        | None
+    )
+    fast_dev_run: bool | NonNegativeInt
+    max_epochs: Annotated[int, Field(ge=-1)] | None
+    min_epochs: NonNegativeInt | None
+    max_steps: Annotated[int, Field(ge=-1)]
+    min_steps: NonNegativeInt | None
+    max_time: str | dict[str, int] | None
+    limit_train_batches: Batches | None
+    limit_val_batches: Batches | None
+    limit_test_batches: Batches | None
+    limit_predict_batches: Batches | None
+    overfit_batches: Batches
+    val_check_interval: PositiveInt | UpToOne | None
+    check_val_every_n_epoch: PositiveInt | None
+    num_sanity_val_steps: Annotated[int, Field(ge=-1)] | None
+    log_every_n_steps: PositiveInt
+    enable_checkpointing: bool
+    enable_progress_bar: bool
+    enable_model_summary: bool
+    accumulate_grad_batches: PositiveInt
+    gradient_clip_val: NonNegative | None
+    gradient_clip_algorithm: Literal["norm", "value"] | None
+    deterministic: bool | Literal["warn"] | None
+    benchmark: bool | None
+    inference_mode: bool
+    use_distributed_sampler: Literal[False]
+    profiler: Literal["simple", "advanced", "pytorch", "xla"] | Node | None
+    detect_anomaly: bool
+    barebones: bool
+    plugins: str | Node | list[Node] | None
+    sync_batchnorm: bool
+    reload_dataloaders_every_n_epochs: NonNegativeInt
+    enable_autolog_hparams: bool
+    model_registry: str | None
+
+
+class EMA(Targeted):
+    decay: Annotated[Number, Field(gt=0, lt=1)]
+
+
+class Throughput(Targeted):
+    warmup_steps: NonNegativeInt
+
+
+class Pictures(Targeted):
+    images: Annotated[int, Field(ge=1, le=400)]
+
+
+BY_VERB: dict[str, type[Table]] = {
+    "train": Train,
+    "evaluate": Evaluate,
+    "devices": Devices,
+    "relu_collapse": ReluCollapse,
+}
+BY_TARGET: dict[str, type[Table]] = {
+    "mnv2_lightning.networks.mobilenet_v2.MobileNetV2": MobileNetV2,
+    "mnv2_lightning.networks.mobilenet_v1.MobileNetV1": MobileNetV1,
+    "mnv2_lightning.data.datamodule.MNISTDataModule": MNISTDataModule,
+    "mnv2_lightning.classifier.Classifier": Classifier,
+    "torch.optim.SGD": SGD,
+    "torch.optim.AdamW": AdamW,
+    "torch.optim.RMSprop": RMSprop,
+    "mnv2_lightning.schedules.constant": Partial,
+    "mnv2_lightning.schedules.linear": Warmup,
+    "mnv2_lightning.schedules.cosine": Warmup,
+    "mnv2_lightning.schedules.exponential": Exponential,
+    "lightning.pytorch.Trainer": Trainer,
+    "mnv2_lightning.callbacks.ema.EMA": EMA,
+    "mnv2_lightning.callbacks.throughput.Throughput": Throughput,
+    "mnv2_lightning.callbacks.pictures.Pictures": Pictures,
+}

@@ -1,0 +1,96 @@
+"""Which classes and functions a config may name, and whether a node fits its target.
+
+Hydra's own block list is no security boundary (`torch.load` passes it), hence an allow-list.
+"""
+
+import inspect
+from importlib import import_module
+from typing import Any
+
+from mnv2_lightning.schema.check import targeted_nodes
+from mnv2_lightning.schema.errors import ConfigError
+from mnv2_lightning.schema.nearest import did_you_mean
+
+OURS = "mnv2_lightning"
+# Where a config's own classes and functions live; verbs and checks are not for configs to call.
+OPEN_MODULES = ("callbacks", "classifier", "data", "networks", "runs", "schedules")
+LIGHTNING = {
+    "lightning.pytorch.Trainer",
+    *(
+        f"lightning.pytorch.callbacks.{name}"
+        for name in (
+            "DeviceStatsMonitor",
+            "EarlyStopping",
+            "GradientAccumulationScheduler",
+            "LearningRateMonitor",
+            "ModelCheckpoint",
+            "RichModelSummary",
+            "StochasticWeightAveraging",
+            "Timer",
+        )
+    ),
+    *(
+        f"lightning.pytorch.loggers.{name}"
+        for name in ("CSVLogger", "MLFlowLogger", "TensorBoardLogger", "WandbLogger")
+    ),
+    *(
+        f"lightning.pytorch.strategies.{name}"
+        for name in ("DDPStrategy", "FSDPStrategy", "SingleDeviceStrategy")
+    ),
+    *(
+        f"lightning.pytorch.profilers.{name}"
+        for name in ("AdvancedProfiler", "PyTorchProfiler", "SimpleProfiler")
+    ),
+}
+
+
+def check_targets(config: dict[str, Any]) -> None:
+    """ConfigError where a `_target_` is not allowed or its node does not fit its signature."""
+    for path, node in targeted_nodes(config):
+        target = node["_target_"]
+        if not isinstance(target, str) or not _is_allowed(target):
+            raise ConfigError(
+                f"{path}._target_={target}: not allowed; a config may name what is in {OURS} "
+                "(networks, data, callbacks, ...), torch.optim, torchmetrics, and the Lightning "
+                "classes of mnv2_lightning/schema/targets.py"
+            )
+        _check_signature(path, node, resolve(path, target))
+
+
+def resolve(path: str, target: str) -> Any:
+    """The object that an allowed dotted name stands for."""
+    module_name, _, name = target.rpartition(".")
+    try:
+        found = getattr(import_module(module_name), name)
+    except (ImportError, AttributeError):
+        raise ConfigError(f"{path}._target_={target}: there is no such class or function") from None
+    # A name may lead elsewhere: mnv2_lightning.networks.x.os.system is not ours.
+    home = getattr(found, "__module__", "") or ""
+    if not callable(found) or home.split(".")[0] != module_name.split(".")[0]:
+        raise ConfigError(f"{path}._target_={target}: not allowed; it is {home or 'no class'}'s")
+    return found
+
+
+def _is_allowed(target: str) -> bool:
+    parts = target.split(".")
+    if not all(part.isidentifier() and not part.startswith("_") for part in parts):
+        return False
+    if target in LIGHTNING:
+        return True
+    if parts[:2] == ["torch", "optim"]:
+        return len(parts) == 3 and parts[2][0].isupper()
+    if parts[0] == "torchmetrics":
+        return len(parts) in (2, 3) and parts[-1][0].isupper()
+    return parts[0] == OURS and len(parts) > 2 and parts[1] in OPEN_MODULES
+
+
+def _check_signature(path: str, node: dict[str, Any], found: Any) -> None:
+    """Every key is a parameter; every parameter without a default has a key, or is ours to give."""
+    parameters = inspect.signature(found).parameters
+    if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
+        return
+    for key in node:
+        if not key.startswith("_") and key not in parameters:
+            raise ConfigError(
+                f"{path}.{key}: {found.__name__} has no such option{did_you_mean(key, parameters)}"
+            )
