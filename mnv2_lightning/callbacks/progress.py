@@ -1,0 +1,46 @@
+"""Progress: a rich bar on a terminal, plain lines in a log."""
+
+import logging
+import sys
+from typing import Any
+
+import lightning.pytorch as L
+from lightning.pytorch.callbacks import ProgressBar, RichProgressBar
+
+log = logging.getLogger(__name__)
+
+
+def progress() -> ProgressBar:
+    """The one that fits standard output."""
+    return RichProgressBar(leave=True) if sys.stdout.isatty() else PlainProgress()
+
+
+class PlainProgress(ProgressBar):
+    """A line every `trainer.log_every_n_steps` steps and one after each validation."""
+
+    def disable(self) -> None:
+        """Lightning calls it on every rank but the first."""
+        self.is_disabled = True
+
+    def enable(self) -> None:
+        self.is_disabled = False
+
+    is_disabled = False
+
+    def on_train_batch_end(self, trainer: L.Trainer, *args: Any, **kwargs: Any) -> None:
+        if trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            batch = kwargs.get("batch_idx", args[-1]) + 1
+            names = ("train/loss", "train/accuracy", "lr", "images_per_second")
+            self._print(f"step {batch}/{trainer.num_training_batches}", trainer, names)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if not trainer.sanity_checking:
+            self._print("validation", trainer, ("val/loss", "val/accuracy"))
+
+    def _print(self, what: str, trainer: L.Trainer, names: tuple[str, ...]) -> None:
+        if not self.is_disabled:
+            epochs = f"/{trainer.max_epochs}" if trainer.max_epochs not in (None, -1) else ""
+            start = f"epoch {trainer.current_epoch + 1}{epochs}  {what}"
+            metrics = trainer.callback_metrics
+            shown = [f"{name} {float(metrics[name]):.4g}" for name in names if name in metrics]
+            log.info("%s", "  ".join([start, *shown]))

@@ -1,0 +1,75 @@
+"""Images a second, and the seconds that a fit took."""
+
+import time
+from typing import Any
+
+import lightning.pytorch as L
+from lightning.pytorch.callbacks import Callback
+
+
+class Throughput(Callback):
+    """Logs `images_per_second` (over all ranks) every `log_every_n_steps` steps.
+
+    The rate counts loading and training, not validation; `images_per_second` leaves out the first
+    `warmup_steps` of each fit. `fit_seconds` counts all of the fit and is added up over resumes.
+    """
+
+    def __init__(self, *, warmup_steps: int = 10) -> None:
+        self.warmup_steps = warmup_steps
+        self._seconds_before = 0.0  # of the fits that this one goes on from
+        self._started: float | None = None
+        self._ended: float | None = None
+        self._steps = self._images = self._window_images = 0
+        self._seconds = self._window_seconds = self._mark = 0.0
+
+    @property
+    def images_per_second(self) -> float | None:
+        """None: no step was made after the warm-up."""
+        return self._images / self._seconds if self._seconds else None
+
+    @property
+    def fit_seconds(self) -> float:
+        if self._started is None:
+            return self._seconds_before
+        return self._seconds_before + (self._ended or time.perf_counter()) - self._started
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        if stage == "fit":
+            self._started = time.perf_counter()
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        if stage == "fit":
+            self._ended = time.perf_counter()
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._mark = time.perf_counter()
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._mark = time.perf_counter()
+
+    def on_train_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        now = time.perf_counter()
+        images, seconds = len(batch[1]) * trainer.world_size, now - self._mark
+        self._mark = now
+        self._steps += 1
+        self._window_images += images
+        self._window_seconds += seconds
+        if self._steps > self.warmup_steps:
+            self._images += images
+            self._seconds += seconds
+        if trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            pl_module.log("images_per_second", self._window_images / self._window_seconds)
+            self._window_images, self._window_seconds = 0, 0.0
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"fit_seconds": self.fit_seconds}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._seconds_before = state_dict["fit_seconds"]

@@ -1,0 +1,107 @@
+"""Figures: pure functions from arrays to matplotlib figures."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+INK, RED = "#1f2937", "#c2410c"
+
+
+def pixels(figure: Figure) -> np.ndarray:
+    """(H, W, 3) uint8."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def confusion_matrix(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+    """(N,) labels and (N, C) probabilities -> (C, C) counts, rows true, columns predicted."""
+    classes = probabilities.shape[1]
+    flat = labels * classes + probabilities.argmax(1)
+    return np.bincount(flat, minlength=classes**2).reshape(classes, classes)
+
+
+def draw_confusion(matrix: np.ndarray, classes: Sequence[str]) -> Figure:
+    """Counts in the cells; the colour shows errors only, or the diagonal would drown them."""
+    count = len(classes)
+    figure = Figure(figsize=(7, 6.4), layout="constrained", dpi=110)
+    axes = figure.add_subplot()
+    errors = matrix.copy()
+    np.fill_diagonal(errors, 0)
+    image = axes.imshow(errors, cmap="Oranges", vmin=0, vmax=max(1, errors.max()))
+    half = errors.max() / 2
+    for row in range(count):
+        for column in range(count):
+            if value := matrix[row, column]:
+                right = row == column
+                light = not right and value > half
+                axes.text(
+                    column,
+                    row,
+                    str(value),
+                    ha="center",
+                    va="center",
+                    fontsize=9,
+                    color="white" if light else INK,
+                    fontweight="bold" if right else "normal",
+                )
+    turned = 45 if max(map(len, classes)) > 2 else 0
+    axes.set_xticks(range(count), classes, rotation=turned, ha="right" if turned else "center")
+    axes.set_yticks(range(count), classes)
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("true")
+    wrong = int(errors.sum())
+    axes.set_title(f"{wrong} of {matrix.sum():,} wrong ({1 - wrong / matrix.sum():.2%} right)")
+    figure.colorbar(image, ax=axes, label="wrong images", shrink=0.8)
+    return figure
+
+
+def draw_wrong(
+    images: np.ndarray,
+    labels: np.ndarray,
+    probabilities: np.ndarray,
+    classes: Sequence[str],
+    *,
+    count: int,
+) -> Figure:
+    """The `count` wrong (N, 28, 28) images of which the network was surest."""
+    predicted, confidence = probabilities.argmax(1), probabilities.max(1)
+    wrong = np.flatnonzero(predicted != labels)
+    shown = wrong[np.argsort(-confidence[wrong])][:count]
+    columns = min(9, max(3, round(count**0.5)))
+    rows = max(1, -(-len(shown) // columns))
+    figure = Figure(figsize=(1.35 * columns, 1.55 * rows + 0.5), layout="constrained", dpi=110)
+    figure.suptitle("Most confidently wrong: true class, then the network's and how sure it was")
+    grid = figure.subplots(rows, columns, squeeze=False)
+    for axes in grid.flat:
+        axes.axis("off")
+    for axes, index in zip(grid.flat, shown, strict=False):
+        axes.imshow(images[index], cmap="gray_r", vmin=0, vmax=255)
+        guess, sure = classes[predicted[index]], confidence[index]
+        axes.set_title(
+            f"{classes[labels[index]]}, not {guess} ({sure:.0%})", fontsize=8, color=RED, pad=2
+        )
+    if not len(shown):
+        grid.flat[0].text(0, 0.5, "none is wrong")
+    return figure
+
+
+def draw_collapse(
+    spiral: np.ndarray, restored: dict[int, np.ndarray], shares: dict[int, tuple[float, float]]
+) -> Figure:
+    """The input spiral (2, N) and what ReLU left of it at each m; `shares`: measured, theorem."""
+    figure = Figure(figsize=(2.2 * (len(restored) + 1), 2.75), layout="constrained", dpi=130)
+    grid = figure.subplots(1, len(restored) + 1, squeeze=False)[0]
+    colour = np.linspace(0, 1, spiral.shape[1])
+    panels = {"input": spiral} | {f"m = {m}": points for m, points in restored.items()}
+    limit = 1.15 * np.abs(spiral).max()
+    for axes, (title, points) in zip(grid, panels.items(), strict=True):
+        axes.scatter(*points, c=colour, cmap="viridis", s=3, linewidths=0)
+        axes.set(xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal", xticks=[], yticks=[])
+        axes.set_title(title, fontsize=11)
+    grid[0].set_xlabel("a 2-D spiral", fontsize=9)
+    for axes, (measured, theorem) in zip(grid[1:], shares.values(), strict=True):
+        axes.set_xlabel(f"survives: {measured:.2%}\ntheorem 1: {theorem:.2%}", fontsize=9)
+    return figure

@@ -1,0 +1,108 @@
+"""A run's record as text."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from omegaconf import DictConfig
+
+
+def start(record: dict[str, Any], accelerator: str, cfg: DictConfig) -> str:
+    """What is about to be trained, and what it costs."""
+    sizes = record["map_sizes"].values()
+    lines = [
+        f"{cfg.model._target_.rpartition('.')[2]} on {cfg.data.dataset}, {accelerator}, "
+        f"{record['precision']}, seed {record['seed']}",
+        f"  parameters        {record['parameters']:,}",
+        f"  multiply-adds     {record['multiply_adds']:,} an image of {cfg.data.image_size} px",
+        f"  map sizes         {' '.join(map(str, sizes))} px",
+        f"  peak activations  {record['peak_activation_bytes'] / 1e6:.2f} MB an image",
+    ]
+    if cfg.trainer.precision == "16-mixed" and record["precision"] == "bf16-mixed":
+        lines.append("  16-mixed needs a GPU: the CPU computes in bf16-mixed instead")
+    return "\n".join(lines)
+
+
+def end(record: dict[str, Any], run_dir: Path) -> str:
+    """What came out, and where it lies."""
+    rows = [
+        ("test accuracy", _share(record["test_accuracy"])),
+        ("test loss", _number(record["test_loss"], ".4f")),
+        ("val accuracy", _share(record["val_accuracy"])),
+        ("tested", f"{record['tested_checkpoint'] or 'the weights as they are'}"),
+        ("training", _number(record["train_seconds"], ".1f", " s")),
+        ("images a second", _number(record["images_per_second"], ",.0f")),
+        ("peak memory", _number((record["peak_rss_bytes"] or 0) / 1e9 or None, ".2f", " GB")),
+    ]
+    table = "\n".join(f"  {name:<16}  {value}" for name, value in rows)
+    return f"result\n{table}\nrun: {run_dir}"
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2%}"
+
+
+def _number(value: float | None, form: str, unit: str = "") -> str:
+    return "-" if value is None else f"{value:{form}}{unit}"
+
+
+def per_class(matrix: np.ndarray, classes: Sequence[str]) -> list[dict[str, Any]]:
+    """Precision, recall, F1 (null where undefined) and number of images of each class.
+
+    `matrix`: (C, C) counts, rows true, columns predicted.
+    """
+    hits = matrix.diagonal()
+    rows = []
+    for name, hit, true, predicted in zip(classes, hits, matrix.sum(1), matrix.sum(0), strict=True):
+        rows.append(
+            {
+                "class": name,
+                "precision": float(hit / predicted) if predicted else None,
+                "recall": float(hit / true) if true else None,
+                "f1": float(2 * hit / (true + predicted)) if true + predicted else None,
+                "images": int(true),
+            }
+        )
+    return rows
+
+
+def matrix_csv(matrix: np.ndarray, classes: Sequence[str]) -> str:
+    """Rows true, columns predicted."""
+    rows = [["true", *classes], *([c, *r] for c, r in zip(classes, matrix.tolist(), strict=True))]
+    return "".join(",".join(map(str, row)) + "\n" for row in rows)
+
+
+def evaluation(result: dict[str, Any]) -> str:
+    """An evaluation as a table, a row a class."""
+    lines = [
+        f"{result['checkpoint']} on {result['images']:,} {result['split']} images: "
+        f"accuracy {result['accuracy']:.2%}, loss {result['loss']:.4f}",
+        f"  {'class':<12} {'precision':>9} {'recall':>9} {'F1':>9} {'images':>7}",
+    ]
+    for row in result["classes"]:
+        shares = " ".join(f"{_share(row[key]):>9}" for key in ("precision", "recall", "f1"))
+        lines.append(f"  {row['class']:<12} {shares} {row['images']:>7,}")
+    return "\n".join(lines)
+
+
+def devices(found: dict[str, Any]) -> str:
+    """What this machine has."""
+    machine = found["hardware"]
+    memory = machine["memory_bytes"]
+    lines = [
+        f"cpu   {machine['cpu']}, {machine['cores']} cores, {machine['threads']} threads in use, "
+        f"{machine['simd']}" + (f", {memory / 2**30:.0f} GiB of memory" if memory else ""),
+    ]
+    for index, gpu in enumerate(machine["gpus"]):
+        precisions = ["32-true", *(["16-mixed"] if gpu["fast_fp16"] else [])]
+        precisions += ["bf16-mixed"] if gpu["fast_bf16"] else []
+        lines.append(
+            f"cuda  {index}: {gpu['name']}, {gpu['memory_bytes'] / 2**30:.0f} GiB, compute "
+            f"capability {gpu['capability']}, fast in {', '.join(precisions)}"
+        )
+    lines += [] if machine["gpus"] else ["cuda  none"]
+    lines.append(f"mps   {'yes' if machine['mps'] else 'none'}")
+    lines.append("      " + ", ".join(f"{k} {v}" for k, v in found["versions"].items()))
+    lines.append(f"trainer.accelerator=auto takes: {found['auto']}")
+    return "\n".join(lines)

@@ -1,0 +1,77 @@
+"""metrics.csv: a row for each logged step, a column for each metric."""
+
+import csv
+import io
+from argparse import Namespace
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities import rank_zero_only
+
+from mnv2_lightning.runs.files import write_text
+
+FLUSH_ROWS = 100
+
+
+class CSVLogger(Logger):
+    """Writes `run_dir`/metrics.csv, and goes on with one that is there.
+
+    Lightning's deletes it. `purge_step`: rows from this step on are dropped first, as they were
+    logged after the checkpoint that the run goes on from.
+    """
+
+    def __init__(self, *, run_dir: str, purge_step: int | None = None) -> None:
+        super().__init__()
+        self.path = Path(run_dir) / "metrics.csv"
+        self.columns = ["step", "epoch"]
+        self.rows: list[dict[str, Any]] = []
+        self.unsaved = 0
+        if purge_step is not None and self.path.is_file():
+            with self.path.open(newline="", encoding="utf-8") as stream:
+                reader = csv.DictReader(stream)
+                self.rows = [row for row in reader if int(row["step"]) < purge_step]
+                self.columns = list(reader.fieldnames or self.columns)
+
+    @property
+    def name(self) -> str:
+        return "csv"
+
+    @property
+    def version(self) -> str:
+        return ""
+
+    @rank_zero_only
+    def log_hyperparams(
+        self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any
+    ) -> None:
+        """config.yaml has them."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        values = {"step": step or 0} | {k: f"{v:.7g}" for k, v in metrics.items() if k != "epoch"}
+        if "epoch" in metrics:
+            values["epoch"] = int(metrics["epoch"])
+        if self.rows and int(self.rows[-1]["step"]) == values["step"]:
+            self.rows[-1] |= values
+        else:
+            self.rows.append(values)
+        self.columns += [key for key in values if key not in self.columns]
+        self.unsaved += 1
+        if self.unsaved >= FLUSH_ROWS:
+            self.save()
+
+    @rank_zero_only
+    def save(self) -> None:
+        if self.rows:
+            text = io.StringIO()
+            writer = csv.DictWriter(text, self.columns, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(self.rows)
+            write_text(self.path, text.getvalue())
+        self.unsaved = 0
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        self.save()

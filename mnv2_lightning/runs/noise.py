@@ -1,0 +1,21 @@
+"""What Lightning says that is wrong or said already, each with the reason to hush it."""
+
+import logging
+import warnings
+
+QUIET = (
+    # The loader hands out slices of an array in memory; workers would only slow it down.
+    ".*does not have many workers.*",
+    # A run resumes in its own folder on purpose.
+    ".*Checkpoint directory .* exists and is not empty.*",
+    # Lightning 2.6 uses a name that torch 2.14 deprecates; nothing to be done from here.
+    ".*isinstance.treespec, LeafSpec.*",
+)
+
+
+def quiet() -> None:
+    for message in QUIET:
+        warnings.filterwarnings("ignore", message=message)
+    # The run says in its own words what it computes on.
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)

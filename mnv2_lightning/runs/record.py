@@ -1,0 +1,108 @@
+"""result.json: what a run is, how far it came, and what it reached."""
+
+import platform
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from mnv2_lightning.runs.files import read_json, write_json
+
+PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "hydra-core", "numpy")
+# Everything that a record holds; what does not exist is null.
+EMPTY: dict[str, Any] = dict.fromkeys(
+    (
+        "status",
+        "error",
+        "test_accuracy",
+        "test_loss",
+        "val_accuracy",
+        "tested_checkpoint",
+        "epochs",
+        "train_seconds",
+        "images_per_second",
+        "peak_rss_bytes",
+        "parameters",
+        "multiply_adds",
+        "map_sizes",
+        "peak_activation_bytes",
+        "precision",
+        "seed",
+        "config_hash",
+        "versions",
+        "hardware",
+        "git_commit",
+    )
+)
+
+
+class Record:
+    """The record of the run in `folder`; only the process that is to write it does."""
+
+    def __init__(self, folder: Path, *, writes: bool = True) -> None:
+        self.path = folder / "result.json"
+        self.writes = writes
+        old = read_json(self.path) if writes and self.path.is_file() else {}
+        self.data = EMPTY | old
+
+    def update(self, **values: Any) -> None:
+        """Set `values` and write the file, whole or not at all."""
+        unknown = values.keys() - EMPTY.keys()
+        assert not unknown, unknown
+        self.data |= values
+        if self.writes:
+            write_json(self.path, self.data)
+
+    @contextmanager
+    def following(self) -> Iterator[None]:
+        """Status "running", and how the block ended where it did not by itself."""
+        self.update(status="running", error=None)
+        try:
+            yield
+        except (KeyboardInterrupt, SystemExit):  # Lightning turns Ctrl-C into SystemExit
+            self.update(status="interrupted")
+            raise
+        except BaseException as error:
+            self.update(status="failed", error=f"{type(error).__name__}: {error}")
+            raise
+
+
+def versions() -> dict[str, str | None]:
+    """Of Python and of the packages that the outcome depends on."""
+    found: dict[str, str | None] = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = None
+    return found
+
+
+def git_commit() -> str | None:
+    """Of the checkout that this code runs from, "+changes" where it differs; None: no checkout."""
+    here = Path(__file__).resolve().parents[2]
+    if not (here / ".git").exists():
+        return None
+
+    def git(*args: str) -> str:
+        command = ["git", "-C", str(here), *args]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        changed = git("status", "--porcelain", "--untracked-files=no")
+        return git("rev-parse", "HEAD") + ("+changes" if changed else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def peak_rss_bytes() -> int | None:
+    """The most memory this process ever held; None: the system does not tell."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

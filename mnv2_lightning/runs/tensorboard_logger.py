@@ -1,0 +1,70 @@
+"""TensorBoard: Lightning's logger, in the run's own folder, with HPARAMS that tell the truth."""
+
+import warnings
+from argparse import Namespace
+from typing import Any
+
+import lightning.pytorch as L
+import torch
+import yaml
+from lightning.pytorch import loggers
+from lightning.pytorch.utilities import rank_zero_only
+from torch import Tensor, nn
+from torch.utils.tensorboard.summary import hparams
+
+from mnv2_lightning.runs.config import outcome
+
+METRICS = ("test/accuracy", "test/loss", "val/accuracy", "val/loss", "train/loss")
+
+
+class TensorBoardLogger(loggers.TensorBoardLogger):
+    """Event files go straight into `run_dir`, so that TensorBoard names the run by its folder.
+
+    HPARAMS names the metrics and reads their values from the curves: none is shown before it is
+    measured. `purge_step`: TensorBoard drops what an interrupted run logged from this step on.
+    """
+
+    def __init__(self, *, run_dir: str, purge_step: int | None = None) -> None:
+        super().__init__(
+            run_dir, name="", version="", default_hp_metric=False, purge_step=purge_step
+        )
+        self._described = False
+
+    @rank_zero_only
+    def log_hyperparams(
+        self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any
+    ) -> None:
+        """`params`: the resolved config. Shown as text and, without what is null, in HPARAMS."""
+        if self._described or not isinstance(params, dict):
+            return
+        text = yaml.safe_dump(dict(params), sort_keys=False, allow_unicode=True)
+        self.experiment.add_text("config", "\n".join(f"    {x}" for x in text.splitlines()))
+        shown = {
+            key: value if isinstance(value, bool | int | float | str) else str(value)
+            for key, value in outcome(dict(params)).items()
+            if value is not None and "._" not in key
+        }
+        for summary in hparams(shown, dict.fromkeys(METRICS, 0)):
+            self.experiment.file_writer.add_summary(summary)
+
+    @rank_zero_only
+    def log_graph(self, model: L.LightningModule, input_array: Tensor | None = None) -> None:  # type: ignore[override]
+        """Once, of the network alone."""
+        if self._described:
+            return
+        self._described = True
+        image = model.example_input_array if input_array is None else input_array
+        network = model.network
+        if not isinstance(image, Tensor) or not isinstance(network, nn.Module):
+            return
+        training, weight = network.training, next(network.parameters())
+        with warnings.catch_warnings(), torch.no_grad():
+            # TensorBoard traces with torch.jit, which torch deprecates; nothing replaces it there.
+            warnings.simplefilter("ignore")
+            self.experiment.add_graph(network.eval(), image.to(weight.device, weight.dtype))
+        network.train(training)
+
+    @rank_zero_only
+    def save(self) -> None:
+        """config.yaml has what Lightning would write to hparams.yaml."""
+        self.experiment.flush()
