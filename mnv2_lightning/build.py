@@ -1,0 +1,84 @@
+"""From a config to objects. Instantiates and does nothing else."""
+
+from typing import Any
+
+import lightning.pytorch as L
+import torch
+from hydra.utils import instantiate
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint, ProgressBar
+from lightning.pytorch.loggers import Logger
+from omegaconf import DictConfig
+from torch import nn
+
+from mnv2_lightning.classifier import Classifier
+from mnv2_lightning.data.datamodule import MNISTDataModule
+from mnv2_lightning.runs.config import plain
+
+
+def build_network(cfg: DictConfig) -> nn.Module:
+    return instantiate(cfg.model, _convert_="all")
+
+
+def build_datamodule(cfg: DictConfig) -> MNISTDataModule:
+    return instantiate(cfg.data, _convert_="all")
+
+
+def build_classifier(cfg: DictConfig, network: nn.Module) -> Classifier:
+    """Holds the config as plain data, so that a checkpoint loads with `weights_only=True`."""
+    classifier: Classifier = instantiate(
+        cfg.classifier,
+        network=network,
+        optimizer=instantiate(cfg.optimizer, _convert_="all"),
+        scheduler=instantiate(cfg.scheduler, _convert_="all"),
+        num_classes=len(cfg.data.classes),
+        seed=cfg.seed,
+    )
+    config = {key: value for key, value in plain(cfg).items() if key not in ("run_dir", "resume")}
+    classifier.save_hyperparameters(config)
+    classifier.example_input_array = torch.zeros(1, 1, cfg.data.image_size, cfg.data.image_size)
+    return classifier
+
+
+def build_callbacks(cfg: DictConfig) -> list[Callback]:
+    """Those of the config, less what the Trainer is told to do without, and less a checkpoint of
+    the best where nothing is validated.
+    """
+    trainer, built = cfg.trainer, []
+    validates = cfg.data.val_size > 0 and trainer.limit_val_batches != 0
+    for node in cfg.callbacks.values():
+        if node is None or trainer.barebones:
+            continue
+        callback = instantiate(node, _convert_="all")
+        if isinstance(callback, ProgressBar) and not trainer.enable_progress_bar:
+            continue
+        if isinstance(callback, ModelCheckpoint):
+            if not trainer.enable_checkpointing:
+                continue
+            if not validates and str(callback.monitor).startswith("val/"):
+                continue
+        built.append(callback)
+    return built
+
+
+def build_loggers(cfg: DictConfig, purge_step: int | None) -> list[Logger]:
+    """`purge_step`: the step that a resumed run goes on from; None for a fresh one."""
+    built = []
+    for node in cfg.logger.values():
+        if node is None or cfg.trainer.barebones:
+            continue
+        resumed = {"purge_step": purge_step} if "purge_step" in node else {}
+        built.append(instantiate(node, _convert_="all", **resumed))
+    return built
+
+
+def build_trainer(
+    cfg: DictConfig, callbacks: list[Callback], loggers: list[Logger], **overrides: Any
+) -> L.Trainer:
+    return instantiate(
+        cfg.trainer,
+        callbacks=callbacks,
+        logger=loggers or False,
+        default_root_dir=cfg.run_dir,
+        _convert_="all",
+        **overrides,
+    )

@@ -1,0 +1,122 @@
+"""The LightningModule: a network, cross-entropy, metrics, an optimizer and its schedule."""
+
+from collections.abc import Callable
+from typing import Any
+
+import lightning.pytorch as L
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+from torchmetrics import MeanMetric
+from torchmetrics.classification import MulticlassAccuracy
+
+Batch = tuple[Tensor, Tensor, Tensor]  # (B, C, H, W) images, (B,) labels, (B,) indices
+
+
+class Classifier(L.LightningModule):
+    """Trains `network`, (B, C, H, W) -> (B, num_classes), by cross-entropy.
+
+    `optimizer`: from parameter groups to an optimizer; `scheduler`: one of `schedules`, called
+    with `total_steps` and `steps_per_epoch`. Weight decay leaves out biases and norms. Batch
+    order, augmentation and dropout depend on (seed, epoch) alone, so that a resume is exact.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        optimizer: Callable[[list[dict[str, Any]]], Optimizer],
+        scheduler: Callable[..., Callable[[int], float]],
+        num_classes: int = 10,
+        label_smoothing: float = 0.0,
+        channels_last: bool = True,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        if channels_last:
+            self.network.to(memory_format=torch.channels_last)
+        self.make_optimizer, self.make_schedule = optimizer, scheduler
+        self.label_smoothing, self.channels_last, self.seed = label_smoothing, channels_last, seed
+        self.metrics = nn.ModuleDict(
+            {
+                f"{split}_metrics": nn.ModuleDict(
+                    {
+                        "loss": MeanMetric(nan_strategy="disable"),  # a NaN is to be seen
+                        "accuracy": MulticlassAccuracy(num_classes, average="micro"),
+                    }
+                )
+                for split in ("val", "test")
+            }
+        )
+        self.window: Tensor | None = None  # sums of loss, hits and images since the last log
+
+    def forward(self, images: Tensor) -> Tensor:
+        images = images.to(self.dtype)  # 16-true and the like
+        if self.channels_last:
+            images = images.contiguous(memory_format=torch.channels_last)
+        return self.network(images)
+
+    def on_train_epoch_start(self) -> None:
+        torch.manual_seed(
+            (self.seed * 1_000_003 + self.current_epoch) * 1009 + self.trainer.global_rank
+        )
+        self.window = None
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        images, labels, _ = batch
+        logits = self(images)
+        loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+        with torch.no_grad():
+            hits = (logits.argmax(1) == labels).sum()
+            sums = torch.stack([loss * len(labels), hits, hits.new_tensor(len(labels))])
+            self.window = sums if self.window is None else self.window + sums
+        if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            self._log_window()
+        return loss
+
+    def _log_window(self) -> None:
+        """Loss and accuracy over the steps since the last log; nothing leaves the device before."""
+        assert self.window is not None
+        loss, hits, images = self.window
+        self.log("train/loss", loss / images, prog_bar=True)
+        self.log("train/accuracy", hits / images)
+        self.log("lr", self.trainer.optimizers[0].param_groups[0]["lr"])
+        self.window = None
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        return self._evaluate("val", batch)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        return self._evaluate("test", batch)
+
+    def _evaluate(self, split: str, batch: Batch) -> Tensor:
+        """The logits, (B, num_classes). Metrics are sums over the split, divided once."""
+        images, labels, _ = batch
+        logits = self(images)
+        metrics: Any = self.metrics[f"{split}_metrics"]
+        metrics["loss"].update(F.cross_entropy(logits, labels, reduction="none"))
+        metrics["accuracy"].update(logits, labels)
+        for name, metric in metrics.items():
+            self.log(
+                f"{split}/{name}", metric, on_step=False, on_epoch=True, prog_bar=split == "val"
+            )
+        return logits
+
+    def configure_optimizers(self) -> Any:
+        weights = [p for p in self.network.parameters() if p.ndim > 1]
+        biases_and_norms = [p for p in self.network.parameters() if p.ndim <= 1]
+        optimizer = self.make_optimizer(
+            [{"params": weights}, {"params": biases_and_norms, "weight_decay": 0.0}]
+        )
+        factor = self.make_schedule(
+            total_steps=self.trainer.estimated_stepping_batches,
+            steps_per_epoch=self._steps_per_epoch(),
+        )
+        schedule = {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}
+        return {"optimizer": optimizer, "lr_scheduler": schedule}
+
+    def _steps_per_epoch(self) -> float:
+        return max(1, self.trainer.num_training_batches // self.trainer.accumulate_grad_batches)

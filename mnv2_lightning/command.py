@@ -1,0 +1,209 @@
+"""What the verbs' command lines share: Hydra, checks before any work, errors, exit statuses."""
+
+import argparse
+import itertools
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra import compose, initialize_config_dir
+from hydra._internal.utils import get_args_parser
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+from mnv2_lightning.runs.config import plain
+from mnv2_lightning.runs.folder import RUN_ID, job_folder
+from mnv2_lightning.schema.check import check
+from mnv2_lightning.schema.errors import ConfigError, UserError
+from mnv2_lightning.schema.nearest import did_you_mean, dotted_keys
+
+Verb = Callable[[DictConfig], dict[str, Any]]
+INTERRUPTED = 130
+
+
+def config_dir() -> Path:
+    """`conf/`: inside the package where it was installed from a wheel, else beside it."""
+    package = Path(__file__).resolve().parent
+    return next(p for p in (package / "conf", package.parent / "conf") if p.is_dir())
+
+
+def register_resolvers() -> None:
+    """The `${name:...}` that `conf/` uses beyond OmegaConf's and Hydra's own."""
+    OmegaConf.register_new_resolver("run_id", lambda: RUN_ID, replace=True)
+    OmegaConf.register_new_resolver("job_folder", job_folder, replace=True)
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is about to run: its config, the overrides typed, its folder (None in a multirun)."""
+
+    cfg: DictConfig
+    overrides: list[str]
+    folder: str | None
+
+
+class Command:
+    """`python -m mnv2_lightning.NAME key=value ...`, with `conf/NAME.yaml` below.
+
+    `function` does the work. `check_job` sees each job before the first one starts and
+    before a folder is made; what it raises ends the command. `finish`
+    turns a job's composed config into the one that `function` gets.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        function: Verb,
+        *,
+        check_job: Callable[[Job], None] | None = None,
+        finish: Callable[[DictConfig, list[str]], DictConfig] | None = None,
+    ) -> None:
+        self.name, self.function, self.check_job = name, function, check_job
+        self.finish = finish or (lambda cfg, overrides: cfg)
+        self.statuses: list[int] = []
+
+    def run(self) -> None:
+        """Ends the process: 0, or the status of what went wrong (`schema/errors.py`; 1: other)."""
+        register_resolvers()
+        os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors are told here, not by Hydra
+        args = get_args_parser().parse_args()
+        main = hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=self.name)(
+            self._job
+        )
+        if args.help or args.hydra_help or args.cfg or args.info or args.shell_completion:
+            main()
+            sys.exit(0)
+        shows = "traceback=true" in args.overrides
+        with self._told(shows) as told:
+            self._check_all(args)
+            main()
+        failed = [told.status, *self.statuses]
+        if len(self.statuses) > 1:
+            sys.exit(1 if any(failed) else 0)
+        sys.exit(max(failed))
+
+    def _job(self, cfg: DictConfig) -> None:
+        """A single run, or one of a multirun; a failed one does not end the others."""
+        with self._told(cfg.traceback, cfg.get("run_dir")) as told:
+            overrides = list(HydraConfig.get().overrides.task)
+            self.function(self.finish(cfg, overrides))
+        self.statuses.append(told.status)
+        if told.status == INTERRUPTED:
+            sys.exit(INTERRUPTED)
+
+    def _check_all(self, args: argparse.Namespace) -> None:
+        """Compose every job's config as Hydra will, and check them all. ConfigError."""
+        with initialize_config_dir(str(config_dir()), version_base="1.3"):
+            jobs = [self._check(args, overrides) for overrides in self._jobs(args)]
+        if self.check_job is not None:
+            for job in jobs:
+                self.check_job(job)
+
+    def _check(self, args: argparse.Namespace, overrides: list[str]) -> "Job":
+        composed = self._compose(args, overrides)
+        with open_dict(composed):
+            composed.hydra.runtime.output_dir = "."
+            composed.hydra.mode = RunMode.MULTIRUN if args.multirun else RunMode.RUN
+        HydraConfig.instance().set_config(composed)  # for ${hydra:...}
+        missing = sorted(k for k in OmegaConf.missing_keys(composed) if not k.startswith("hydra."))
+        if missing:
+            raise ConfigError(f"{missing[0]}: a value is required: {missing[0]}=...")
+        folder = None if args.multirun else composed.hydra.run.dir
+        with open_dict(composed):
+            del composed["hydra"]
+        cfg = self.finish(composed, overrides)
+        OmegaConf.resolve(cfg)
+        HydraConfig.instance().cfg = None
+        check(self.name, plain(cfg))
+        return Job(cfg, overrides, folder)
+
+    def _jobs(self, args: argparse.Namespace) -> list[list[str]]:
+        """The overrides of each job: the product of all sweeps in a multirun, else one list."""
+        if not args.multirun:
+            return [args.overrides]
+        try:
+            parsed = OverridesParser.create().parse_overrides(args.overrides)
+        except HydraException as error:
+            raise ConfigError(_one_line(error)) from error
+        choices = [
+            [f"{o.get_key_element()}={value}" for value in o.sweep_string_iterator()]
+            if o.is_sweep_override()
+            else [o.input_line or ""]
+            for o in parsed
+        ]
+        return [list(job) for job in itertools.product(*choices)]
+
+    def _compose(self, args: argparse.Namespace, overrides: list[str]) -> DictConfig:
+        if args.config_dir:  # a folder of the user's own, beside `conf/`
+            overrides = [*overrides, f"hydra.searchpath=[{Path(args.config_dir).resolve()}]"]
+        try:
+            return compose(args.config_name or self.name, overrides, return_hydra_config=True)
+        except MissingConfigException as error:
+            raise ConfigError(self._missing_choice(error)) from error
+        except (ConfigCompositionException, HydraException, OmegaConfBaseException) as error:
+            raise ConfigError(self._bad_override(error, overrides)) from error
+
+    def _missing_choice(self, error: MissingConfigException) -> str:
+        group, _, choice = (error.missing_cfg_file or "").rpartition("/")
+        options = sorted(error.options or [])
+        if not group or not options:
+            return _one_line(error)
+        near = did_you_mean(choice, options)
+        return f"{group}={choice}: there is none such{near} (there are: {', '.join(options)})"
+
+    def _bad_override(self, error: Exception, overrides: list[str]) -> str:
+        """Hydra names the key; add the nearest right one."""
+        message = _one_line(error)
+        known = dotted_keys(OmegaConf.to_container(compose(self.name)))
+        for override in overrides:
+            key = override.partition("=")[0].lstrip("+~")
+            if f"'{key}'" in message and key not in known:
+                return f"{key}: unknown key{did_you_mean(key, known)}"
+        return message
+
+    @contextmanager
+    def _told(self, shows_traceback: bool, run_dir: str | None = None) -> Iterator["_Told"]:
+        """Turns what the block raises into one line on standard error and a status."""
+        told = _Told()
+        try:
+            yield told
+        except (Exception, KeyboardInterrupt) as error:
+            if shows_traceback:
+                traceback.print_exc()
+            told.status, line = _tell(error, run_dir)
+            print(f"error: {line}", file=sys.stderr, flush=True)
+
+
+class _Told:
+    status = 0
+
+
+def _tell(error: BaseException, run_dir: str | None) -> tuple[int, str]:
+    """The exit status and the line for an error; an unforeseen one leaves error.txt in the run."""
+    if isinstance(error, UserError):
+        return error.exit_status, str(error)
+    if isinstance(error, KeyboardInterrupt):
+        if run_dir and (Path(run_dir) / "checkpoints" / "last.ckpt").is_file():
+            return INTERRUPTED, f"interrupted; python -m mnv2_lightning.train resume={run_dir}"
+        return INTERRUPTED, "interrupted"
+    line = f"{type(error).__name__}: {_one_line(error)}"
+    if not run_dir:
+        return 1, f"{line} (traceback=true shows where)"
+    where = Path(run_dir) / "error.txt"
+    where.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+    return 1, f"{line} (where: {where})"
+
+
+def _one_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return " ".join(lines[:2])[:300] if lines else type(error).__name__

@@ -1,0 +1,29 @@
+"""Show what this machine can train on: `python -m mnv2_lightning.devices`."""
+
+import logging
+from typing import Any
+
+from omegaconf import DictConfig
+
+from mnv2_lightning.command import Command
+
+log = logging.getLogger(__name__)
+
+
+def devices(cfg: DictConfig) -> dict[str, Any]:
+    """Processor, GPUs with memory and precisions, MPS, versions, and what `auto` takes."""
+    from mnv2_lightning.reports import tables
+    from mnv2_lightning.runs.hardware import auto_accelerator, hardware
+    from mnv2_lightning.runs.record import versions
+
+    found = {"auto": auto_accelerator(), "hardware": hardware(), "versions": versions()}
+    log.info("%s", tables.devices(found))
+    return found
+
+
+def main() -> None:
+    Command("devices", devices).run()
+
+
+if __name__ == "__main__":
+    main()

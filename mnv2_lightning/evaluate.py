@@ -1,0 +1,92 @@
+"""Measure a run's checkpoint: `python -m mnv2_lightning.evaluate run_dir=PATH`."""
+
+import logging
+from typing import Any
+
+from omegaconf import DictConfig
+
+from mnv2_lightning.command import Command, Job
+from mnv2_lightning.runs import folder
+
+log = logging.getLogger(__name__)
+
+
+def evaluate(cfg: DictConfig) -> dict[str, Any]:
+    """Accuracy, loss, and precision, recall and F1 of each class on `cfg.split`.
+
+    Writes them as JSON, and the confusion matrix as CSV and PNG, into `run_dir`/evaluation/;
+    the rest of the run stays as it was. ConfigError, DataError.
+    """
+    from mnv2_lightning import build
+    from mnv2_lightning.callbacks.predictions import Predictions
+    from mnv2_lightning.reports import figures, tables
+    from mnv2_lightning.runs import checkpoint, files, noise
+
+    noise.quiet()
+    run = folder.require_run("run_dir", cfg.run_dir)
+    run_cfg = folder.read_config(run)
+    datamodule = build.build_datamodule(run_cfg)
+    classifier = build.build_classifier(run_cfg, build.build_network(run_cfg))
+    path = folder.require_checkpoint("run_dir", run, cfg.checkpoint)
+    checkpoint.load_weights(classifier, path)
+
+    predictions = Predictions()
+    # One device: what is reported holds for every image once.
+    trainer = build.build_trainer(
+        run_cfg,
+        [predictions],
+        [],
+        accelerator=cfg.accelerator,
+        strategy="auto",
+        devices=1,
+        num_nodes=1,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+    )
+    measure = trainer.test if cfg.split == "test" else trainer.validate
+    (metrics,) = measure(classifier, datamodule=datamodule, verbose=False)
+
+    said = predictions.predicted
+    matrix = figures.confusion_matrix(said.labels, said.probabilities)
+    result = {
+        "run": run.name,
+        "checkpoint": cfg.checkpoint,
+        "split": cfg.split,
+        "images": len(said.labels),
+        "accuracy": metrics[f"{cfg.split}/accuracy"],
+        "loss": metrics[f"{cfg.split}/loss"],
+        "classes": tables.per_class(matrix, datamodule.classes),
+    }
+    out, name = run / "evaluation", f"{cfg.checkpoint}-{cfg.split}"
+    files.write_json(out / f"{name}.json", result)
+    files.write_text(out / f"{name}-confusion.csv", tables.matrix_csv(matrix, datamodule.classes))
+    figures.draw_confusion(matrix, datamodule.classes).savefig(out / f"{name}-confusion.png")
+    log.info("%s", tables.evaluation(result))
+    log.info("written: %s", out / f"{name}.json")
+    return result
+
+
+def check_job(job: Job) -> None:
+    """What needs the disk or torch, before any work. ConfigError."""
+    from mnv2_lightning.runs import config, hardware
+    from mnv2_lightning.schema.check import check
+    from mnv2_lightning.schema.errors import ConfigError
+    from mnv2_lightning.schema.targets import check_targets
+
+    cfg = job.cfg
+    run = folder.require_run("run_dir", cfg.run_dir)
+    folder.require_checkpoint("run_dir", run, cfg.checkpoint)
+    run_config = config.plain(folder.read_config(run))
+    check("train", run_config)
+    if cfg.split == "val" and not run_config["data"]["val_size"]:
+        raise ConfigError("split=val: the run held out no images (data.val_size=0)")
+    hardware.check_accelerator("accelerator", cfg.accelerator)
+    check_targets(run_config)
+
+
+def main() -> None:
+    Command("evaluate", evaluate, check_job=check_job).run()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,90 @@
+"""What ReLU destroys in few dimensions: `python -m mnv2_lightning.relu_collapse`."""
+
+import logging
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from omegaconf import DictConfig
+
+from mnv2_lightning.command import Command
+
+log = logging.getLogger(__name__)
+
+CHUNK = 100  # matrices at a time: 100 x 30 x 1000 products are 24 MB
+
+
+def relu_collapse(cfg: DictConfig) -> dict[str, Any]:
+    """Figure 1 of arXiv 1801.04381 as a PNG, and theorem 1's share beside a measured one.
+
+    A point x in the plane can be had back from ReLU(T x) where at least two of its outputs are
+    positive (and their rows of T independent, which random rows are). For a T whose entries are
+    symmetric about 0 each output is positive with probability 1/2.
+    """
+    from mnv2_lightning.reports import figures
+    from mnv2_lightning.runs import files
+
+    rng = np.random.default_rng(cfg.seed)
+    x = spiral(cfg.points)
+    restored, rows = {}, []
+    for m in cfg.dimensions:
+        restored[m] = restore(x, rng.standard_normal((m, 2)))
+        share, error = surviving_share(x, m, cfg.matrices, rng)
+        rows.append({"m": m, "measured": share, "standard_error": error, "theorem": theorem(m)})
+    out = Path(cfg.run_dir)
+    shares = {row["m"]: (row["measured"], row["theorem"]) for row in rows}
+    figures.draw_collapse(x, restored, shares).savefig(out / "relu_collapse.png")
+    result = {"points": cfg.points, "matrices": cfg.matrices, "seed": cfg.seed, "shares": rows}
+    files.write_json(out / "relu_collapse.json", result)
+    log.info("share of points with two positive outputs or more, over %d random T", cfg.matrices)
+    for row in rows:
+        log.info(
+            "  m = %-3d measured %8.3f %% +- %.3f   theorem 1 %8.3f %%",
+            row["m"],
+            100 * row["measured"],
+            100 * row["standard_error"],
+            100 * row["theorem"],
+        )
+    log.info("written: %s", out / "relu_collapse.png")
+    return result
+
+
+def spiral(points: int, turns: float = 2.0) -> np.ndarray:
+    """(2, points), radius 0.05 to 1."""
+    angle = np.linspace(0, 2 * math.pi * turns, points)
+    radius = np.linspace(0.05, 1, points)
+    return radius * np.stack([np.cos(angle), np.sin(angle)])
+
+
+def restore(x: np.ndarray, T: np.ndarray) -> np.ndarray:
+    """pinv(T) ReLU(T x): (2, N) points and an (m, 2) matrix -> (2, N)."""
+    return np.linalg.pinv(T) @ np.maximum(T @ x, 0)
+
+
+def surviving_share(
+    x: np.ndarray, m: int, matrices: int, rng: np.random.Generator
+) -> tuple[float, float]:
+    """The mean over random (m, 2) matrices of the share of points with at least two positive
+    outputs, and its standard error over the matrices (the points of one T hang together).
+    """
+    shares = []
+    for start in range(0, matrices, CHUNK):
+        T = rng.standard_normal((min(CHUNK, matrices - start), m, 2))
+        positive = (T @ x > 0).sum(1)  # (chunk, N)
+        shares.append((positive >= 2).mean(1))
+    share = np.concatenate(shares)
+    return float(share.mean()), float(share.std(ddof=1) / math.sqrt(matrices))
+
+
+def theorem(m: int) -> float:
+    """P(Binomial(m, 1/2) >= 2): theorem 1 of the paper's appendix A for n = 2."""
+    return 1 - (1 + m) / 2**m
+
+
+def main() -> None:
+    Command("relu_collapse", relu_collapse).run()
+
+
+if __name__ == "__main__":
+    main()
