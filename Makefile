@@ -1,0 +1,43 @@
+# `make help` shows the targets. Variables: PYTHON (3.10 to 3.13), and TORCH_INDEX, an index to take
+# torch and torchvision from, such as PyTorch's own for CPU wheels.
+PYTHON ?= python3
+VENV ?= .venv
+TORCH_INDEX ?=
+ARGS ?=
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: help train test test-slow lint format clean
+
+help: ## show this
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+train: $(READY) ## set up, get MNIST, train and test the default experiment; ARGS="key=value ..."
+	$(BIN)/python -m mnv2_lightning.train $(ARGS)
+
+test: $(READY) ## the tests that need no network and no minutes
+	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+test-slow: $(READY) ## the tests on the real MNIST and of the wheel
+	$(BIN)/python -m pytest -m slow $(ARGS)
+
+lint: $(READY) ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(READY) ## put the code into ruff's format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean: ## remove the virtual environment and the tools' caches
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache
+
+$(READY): pyproject.toml .ci/constraints.txt
+	@echo "Setting up $(VENV): downloads and writes about 1 GB with CPU wheels of torch, about 3 GB"
+	@echo "and 6 GB with CUDA's (TORCH_INDEX=URL chooses); training then gets MNIST, 12 to 55 MB."
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 10) <= v < (3, 14) else "Python 3.10 to 3.13 is needed, this is %d.%d; make PYTHON=..." % v)'
+	$(PYTHON) -m venv $(VENV)
+	$(if $(TORCH_INDEX),$(BIN)/python -m pip install --index-url $(TORCH_INDEX) -c .ci/constraints.txt torch torchvision)
+	$(BIN)/python -m pip install -c .ci/constraints.txt -e ".[dev]"
+	@touch $@
