@@ -46,7 +46,7 @@ def build_callbacks(cfg: DictConfig) -> list[Callback]:
     trainer, built = cfg.trainer, []
     validates = cfg.data.val_size > 0 and trainer.limit_val_batches != 0
     for node in cfg.callbacks.values():
-        if node is None or trainer.barebones:
+        if node is None:
             continue
         callback = instantiate(node, _convert_="all")
         if isinstance(callback, ProgressBar) and not trainer.enable_progress_bar:
@@ -64,7 +64,7 @@ def build_loggers(cfg: DictConfig, purge_step: int | None) -> list[Logger]:
     """`purge_step`: the step that a resumed run goes on from; None for a fresh one."""
     built = []
     for node in cfg.logger.values():
-        if node is None or cfg.trainer.barebones:
+        if node is None:
             continue
         resumed = {"purge_step": purge_step} if "purge_step" in node else {}
         built.append(instantiate(node, _convert_="all", **resumed))

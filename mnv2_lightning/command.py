@@ -24,11 +24,10 @@ from omegaconf.errors import OmegaConfBaseException
 from mnv2_lightning.runs.config import plain
 from mnv2_lightning.runs.folder import RUN_ID, job_folder
 from mnv2_lightning.schema.check import check
-from mnv2_lightning.schema.errors import ConfigError, UserError
+from mnv2_lightning.schema.errors import ConfigError, Interrupted, Terminated, UserError
 from mnv2_lightning.schema.nearest import did_you_mean, dotted_keys
 
 Verb = Callable[[DictConfig], dict[str, Any]]
-INTERRUPTED = 130
 
 
 def config_dir() -> Path:
@@ -98,8 +97,8 @@ class Command:
             overrides = list(HydraConfig.get().overrides.task)
             self.function(self.finish(cfg, overrides))
         self.statuses.append(told.status)
-        if told.status == INTERRUPTED:
-            sys.exit(INTERRUPTED)
+        if told.status in (Interrupted.exit_status, Terminated.exit_status):
+            sys.exit(told.status)  # ends a multirun too
 
     def _check_all(self, args: argparse.Namespace) -> None:
         """Compose every job's config as Hydra will, and check them all. ConfigError."""
@@ -115,8 +114,8 @@ class Command:
             composed.hydra.runtime.output_dir = "."
             composed.hydra.mode = RunMode.MULTIRUN if args.multirun else RunMode.RUN
         HydraConfig.instance().set_config(composed)  # for ${hydra:...}
-        missing = sorted(k for k in OmegaConf.missing_keys(composed) if not k.startswith("hydra."))
-        if missing:
+        own = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
+        if missing := sorted(OmegaConf.missing_keys(own)):
             raise ConfigError(f"{missing[0]}: a value is required: {missing[0]}=...")
         folder = None if args.multirun else composed.hydra.run.dir
         with open_dict(composed):
@@ -193,9 +192,7 @@ def _tell(error: BaseException, run_dir: str | None) -> tuple[int, str]:
     if isinstance(error, UserError):
         return error.exit_status, str(error)
     if isinstance(error, KeyboardInterrupt):
-        if run_dir and (Path(run_dir) / "checkpoints" / "last.ckpt").is_file():
-            return INTERRUPTED, f"interrupted; python -m mnv2_lightning.train resume={run_dir}"
-        return INTERRUPTED, "interrupted"
+        return Interrupted.exit_status, "interrupted"
     line = f"{type(error).__name__}: {_one_line(error)}"
     if not run_dir:
         return 1, f"{line} (traceback=true shows where)"

@@ -18,6 +18,7 @@ def hardware() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "simd": torch.backends.cpu.get_cpu_capability(),
+        "bf16": any("bf16" in name and has for name, has in torch.cpu.get_capabilities().items()),
         "memory_bytes": _memory(),
         "gpus": gpus(),
         "mps": torch.backends.mps.is_available(),

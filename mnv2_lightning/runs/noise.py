@@ -6,8 +6,12 @@ import warnings
 QUIET = (
     # The loader hands out slices of an array in memory; workers would only slow it down.
     ".*does not have many workers.*",
+    # A run may validate on nothing: data.val_size=0.
+    ".*Total length of `list` across ranks is zero.*",
     # A run resumes in its own folder on purpose.
     ".*Checkpoint directory .* exists and is not empty.*",
+    # The run's first lines say so.
+    ".*AMP with fp16 is not supported on CPU.*",
     # Lightning 2.6 uses a name that torch 2.14 deprecates; nothing to be done from here.
     ".*isinstance.treespec, LeafSpec.*",
 )

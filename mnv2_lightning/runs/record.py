@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mnv2_lightning.runs.files import read_json, write_json
+from mnv2_lightning.schema.errors import Interrupted, Terminated
 
 PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "hydra-core", "numpy")
 # Everything that a record holds; what does not exist is null.
@@ -45,7 +46,7 @@ class Record:
     def __init__(self, folder: Path, *, writes: bool = True) -> None:
         self.path = folder / "result.json"
         self.writes = writes
-        old = read_json(self.path) if writes and self.path.is_file() else {}
+        old = read_json(self.path) if self.path.is_file() else {}
         self.data = EMPTY | old
 
     def update(self, **values: Any) -> None:
@@ -62,9 +63,13 @@ class Record:
         self.update(status="running", error=None)
         try:
             yield
-        except (KeyboardInterrupt, SystemExit):  # Lightning turns Ctrl-C into SystemExit
+        except (KeyboardInterrupt, SystemExit) as error:
             self.update(status="interrupted")
-            raise
+            # Lightning turns Ctrl-C into SystemExit and SIGTERM into a subclass of it.
+            kind = Terminated if type(error).__mro__[1] is SystemExit else Interrupted
+            saved = (self.path.parent / "checkpoints" / "last.ckpt").is_file()
+            hint = f"go on with resume={self.path.parent}" if saved else "no epoch was finished"
+            raise kind(f"{kind.__name__.lower()}; {hint}") from None
         except BaseException as error:
             self.update(status="failed", error=f"{type(error).__name__}: {error}")
             raise

@@ -89,6 +89,8 @@ def _real_path(loc: tuple[int | str, ...], node: Any) -> tuple[int | str, ...]:
 def _must_be(error: ErrorDetails) -> str:
     if error["type"] in TYPES:
         return TYPES[error["type"]]
+    if error["type"] == "literal_error":
+        return error["ctx"]["expected"].replace("False", "false")
     message = error["msg"].removeprefix("Value error, ")
     for start in ("Input should be ", "must be "):
         message = message.removeprefix(start)

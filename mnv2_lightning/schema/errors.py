@@ -13,6 +13,18 @@ class ConfigError(UserError):
     exit_status = 2
 
 
+class Interrupted(UserError):
+    """Ctrl-C."""
+
+    exit_status = 130
+
+
+class Terminated(UserError):
+    """SIGTERM, as a scheduler sends it."""
+
+    exit_status = 143
+
+
 class DataError(UserError):
     """The images cannot be had or are not the right ones."""
 

@@ -220,7 +220,7 @@ class Trainer(Targeted):
     use_distributed_sampler: Literal[False]
     profiler: Literal["simple", "advanced", "pytorch", "xla"] | Node | None
     detect_anomaly: bool
-    barebones: bool
+    barebones: Literal[False]
     plugins: str | Node | list[Node] | None
     sync_batchnorm: bool
     reload_dataloaders_every_n_epochs: NonNegativeInt

@@ -1,0 +1,99 @@
+"""What the tests share: a small data set made here, and the real config composed as a run's."""
+
+import gzip
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+
+from mnv2_lightning.command import config_dir, register_resolvers
+from mnv2_lightning.data import files
+
+# A tenth of a per cent of the real one: enough to train on, a blink to make.
+TRAIN, TEST = 600, 100
+
+
+def digits(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """(count, 28, 28) uint8 and (count,) uint8: a bright bar whose place tells the class."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 10, count).astype(np.uint8)
+    images = rng.integers(0, 40, (count, 28, 28)).astype(np.uint8)
+    for image, label in zip(images, labels, strict=True):
+        image[2 * label + 4 : 2 * label + 7, 4:24] = 220
+    return images, labels
+
+
+def idx(array: np.ndarray) -> bytes:
+    """An array in the IDX format."""
+    magic = bytes([0, 0, 8, array.ndim])
+    return magic + b"".join(n.to_bytes(4, "big") for n in array.shape) + array.tobytes()
+
+
+@pytest.fixture(scope="session")
+def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The four raw files of the made data set, for both names."""
+    root = tmp_path_factory.mktemp("data")
+    for prefix, count, seed in (("train", TRAIN, 1), ("t10k", TEST, 2)):
+        images, labels = digits(count, seed)
+        for folder in (root / "mnist", root / "fashion_mnist"):
+            folder.mkdir(exist_ok=True)
+            (folder / f"{prefix}-images-idx3-ubyte").write_bytes(idx(images))
+            (folder / f"{prefix}-labels-idx1-ubyte").write_bytes(idx(labels))
+    return root
+
+
+@pytest.fixture(scope="session")
+def small_files(data_dir: Path) -> tuple[files.IdxFile, ...]:
+    """The made files' own sizes and checksums."""
+    made = []
+    for path in sorted((data_dir / "mnist").iterdir()):
+        raw = path.read_bytes()
+        shape = tuple(int.from_bytes(raw[4 * i : 4 * i + 4], "big") for i in range(1, 1 + raw[3]))
+        made.append(files.IdxFile(path.name, len(raw), hashlib.sha256(raw).hexdigest(), shape))
+    return tuple(made)
+
+
+@pytest.fixture
+def small_data(
+    data_dir: Path, small_files: tuple[files.IdxFile, ...], monkeypatch: pytest.MonkeyPatch
+) -> Path:
+    """The made data set is what `mnist` means; the checks are the real ones, on its checksums."""
+    monkeypatch.setitem(files.FILES, "mnist", small_files)
+    monkeypatch.setitem(files.FILES, "fashion_mnist", small_files)
+    return data_dir
+
+
+Configure = Callable[..., DictConfig]
+
+# Overrides that fit the made data and take no time.
+SMALL = (
+    "model=mobilenet_v2_small",
+    "optimizer.lr=0.1",
+    "data.batch_size=50",
+    "data.val_size=100",
+    "trainer.max_epochs=2",
+    "trainer.log_every_n_steps=2",
+    "model.width_mult=0.25",
+)
+
+
+@pytest.fixture
+def configure(tmp_path: Path, small_data: Path) -> Configure:
+    """`configure("key=value", ...)`: train's config, on the made data, into a new folder."""
+    register_resolvers()
+
+    def make(*overrides: str, run_dir: Path = tmp_path / "run") -> DictConfig:
+        with initialize_config_dir(str(config_dir()), version_base="1.3"):
+            cfg = compose("train", [f"data.dir={small_data}", *overrides])
+        cfg.run_dir = str(run_dir)
+        return cfg
+
+    return make
+
+
+def pack(raw: bytes) -> bytes:
+    return gzip.compress(raw, compresslevel=1)

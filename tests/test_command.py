@@ -1,0 +1,319 @@
+"""The command line: right keys run, wrong ones end in one line, status 2, and no folder."""
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from mnv2_lightning import devices, evaluate, relu_collapse, train
+from mnv2_lightning.runs.folder import job_folder
+from tests.conftest import SMALL
+
+VERBS = {
+    "train": train.main,
+    "evaluate": evaluate.main,
+    "devices": devices.main,
+    "relu_collapse": relu_collapse.main,
+}
+
+
+@dataclass(frozen=True)
+class Ended:
+    status: int
+    out: str
+    err: str
+
+
+Call = Callable[..., Ended]
+
+
+@pytest.fixture
+def call(
+    tmp_path: Path,
+    small_data: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> Call:
+    """`call("train", "key=value", ...)` in an empty folder, in this process."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MNV2_DATA_DIR", str(small_data))
+
+    def run(verb: str, *args: str) -> Ended:
+        monkeypatch.setattr(sys, "argv", [verb, *args])
+        with pytest.raises(SystemExit) as ended:
+            VERBS[verb]()
+        out, err = capsys.readouterr()
+        return Ended(int(ended.value.code or 0), out, err)
+
+    return run
+
+
+# What is typed -> what the one line must say.
+BAD = {
+    "optimizer.lr=-1": r"optimizer\.lr=-1: must be greater than 0",
+    "optimizer.lr=abc": r"optimizer\.lr=abc: must be a number",
+    "optimizer.lr=true": r"optimizer\.lr=true: must be a number",
+    "optimizer.lr=nan": r"optimizer\.lr=nan: must be a finite number",
+    "optimizer.lr=null": r"optimizer\.lr=null: must be a number",
+    "optimizer.momentum=1": r"optimizer\.momentum=1: must be less than 1",
+    "optimizer.momentum=0": r"optimizer\.nesterov=true: needs optimizer\.momentum above 0",
+    "optimizer.learning_rate=1": r"optimizer\.learning_rate: unknown key",
+    "optimzer.lr=1": r"optimzer\.lr: unknown key; did you mean optimizer\.lr\?",
+    "+optimizer.momentun=1": r"optimizer\.momentun: unknown key; did you mean optimizer\.momentum",
+    "+lr=1": r"lr: unknown key; did you mean optimizer\.lr\?",
+    "+typo=1": r"typo: unknown key",
+    "trainer.max_epoch=3": r"did you mean trainer\.max_epochs\?",
+    "trainer.max_epochs=-1": r"trainer\.max_epochs=-1: training would never end",
+    "trainer.precision=8": r"trainer\.precision=8: must be '16-mixed'",
+    "trainer.accelerator=npu": r"trainer\.accelerator=npu: must be 'auto', 'cpu', 'gpu'",
+    "trainer.devices=1.5": r"trainer\.devices=1\.5: must be an integer or a text or a list",
+    "trainer.log_every_n_steps=0": r"must be greater than or equal to 1",
+    "trainer.barebones=true": r"trainer\.barebones=true: must be false",
+    "data.batch_size=0": r"data\.batch_size=0: must be greater than or equal to 1",
+    "data.batch_size=60000": r"larger than the 55000 training images that data\.val_size=5000",
+    "data.val_size=60000": r"data\.val_size=60000: must be less than 60000",
+    "data.image_size=28.5": r"data\.image_size=28\.5: must be an integer",
+    "data.augment.scale=1": r"data\.augment\.scale=1: must be less than 1",
+    "+data.augment.rotate=1": r"data\.augment\.rotate: unknown key",
+    "data=cifar": r"data=cifar: there is none such .*fashion_mnist, mnist",
+    "model=tutoral": r"model=tutoral: there is none such; did you mean tutorial\?",
+    "model.expand_ratio=0": r"model\.expand_ratio=0: must be greater than 0",
+    "model.width_mult=wide": r"model\.width_mult=wide: must be a number",
+    "model.strides=[1,2]": r"model\.strides=\[1, 2\]: 2 strides; the stem and 4 stages need 5",
+    "model.strides=28px": r"the presets are for 7 stages, model\.stages has 4",
+    "model.strides=[2,2,2,2,2] data.image_size=6": r"too small for the strides",
+    "model.num_classes=7": r"model\.num_classes=7: the data set has 10 classes",
+    "model.in_channels=3": r"model\.in_channels=3: the images have 1 channel",
+    "model.shortcut=maybe": r"must be 'identity', 'projection' or 'none'",
+    "experiment=fst": r"experiment=fst: there is none such",
+    "seed=-1": r"seed=-1: must be greater than or equal to 0",
+    "callbacks=[default,early_stopping] data.val_size=0": r"leaves nothing to validate on",
+    "optimizer.lr=[1": r"no viable alternative",
+    "run_dir=x": r"run_dir: is set by hydra\.run\.dir=PATH",
+    "resume=nowhere": r"resume=nowhere: there is no such folder",
+    "resume=https://a/b": r"must be a folder on this machine",
+}
+
+
+@pytest.mark.parametrize("typed", BAD)
+def test_bad_config(typed: str, call: Call, tmp_path: Path) -> None:
+    ended = call("train", *typed.split())
+    assert ended.status == 2
+    assert re.fullmatch(rf"error: .*{BAD[typed]}.*\n", ended.err), ended.err
+    assert ended.out == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+# These need torch.
+BAD_FOR_TORCH = {
+    "trainer.accelerator=gpu": r"trainer\.accelerator=gpu: this machine has none; it has cpu \(",
+    "model._target_=os.system": r"model\._target_=os\.system: not allowed",
+    "model._target_=mnv2_lightning.networks.complexity.copy.deepcopy": r"there is no such class",
+    "model._target_=mnv2_lightning.networks.blocks.OrderedDict": r"it is collections's",
+    "model._target_=mnv2_lightning.networks.none.Such": r"there is no such class",
+    "+callbacks.x._target_=torch.load": r"callbacks\.x\._target_=torch\.load: not allowed",
+    "optimizer._target_=torch.hub.load": r"not allowed",
+    "++callbacks.last.monitr=1": r"ModelCheckpoint has no such option; did you mean monitor\?",
+    "trainer.devices=0": r"trainer: .*devices=0",
+    "trainer.strategy=foo": r"trainer: .*strategy='foo'",
+}
+
+
+@pytest.mark.parametrize("typed", BAD_FOR_TORCH)
+def test_bad_for_torch(
+    typed: str, call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    ended = call("train", *typed.split())
+    assert ended.status == 2
+    assert re.fullmatch(rf"error: .*({BAD_FOR_TORCH[typed]}).*\n", ended.err), ended.err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ((), "run_dir: a value is required"),
+        (("run_dir=.",), "not a run's folder"),
+        (("run_dir=none",), "there is no such folder"),
+        (("run_dir=.", "split=train"), "split=train: must be 'test' or 'val'"),
+    ],
+)
+def test_bad_evaluate(args: tuple[str, ...], message: str, call: Call, tmp_path: Path) -> None:
+    ended = call("evaluate", *args)
+    assert ended.status == 2
+    assert message in ended.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_multirun_checks_all_jobs_before_the_first(call: Call, tmp_path: Path) -> None:
+    ended = call("train", "-m", "optimizer.lr=0.1,-1", "seed=1,2")
+    assert ended.status == 2
+    assert ended.err == "error: optimizer.lr=-1: must be greater than 0\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "args",
+    [["optimizer.lr=-1"], ["optimzer.lr=1"], ["--help"], ["model.strides=[1]"], ["--cfg", "job"]],
+    ids=" ".join,
+)
+def test_answers_without_torch(args: list[str], tmp_path: Path) -> None:
+    """In a process of its own: help and what the tables find are said before torch is imported."""
+    code = (
+        "import sys; from mnv2_lightning.train import main\n"
+        f"sys.argv = ['train', *{args}]\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'lightning', 'numpy', 'matplotlib', 'torchvision'} & set(sys.modules)\n"
+        "sys.exit(f'imported {heavy}' if heavy else 0)"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
+
+
+def test_a_run_and_its_folder(call: Call, tmp_path: Path) -> None:
+    ended = call("train", *SMALL, "experiment=default", "trainer.max_epochs=1")
+    assert ended.status == 0, ended.err
+    (run,) = (tmp_path / "outputs" / "runs" / "default").iterdir()
+    assert re.fullmatch(r"\d{8}-\d{6}-[0-9a-f]{6}", run.name)
+    assert f"run: {run}" in ended.out
+    assert "test accuracy" in ended.out
+    assert "epoch 1/1  step 10/10  train/loss" in ended.out
+    assert "epoch 1/1  validation  val/loss" in (run / "train.log").read_text()
+
+    ended = call("evaluate", f"run_dir={run}")
+    assert ended.status == 0, ended.err
+    assert (run / "evaluation" / "best-test-confusion.png").stat().st_size > 1000
+
+    ended = call("train", f"resume={run}")
+    assert ended.status == 0
+    assert f"already finished: {run}" in ended.out
+
+    ended = call("train", f"hydra.run.dir={run}")
+    assert ended.status == 2
+    assert f"holds a run already; go on with resume={run}" in ended.err
+
+    ended = call("train", f"resume={run}", "optimizer.lr=1.0")
+    assert ended.status == 2
+    assert "optimizer.lr=1.0: cannot change when a run goes on" in ended.err
+
+    ended = call("train", f"resume={run}", "trainer.max_epochs=2")
+    assert ended.status == 0, ended.err
+    assert json.loads((run / "result.json").read_text())["epochs"] == 2
+    assert list((tmp_path / "outputs" / "runs" / "default").iterdir()) == [run]
+
+
+def test_multirun_in_one_sweep_folder(call: Call, tmp_path: Path) -> None:
+    ended = call(
+        "train",
+        "-m",
+        *SMALL,
+        "optimizer.lr=0.01,0.1",
+        "model.expand_ratio=2",
+        "hydra.sweep.dir=outputs/sweeps/s",
+        "callbacks.pictures=null",
+    )
+    assert ended.status == 0, ended.err
+    sweep = tmp_path / "outputs" / "sweeps" / "s"
+    jobs = sorted(p for p in sweep.iterdir() if p.is_dir())
+    assert len(jobs) == 2
+    for job, lr in zip(jobs, (0.01, 0.1), strict=True):
+        assert f"lr-{lr}" in job.name
+        assert re.fullmatch(r"[A-Za-z0-9._-]+", job.name)
+        assert json.loads((job / "result.json").read_text())["status"] == "finished"
+        assert f"lr: {lr}" in (job / "config.yaml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        ("optimizer.lr-0.1;model.expand_ratio-2", "lr-0.1_expand_ratio-2"),
+        ("model.strides-[2,1,2]", "strides--2-1-2"),
+        ("+callbacks.x-1e-3;seed-1", "x-1e-3_seed-1"),
+        ("experiment-tutorial", "experiment-tutorial"),
+        ("", "job"),
+    ],
+)
+def test_job_folder(overrides: str, expected: str) -> None:
+    assert job_folder(overrides) == expected
+
+
+def test_data_that_cannot_be_had(
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mnv2_lightning.data.files.SOURCES", {})
+    ended = call("train", *SMALL, f"data.dir={tmp_path / 'empty'}", "hydra.run.dir=run")
+    assert ended.status == 5
+    assert "put the four files, raw or .gz, into" in ended.err
+    record = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert record["status"] == "failed"
+
+
+def test_unforeseen_error(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One line, status 1, the traceback in the run's folder; on the terminal where it is asked."""
+
+    def broken(*args: object) -> None:
+        raise RuntimeError("broken")
+
+    monkeypatch.setattr("mnv2_lightning.build.build_classifier", broken)
+    ended = call("train", *SMALL, "hydra.run.dir=a")
+    assert ended.status == 1
+    assert ended.err == f"error: RuntimeError: broken (where: {tmp_path / 'a' / 'error.txt'})\n"
+    assert "in broken" in (tmp_path / "a" / "error.txt").read_text()
+    ended = call("train", *SMALL, "hydra.run.dir=b", "traceback=true")
+    assert "Traceback" in ended.err
+
+
+def test_interrupted(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*args: object, **kwargs: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mnv2_lightning.classifier.Classifier.training_step", stop)
+    ended = call("train", *SMALL, "hydra.run.dir=a")
+    assert ended.status == 130
+    assert json.loads((tmp_path / "a" / "result.json").read_text())["status"] == "interrupted"
+
+
+def test_precision_in_effect(call: Call, tmp_path: Path) -> None:
+    """On a CPU Lightning turns 16-mixed into bf16-mixed: the run says so and records it."""
+    few = ("trainer.limit_train_batches=2", "trainer.limit_val_batches=1")
+    options = (*SMALL, *few, "trainer.max_epochs=1", "trainer.accelerator=cpu")
+    ended = call("train", *options, "trainer.precision=16-mixed", "hydra.run.dir=a")
+    assert ended.status == 0, ended.err
+    assert "16-mixed needs a GPU: the CPU computes in bf16-mixed instead" in ended.out
+    assert json.loads((tmp_path / "a" / "result.json").read_text())["precision"] == "bf16-mixed"
+
+
+def test_devices(call: Call, tmp_path: Path) -> None:
+    ended = call("devices")
+    assert ended.status == 0
+    assert re.search(r"^cpu .* cores", ended.out, re.M)
+    assert "trainer.accelerator=auto takes: " in ended.out
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_relu_collapse(call: Call, tmp_path: Path) -> None:
+    ended = call("relu_collapse", "matrices=200", "points=100")
+    assert ended.status == 0, ended.err
+    out = tmp_path / "outputs" / "relu_collapse"
+    assert (out / "relu_collapse.png").stat().st_size > 10_000
+    shares = json.loads((out / "relu_collapse.json").read_text())["shares"]
+    assert [row["m"] for row in shares] == [2, 3, 5, 15, 30]
+
+
+def test_wrong_choice_of_a_config_dir(call: Call, tmp_path: Path) -> None:
+    """A folder of the user's own adds to the choices."""
+    (tmp_path / "mine" / "experiment").mkdir(parents=True)
+    own = "# @package _global_\nseed: 7\noptimzer: {lr: 1}\n"
+    (tmp_path / "mine" / "experiment" / "own.yaml").write_text(own)
+    ended = call("train", "--config-dir", str(tmp_path / "mine"), "experiment=own")
+    assert ended.status == 2
+    assert "optimzer: unknown key; did you mean optimizer?" in ended.err

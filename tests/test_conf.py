@@ -1,0 +1,207 @@
+"""`conf/`, the tables and the code agree, and imports point down only."""
+
+import ast
+import inspect
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as L
+import pytest
+import yaml
+
+import mnv2_lightning
+from mnv2_lightning import build
+from mnv2_lightning.command import config_dir
+from mnv2_lightning.runs.config import outcome, outcome_hash, plain
+from mnv2_lightning.schema.check import check
+from mnv2_lightning.schema.errors import ConfigError
+from mnv2_lightning.schema.nearest import did_you_mean
+from mnv2_lightning.schema.tables import BY_TARGET, BY_VERB
+from mnv2_lightning.schema.targets import check_targets, resolve
+from mnv2_lightning.train import train
+from tests.conftest import SMALL, Configure
+
+PACKAGE = Path(mnv2_lightning.__file__).parent
+# What build.py gives, and what the config leaves to the code's defaults.
+GIVEN = {
+    "mnv2_lightning.classifier.Classifier": {
+        "network", "optimizer", "scheduler", "num_classes", "seed",
+    },
+    "lightning.pytorch.Trainer": {"logger", "callbacks", "default_root_dir"},
+    "torch.optim.SGD": {"params", "dampening"},
+    "torch.optim.AdamW": {"params", "amsgrad"},
+    "torch.optim.RMSprop": {"params", "centered"},
+}  # fmt: skip
+SCHEDULE = {"total_steps", "steps_per_epoch"}
+# How torch computes it, not what.
+TORCH = {"foreach", "maximize", "capturable", "differentiable", "fused"}
+
+
+def choices(group: str) -> list[str]:
+    return sorted(p.stem for p in (config_dir() / group).glob("*.yaml"))
+
+
+@pytest.mark.parametrize("target", BY_TARGET)
+def test_tables_are_the_signatures(target: str) -> None:
+    """A key for each parameter and no other: nothing can be set that does nothing."""
+    parameters = set(inspect.signature(resolve("", target)).parameters) - {"self"}
+    keys = {f.alias or name for name, f in BY_TARGET[target].model_fields.items()}
+    given = GIVEN.get(target, set()) | (SCHEDULE if "schedules" in target else set())
+    left = given | (TORCH if target.startswith("torch.optim") else set())
+    assert {k for k in keys if not k.startswith("_")} == parameters - left
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        *(f"{group}={choice}" for group in ("model", "data", "optimizer", "scheduler", "experiment")
+          for choice in choices(group)),
+        *(f"callbacks=[default,{choice}]" for choice in choices("callbacks")),
+    ],
+)  # fmt: skip
+def test_every_choice_composes_and_passes(override: str, configure: Configure) -> None:
+    config = plain(configure(override))
+    check("train", config)
+    check_targets(config)
+
+
+@pytest.mark.parametrize("verb", BY_VERB)
+def test_every_verb_has_a_config_a_table_and_a_script(verb: str) -> None:
+    assert verb in [p.stem for p in config_dir().glob("*.yaml")]
+    assert (PACKAGE / f"{verb}.py").is_file()
+    scripts = (PACKAGE.parent / "pyproject.toml").read_text()
+    assert f'mnv2-{verb.replace("_", "-")} = "mnv2_lightning.{verb}:main"' in scripts
+
+
+@pytest.mark.parametrize("name", choices("experiment"))
+def test_every_experiment_runs_a_step(name: str, configure: Configure) -> None:
+    val_size = 0 if name.startswith("tutorial") else 100
+    overrides = [f"experiment={name}", "trainer.fast_dev_run=true", f"data.val_size={val_size}"]
+    assert train(configure(*overrides))["status"] == "finished"
+
+
+@pytest.mark.parametrize("name", choices("experiment"))
+def test_every_experiment_says_what_it_claims_and_costs(name: str) -> None:
+    text = (config_dir() / "experiment" / f"{name}.yaml").read_text()
+    for part in ("# Expected: ", "# Cost: ", "# Command: python -m mnv2_lightning.train"):
+        assert part in text
+
+
+def test_tutorial_is_the_tutorials_recipe(configure: Configure) -> None:
+    cfg = configure("experiment=tutorial")
+    assert (cfg.data.image_size, cfg.data.batch_size, cfg.data.val_size) == (224, 32, 0)
+    assert (cfg.optimizer.lr, cfg.optimizer.momentum) == (0.05, 0.5)
+    assert (cfg.optimizer.nesterov, cfg.optimizer.weight_decay) == (False, 0)
+    assert (cfg.trainer.max_epochs, cfg.trainer.log_every_n_steps) == (5, 50)
+    assert cfg.scheduler._target_ == "mnv2_lightning.schedules.constant"
+    assert (cfg.data.mean, cfg.data.std) == (0.1307, 0.3081)
+    assert not any(cfg.data.augment.values())
+
+
+def test_trainer_config_has_every_argument_at_its_default(configure: Configure) -> None:
+    """But for those that the file gives a reason for."""
+    ours = plain(configure("experiment=tutorial"))["trainer"]
+    theirs = inspect.signature(L.Trainer).parameters
+    chosen = {
+        "precision", "max_epochs", "num_sanity_val_steps", "log_every_n_steps",
+        "enable_checkpointing", "enable_progress_bar", "enable_model_summary",
+        "use_distributed_sampler",
+    }  # fmt: skip
+    for key in ours.keys() - chosen - {"_target_"}:
+        assert ours[key] == theirs[key].default, key
+
+
+def test_outcome_hash(configure: Configure, tmp_path: Path) -> None:
+    """Changes with what changes the outcome, and with nothing else."""
+    base = outcome_hash(plain(configure()))
+    for override in ("seed=1", "optimizer.lr=0.3", "trainer.max_epochs=9", "model=tutorial"):
+        assert outcome_hash(plain(configure(override))) != base, override
+    for override in (
+        "trainer.enable_progress_bar=false",
+        "trainer.log_every_n_steps=7",
+        "logger.tensorboard=null",
+        "callbacks.progress=null",
+        "traceback=true",
+        "data.dir=elsewhere",
+    ):
+        assert outcome_hash(plain(configure(override))) == base, override
+    moved = plain(configure(run_dir=tmp_path / "other"))
+    assert outcome(moved) == outcome(plain(configure()))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "expected"),
+    [("optimzer.lr", "optimizer.lr"), ("lr", "optimizer.lr"), ("zzz", ""), ("sed", "seed")],
+)
+def test_nearest_key(wrong: str, expected: str) -> None:
+    said = did_you_mean(wrong, ["optimizer.lr", "seed", "model.width_mult"])
+    assert said == (f"; did you mean {expected}?" if expected else "")
+
+
+def test_a_network_of_the_users_own_is_taken(configure: Configure, tmp_path: Path) -> None:
+    """No table is needed for one: its signature is checked."""
+    config = plain(configure())
+    config["model"] = {"_target_": "mnv2_lightning.networks.blocks.conv_norm", "in_channels": 1}
+    check("train", config)
+    check_targets(config)
+    config["model"]["widht"] = 1
+    with pytest.raises(ConfigError, match="conv_norm has no such option"):
+        check_targets(config)
+
+
+def imports(path: Path) -> set[str]:
+    """Our own modules that a file imports, wherever in it, but for type checking alone."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("mnv2_lightning"):
+            module = node.module or ""
+            found |= {module} if module != "mnv2_lightning" else {
+                f"mnv2_lightning.{alias.name}" for alias in node.names
+            }  # fmt: skip
+    return {name.removeprefix("mnv2_lightning.").split(".")[0] for name in found}
+
+
+# Each part may import itself and those below it.
+BELOW: dict[str, set[str]] = {
+    "schema": set(),
+    "networks": set(),
+    "reports": set(),
+    "schedules": set(),
+    "data": {"schema"},
+    "classifier": set(),
+    "runs": {"schema"},
+    "callbacks": {"reports"},
+    "build": {"classifier", "data", "runs"},
+    "command": {"runs", "schema"},
+}
+VERBS = {
+    verb: {"build", "callbacks", "command", "networks", "reports", "runs", "schema"}
+    for verb in BY_VERB
+}
+
+
+def test_imports_point_down() -> None:
+    allowed = BELOW | VERBS
+    for path in PACKAGE.rglob("*.py"):
+        part = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+        if part not in ("__init__", "conf"):
+            assert imports(path) <= allowed[part] | {part}, path
+
+
+def test_yaml_is_all_there_is_in_conf() -> None:
+    for path in config_dir().rglob("*"):
+        assert path.is_dir() or isinstance(yaml.safe_load(path.read_text()), dict), path
+
+
+def test_hyper_parameters_are_plain(configure: Configure) -> None:
+    cfg = configure(*SMALL)
+    classifier = build.build_classifier(cfg, build.build_network(cfg))
+
+    def kinds(value: Any) -> set[type]:
+        if isinstance(value, dict):
+            return set().union(*map(kinds, value.values()))
+        if isinstance(value, list):
+            return set().union(*map(kinds, value))
+        return {type(value)}
+
+    assert kinds(dict(classifier.hparams)) <= {str, int, float, bool, type(None)}
