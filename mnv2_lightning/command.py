@@ -73,6 +73,7 @@ class Command:
 
     def run(self) -> None:
         """Ends the process: 0, or the status of what went wrong (`schema/errors.py`; 1: other)."""
+        self.statuses = []
         register_resolvers()
         os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors are told here, not by Hydra
         args = get_args_parser().parse_args()
@@ -84,7 +85,7 @@ class Command:
             sys.exit(0)
         shows = "traceback=true" in args.overrides
         with self._told(shows) as told:
-            self._check_all(args)
+            self.check_all(args)
             main()
         failed = [told.status, *self.statuses]
         if len(self.statuses) > 1:
@@ -100,7 +101,7 @@ class Command:
         if told.status in (Interrupted.exit_status, Terminated.exit_status):
             sys.exit(told.status)  # ends a multirun too
 
-    def _check_all(self, args: argparse.Namespace) -> None:
+    def check_all(self, args: argparse.Namespace) -> None:
         """Compose every job's config as Hydra will, and check them all. ConfigError."""
         with initialize_config_dir(str(config_dir()), version_base="1.3"):
             jobs = [self._check(args, overrides) for overrides in self._jobs(args)]

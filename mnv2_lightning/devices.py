@@ -21,8 +21,8 @@ def devices(cfg: DictConfig) -> dict[str, Any]:
     return found
 
 
-def main() -> None:
-    Command("devices", devices).run()
+COMMAND = Command("devices", devices)
+main = COMMAND.run
 
 
 if __name__ == "__main__":

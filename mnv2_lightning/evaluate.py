@@ -14,8 +14,8 @@ log = logging.getLogger(__name__)
 def evaluate(cfg: DictConfig) -> dict[str, Any]:
     """Accuracy, loss, and precision, recall and F1 of each class on `cfg.split`.
 
-    Writes them as JSON, and the confusion matrix as CSV and PNG, into `run_dir`/evaluation/;
-    the rest of the run stays as it was. ConfigError, DataError.
+    Writes them as JSON, the confusion matrix as CSV and PNG, and the most confidently wrong images
+    as PNG into `run_dir`/evaluation/; the rest of the run stays as it was. ConfigError, DataError.
     """
     from mnv2_lightning import build
     from mnv2_lightning.callbacks.predictions import Predictions
@@ -61,6 +61,14 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
     files.write_json(out / f"{name}.json", result)
     files.write_text(out / f"{name}-confusion.csv", tables.matrix_csv(matrix, datamodule.classes))
     figures.draw_confusion(matrix, datamodule.classes).savefig(out / f"{name}-confusion.png")
+    wrong = figures.draw_wrong(
+        datamodule.images(cfg.split)[said.indices],
+        said.labels,
+        said.probabilities,
+        datamodule.classes,
+        count=36,
+    )
+    wrong.savefig(out / f"{name}-wrong.png")
     log.info("%s", tables.evaluation(result))
     log.info("written: %s", out / f"{name}.json")
     return result
@@ -84,8 +92,8 @@ def check_job(job: Job) -> None:
     check_targets(run_config)
 
 
-def main() -> None:
-    Command("evaluate", evaluate, check_job=check_job).run()
+COMMAND = Command("evaluate", evaluate, check_job=check_job)
+main = COMMAND.run
 
 
 if __name__ == "__main__":

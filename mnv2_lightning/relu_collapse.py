@@ -82,8 +82,8 @@ def theorem(m: int) -> float:
     return 1 - (1 + m) / 2**m
 
 
-def main() -> None:
-    Command("relu_collapse", relu_collapse).run()
+COMMAND = Command("relu_collapse", relu_collapse)
+main = COMMAND.run
 
 
 if __name__ == "__main__":

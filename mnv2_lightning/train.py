@@ -125,8 +125,8 @@ def check_job(job: Job) -> None:
         raise ConfigError(f"trainer: {str(error.__cause__ or error).splitlines()[0]}") from error
 
 
-def main() -> None:
-    Command("train", train, check_job=check_job, finish=finish).run()
+COMMAND = Command("train", train, check_job=check_job, finish=finish)
+main = COMMAND.run
 
 
 if __name__ == "__main__":

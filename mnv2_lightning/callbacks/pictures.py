@@ -35,7 +35,7 @@ class Pictures(Callback):
         from mnv2_lightning.reports import figures  # late: matplotlib takes a second
 
         data = trainer.datamodule  # type: ignore[attr-defined]
-        images = data.test_set.images.numpy()[said.indices]
+        images = data.images("test")[said.indices]
         confusion = figures.confusion_matrix(said.labels, said.probabilities)
         pictures = {
             "test/confusion_matrix": figures.draw_confusion(confusion, data.classes),

@@ -3,6 +3,7 @@
 from typing import Any
 
 import lightning.pytorch as L
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -67,6 +68,12 @@ class MNISTDataModule(L.LightningDataModule):
     def test_dataloader(self) -> DataLoader[Any]:
         assert self.test_set is not None
         return self._loader(self.test_set, torch.arange(len(self.test_set)))
+
+    def images(self, split: str) -> np.ndarray:
+        """(N, 28, 28) uint8, as the files have them, in the order that indices mean."""
+        chosen = self.test_set if split == "test" else self.train_set
+        assert chosen is not None, "setup() comes first"
+        return chosen.images.numpy()
 
     def on_after_batch_transfer(
         self, batch: tuple[Tensor, Tensor, Tensor], dataloader_idx: int

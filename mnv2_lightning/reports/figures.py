@@ -70,7 +70,7 @@ def draw_wrong(
     predicted, confidence = probabilities.argmax(1), probabilities.max(1)
     wrong = np.flatnonzero(predicted != labels)
     shown = wrong[np.argsort(-confidence[wrong])][:count]
-    columns = min(9, max(3, round(count**0.5)))
+    columns = max(3, round((2 * count) ** 0.5))  # wider than high
     rows = max(1, -(-len(shown) // columns))
     figure = Figure(figsize=(1.35 * columns, 1.55 * rows + 0.5), layout="constrained", dpi=110)
     figure.suptitle("Most confidently wrong: true class, then the network's and how sure it was")

@@ -36,7 +36,25 @@ def save(path: Path, config: dict[str, Any]) -> None:
     """As YAML, without what holds on this machine and this command only."""
     kept = {k: v for k, v in config.items() if k not in ("run_dir", "resume", "traceback")}
     kept = _relocate(kept, config["run_dir"])
-    write_text(path, yaml.safe_dump(kept, sort_keys=False, allow_unicode=True))
+    write_text(path, to_yaml(kept))
+
+
+class _Dumper(yaml.SafeDumper):
+    """Lists of plain values on one line, as `conf/` has them."""
+
+
+_Dumper.add_representer(
+    list,
+    lambda dumper, value: dumper.represent_sequence(
+        "tag:yaml.org,2002:seq",
+        value,
+        flow_style=not any(isinstance(item, dict | list) for item in value),
+    ),
+)
+
+
+def to_yaml(config: dict[str, Any]) -> str:
+    return yaml.dump(config, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
 def _relocate(value: Any, run_dir: str) -> Any:

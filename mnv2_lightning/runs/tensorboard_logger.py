@@ -6,13 +6,12 @@ from typing import Any
 
 import lightning.pytorch as L
 import torch
-import yaml
 from lightning.pytorch import loggers
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
 from torch.utils.tensorboard.summary import hparams
 
-from mnv2_lightning.runs.config import outcome
+from mnv2_lightning.runs.config import outcome, to_yaml
 
 METRICS = ("test/accuracy", "test/loss", "val/accuracy", "val/loss", "train/loss")
 
@@ -37,12 +36,12 @@ class TensorBoardLogger(loggers.TensorBoardLogger):
         """`params`: the resolved config. Shown as text and, without what is null, in HPARAMS."""
         if self._described or not isinstance(params, dict):
             return
-        text = yaml.safe_dump(dict(params), sort_keys=False, allow_unicode=True)
+        text = to_yaml(dict(params))
         self.experiment.add_text("config", "\n".join(f"    {x}" for x in text.splitlines()))
         shown = {
-            key: value if isinstance(value, bool | int | float | str) else str(value)
+            key: value if type(value) in (int, float, str) else str(value)
             for key, value in outcome(dict(params)).items()
-            if value is not None and "._" not in key
+            if value is not None and "._" not in key and not key.startswith("callbacks.best.")
         }
         for summary in hparams(shown, dict.fromkeys(METRICS, 0)):
             self.experiment.file_writer.add_summary(summary)

@@ -1,0 +1,58 @@
+"""What the README shows is true: its commands, files and targets are there."""
+
+import json
+import re
+import shlex
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+from hydra._internal.utils import get_args_parser
+
+from mnv2_lightning.command import register_resolvers
+from mnv2_lightning.train import train
+from tests.conftest import SMALL, Configure
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text()
+BLOCKS = "\n".join(re.findall(r"```bash\n(.*?)```", README, re.S))
+COMMANDS = sorted(set(re.findall(r"python -m (mnv2_lightning\.[^#\n`]+)", README)))
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_commands_pass_every_check(
+    command: str, configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each is composed and checked as when typed; what it would run is not run."""
+    if "RUN_DIR" in command:
+        short = ("trainer.max_epochs=1", "callbacks.pictures=null")
+        train(configure(*SMALL, *short, run_dir=tmp_path / "run"))
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("mnv2_lightning.build.build_trainer", lambda *args: None)
+    register_resolvers()
+    module, *args = shlex.split(command.replace("RUN_DIR", str(tmp_path / "run")))
+    parsed = get_args_parser().parse_args(args)
+    import_module(module).COMMAND.check_all(parsed)
+
+
+def test_make_targets_are_there() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    for target in set(re.findall(r"\bmake ([a-z-]+)", README)):
+        assert re.search(rf"^{target}:", makefile, re.M), target
+
+
+def test_files_are_there() -> None:
+    """Pictures, and the files and folders that the layout and the instructions name."""
+    named = re.findall(r"!?\[.*?\]\(([^):]+)\)", README)
+    named += re.findall(r"`((?:conf|tests|outputs|mnv2_lightning|\.ci)/[\w./-]*)`", README)
+    for name in named:
+        if "mine" not in name and not name.startswith(("outputs/runs", "outputs/sweeps")):
+            assert (ROOT / name).exists(), name
+
+
+def test_results_are_those_of_the_records() -> None:
+    """The README's mean over seeds is the records' own."""
+    records = sorted((ROOT / "outputs" / "records" / "default").glob("seed-*/result.json"))
+    accuracies = [json.loads(path.read_text())["test_accuracy"] for path in records]
+    assert len(accuracies) == 3
+    assert f"{sum(accuracies) / 3:.2%}".replace("%", " %") in README

@@ -1,0 +1,130 @@
+"""On the real MNIST, through the real commands, in processes of their own."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import sysconfig
+import venv
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def verb(*args: str, cwd: Path, status: int = 0) -> subprocess.CompletedProcess[str]:
+    """`python -m mnv2_lightning.VERB ...` in `cwd`."""
+    command = [sys.executable, "-m", f"mnv2_lightning.{args[0]}", *args[1:]]
+    ended = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+    assert ended.returncode == status, ended.stdout + ended.stderr
+    return ended
+
+
+def record(run: Path) -> dict[str, Any]:
+    return json.loads((run / "result.json").read_text())
+
+
+FEW = (
+    "trainer.limit_train_batches=12",
+    "trainer.limit_val_batches=2",
+    "trainer.max_epochs=1",
+    "trainer.log_every_n_steps=4",
+    "model.width_mult=0.25",
+)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The default experiment, as `make train` runs it."""
+    folder = tmp_path_factory.mktemp("default")
+    verb("train", cwd=folder)
+    (path,) = (folder / "outputs" / "runs" / "default").iterdir()
+    return path
+
+
+def test_default_experiment(run: Path) -> None:
+    """At least 99.0 % on the official test set, under three minutes of training."""
+    result = record(run)
+    assert result["status"] == "finished"
+    assert result["test_accuracy"] >= 0.990
+    assert result["train_seconds"] < 180
+
+
+def test_evaluate_equals_what_training_reported(run: Path) -> None:
+    for split in ("test", "val"):
+        verb("evaluate", f"run_dir={run}", f"split={split}", cwd=run)
+        said = json.loads((run / "evaluation" / f"best-{split}.json").read_text())
+        assert said["accuracy"] == record(run)[f"{split}_accuracy"]
+        assert said["images"] == {"test": 10_000, "val": 5_000}[split]
+
+
+def test_tutorial_cut_down_to_a_cpu(tmp_path: Path) -> None:
+    """A hundred steps of its recipe at 28 px: it learns."""
+    options = ("trainer.max_epochs=1", "data.image_size=28", "trainer.limit_train_batches=100")
+    verb("train", "experiment=tutorial", *options, "hydra.run.dir=t", cwd=tmp_path)
+    assert record(tmp_path / "t")["test_accuracy"] > 0.3
+
+
+def test_two_processes_by_ddp(tmp_path: Path) -> None:
+    """Every test image counted once, and one record."""
+    ddp = ("trainer.accelerator=cpu", "trainer.strategy=ddp", "trainer.devices=2")
+    verb("train", *FEW, *ddp, "hydra.run.dir=ddp", cwd=tmp_path)
+    run = tmp_path / "ddp"
+    assert record(run)["status"] == "finished"
+    verb("evaluate", "run_dir=ddp", cwd=tmp_path)
+    alone = json.loads((run / "evaluation" / "best-test.json").read_text())
+    assert alone["accuracy"] == pytest.approx(record(run)["test_accuracy"], abs=1e-9)
+    assert alone["images"] == 10_000
+
+
+def test_multirun(tmp_path: Path) -> None:
+    """The user's own sweep, cut down."""
+    sweep = ("optimizer.lr=0.01,0.05", "model.expand_ratio=2,4")
+    few = (*FEW, "trainer.limit_test_batches=2")
+    verb("train", "-m", *sweep, *few, "hydra.sweep.dir=s", cwd=tmp_path)
+    jobs = [p for p in (tmp_path / "s").iterdir() if p.is_dir()]
+    assert len(jobs) == 4
+    assert {record(job)["status"] for job in jobs} == {"finished"}
+    assert len({record(job)["config_hash"] for job in jobs}) == 4
+
+
+def test_wheel_in_an_empty_environment(tmp_path: Path) -> None:
+    """Built, installed, and run from another folder; the wheel holds conf/ and no stray file."""
+    build = [sys.executable, "-m", "build", "--wheel", "--outdir", str(tmp_path), str(ROOT)]
+    subprocess.run(build, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    environment = tmp_path / "env"
+    venv.create(environment, with_pip=True)
+    python = environment / ("Scripts" if os.name == "nt" else "bin") / "python"
+    subprocess.run(
+        [python, "-m", "pip", "install", "--quiet", "--no-deps", wheel],
+        check=True,
+        capture_output=True,
+    )
+    # Its dependencies are those of this environment: a path file does not bring in the project.
+    where = sysconfig.get_path("purelib", vars={"base": str(environment)})
+    (Path(where) / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    place = tmp_path / "elsewhere"
+    place.mkdir()
+    ended = subprocess.run(
+        [python, "-m", "mnv2_lightning.train", *FEW, "trainer.limit_test_batches=2"],
+        cwd=place,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    (run,) = (place / "outputs" / "runs" / "default").iterdir()
+    assert record(run)["git_commit"] is None
+    code = "import mnv2_lightning.command as c; print(c.config_dir())"
+    said = subprocess.run([python, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert Path(said.strip()).is_relative_to(environment)
+    subprocess.run(
+        [python, "-m", "pip", "uninstall", "--quiet", "--yes", "mnv2_lightning"], check=True
+    )
+    assert not [p.name for p in Path(where).iterdir() if re.match("conf|mnv2", p.name)]
