@@ -122,8 +122,10 @@ def test_wheel_in_an_empty_environment(tmp_path: Path) -> None:
     (run,) = (place / "outputs" / "runs" / "default").iterdir()
     assert record(run)["git_commit"] is None
     code = "import mnv2_lightning.command as c; print(c.config_dir())"
-    said = subprocess.run([python, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert Path(said.strip()).is_relative_to(environment)
+    said = subprocess.run(
+        [python, "-c", code], cwd=place, capture_output=True, text=True, check=True
+    )
+    assert Path(said.stdout.strip()).is_relative_to(environment)
     subprocess.run(
         [python, "-m", "pip", "uninstall", "--quiet", "--yes", "mnv2_lightning"], check=True
     )
