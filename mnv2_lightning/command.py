@@ -22,7 +22,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from mnv2_lightning.runs.config import plain
-from mnv2_lightning.runs.folder import RUN_ID, job_folder
+from mnv2_lightning.runs.folder import job_folder, run_folder, run_id
 from mnv2_lightning.schema.check import check
 from mnv2_lightning.schema.errors import ConfigError, Interrupted, Terminated, UserError
 from mnv2_lightning.schema.nearest import did_you_mean, dotted_keys
@@ -38,7 +38,8 @@ def config_dir() -> Path:
 
 def register_resolvers() -> None:
     """The `${name:...}` that `conf/` uses beyond OmegaConf's and Hydra's own."""
-    OmegaConf.register_new_resolver("run_id", lambda: RUN_ID, replace=True)
+    OmegaConf.register_new_resolver("run_id", run_id, replace=True)
+    OmegaConf.register_new_resolver("run_folder", run_folder, replace=True)
     OmegaConf.register_new_resolver("job_folder", job_folder, replace=True)
 
 
@@ -54,9 +55,9 @@ class Job:
 class Command:
     """`python -m mnv2_lightning.NAME key=value ...`, with `conf/NAME.yaml` below.
 
-    `function` does the work. `check_job` sees each job before the first one starts and
-    before a folder is made; what it raises ends the command. `finish`
-    turns a job's composed config into the one that `function` gets.
+    `function` does the work. `check_job` sees each job before the first one starts and before a
+    folder is made; what it raises ends the command. `final_config` turns the config that was
+    composed from the overrides typed into the one that `function` gets.
     """
 
     def __init__(
@@ -65,10 +66,10 @@ class Command:
         function: Verb,
         *,
         check_job: Callable[[Job], None] | None = None,
-        finish: Callable[[DictConfig, list[str]], DictConfig] | None = None,
+        final_config: Callable[[DictConfig, list[str]], DictConfig] | None = None,
     ) -> None:
         self.name, self.function, self.check_job = name, function, check_job
-        self.finish = finish or (lambda cfg, overrides: cfg)
+        self.final_config = final_config or (lambda cfg, overrides: cfg)
         self.statuses: list[int] = []
 
     def run(self) -> None:
@@ -96,7 +97,7 @@ class Command:
         """A single run, or one of a multirun; a failed one does not end the others."""
         with self._told(cfg.traceback, cfg.get("run_dir")) as told:
             overrides = list(HydraConfig.get().overrides.task)
-            self.function(self.finish(cfg, overrides))
+            self.function(self.final_config(cfg, overrides))
         self.statuses.append(told.status)
         if told.status in (Interrupted.exit_status, Terminated.exit_status):
             sys.exit(told.status)  # ends a multirun too
@@ -121,7 +122,7 @@ class Command:
         folder = None if args.multirun else composed.hydra.run.dir
         with open_dict(composed):
             del composed["hydra"]
-        cfg = self.finish(composed, overrides)
+        cfg = self.final_config(composed, overrides)
         OmegaConf.resolve(cfg)
         HydraConfig.instance().cfg = None
         check(self.name, plain(cfg))

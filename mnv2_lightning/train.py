@@ -89,7 +89,7 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     return record.data
 
 
-def finish(cfg: DictConfig, overrides: list[str]) -> DictConfig:
+def final_config(cfg: DictConfig, overrides: list[str]) -> DictConfig:
     """A resumed run's own config in place of the one that was composed."""
     return folder.resumed_config(cfg.resume, overrides) if cfg.resume else cfg
 
@@ -101,6 +101,8 @@ def check_job(job: Job) -> None:
         raise ConfigError("run_dir: is set by hydra.run.dir=PATH, or by resume=PATH")
     if cfg.resume:
         folder.require_checkpoint("resume", Path(cfg.run_dir), "last")
+        if job.folder is None or Path(job.folder).resolve() != Path(cfg.resume).resolve():
+            raise ConfigError("resume: goes on with one run in its own folder; no -m, no run.dir")
     elif job.folder and "LOCAL_RANK" not in os.environ:  # other ranks find what the first made
         folder.refuse_occupied(job.folder)
 
@@ -125,7 +127,7 @@ def check_job(job: Job) -> None:
         raise ConfigError(f"trainer: {str(error.__cause__ or error).splitlines()[0]}") from error
 
 
-COMMAND = Command("train", train, check_job=check_job, finish=finish)
+COMMAND = Command("train", train, check_job=check_job, final_config=final_config)
 main = COMMAND.run
 
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -40,10 +41,13 @@ def call(
     capsys: pytest.CaptureFixture[str],
 ) -> Call:
     """`call("train", "key=value", ...)` in an empty folder, in this process."""
+    ids = count()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MNV2_DATA_DIR", str(small_data))
 
     def run(verb: str, *args: str) -> Ended:
+        # Of a process, and all calls here are in one.
+        monkeypatch.setattr("mnv2_lightning.runs.folder.RUN_ID", f"20260101-000000-{next(ids):06x}")
         monkeypatch.setattr(sys, "argv", [verb, *args])
         with pytest.raises(SystemExit) as ended:
             VERBS[verb]()
@@ -204,6 +208,10 @@ def test_a_run_and_its_folder(call: Call, tmp_path: Path) -> None:
     ended = call("train", f"resume={run}", "optimizer.lr=1.0")
     assert ended.status == 2
     assert "optimizer.lr=1.0: cannot change when a run goes on" in ended.err
+
+    ended = call("train", "-m", f"resume={run}", "trainer.max_epochs=2,3")
+    assert ended.status == 2
+    assert "resume: goes on with one run in its own folder" in ended.err
 
     ended = call("train", f"resume={run}", "trainer.max_epochs=2")
     assert ended.status == 0, ended.err

@@ -16,8 +16,18 @@ from mnv2_lightning.schema.errors import ConfigError
 from mnv2_lightning.schema.nearest import did_you_mean, dotted_keys
 
 _ABSENT: Any = object()
-# The time and chance: two runs never share a folder, started within one second or not.
+# The time and chance: no two runs share a folder, not if they start within one second.
 RUN_ID = f"{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
+
+
+def run_id() -> str:
+    """Of this process: a run, or a whole sweep."""
+    return RUN_ID
+
+
+def run_folder(resume: str | None, experiment: str) -> str:
+    """Where a run goes: on in the folder of the one that it resumes, or into a new one."""
+    return resume or f"outputs/runs/{experiment}/{RUN_ID}"
 
 
 def job_folder(overrides: str) -> str:
