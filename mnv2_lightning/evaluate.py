@@ -66,7 +66,7 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
         said.labels,
         said.probabilities,
         datamodule.classes,
-        count=36,
+        count=32,
     )
     wrong.savefig(out / f"{name}-wrong.png")
     log.info("%s", tables.evaluation(result))

@@ -12,7 +12,7 @@ from mnv2_lightning.callbacks.predictions import Collector
 class Pictures(Callback):
     """After a test: the confusion matrix, and the `images` most confidently wrong images."""
 
-    def __init__(self, *, images: int = 36) -> None:
+    def __init__(self, *, images: int = 32) -> None:
         self.images = images
         self._collector = Collector()
 

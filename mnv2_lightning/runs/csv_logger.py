@@ -12,8 +12,6 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from mnv2_lightning.runs.files import write_text
 
-FLUSH_ROWS = 100
-
 
 class CSVLogger(Logger):
     """Writes `run_dir`/metrics.csv, and goes on with one that is there.
@@ -27,7 +25,6 @@ class CSVLogger(Logger):
         self.path = Path(run_dir) / "metrics.csv"
         self.columns = ["step", "epoch"]
         self.rows: list[dict[str, Any]] = []
-        self.unsaved = 0
         if purge_step is not None and self.path.is_file():
             with self.path.open(newline="", encoding="utf-8") as stream:
                 reader = csv.DictReader(stream)
@@ -58,19 +55,16 @@ class CSVLogger(Logger):
         else:
             self.rows.append(values)
         self.columns += [key for key in values if key not in self.columns]
-        self.unsaved += 1
-        if self.unsaved >= FLUSH_ROWS:
-            self.save()
 
     @rank_zero_only
     def save(self) -> None:
+        """Lightning calls it after each `log_metrics`."""
         if self.rows:
             text = io.StringIO()
             writer = csv.DictWriter(text, self.columns, lineterminator="\n")
             writer.writeheader()
             writer.writerows(self.rows)
             write_text(self.path, text.getvalue())
-        self.unsaved = 0
 
     @rank_zero_only
     def finalize(self, status: str) -> None:

@@ -12,8 +12,16 @@ from mnv2_lightning.schema.errors import ConfigError
 from mnv2_lightning.schema.nearest import did_you_mean
 
 OURS = "mnv2_lightning"
-# Where a config's own classes and functions live; verbs and checks are not for configs to call.
-OPEN_MODULES = ("callbacks", "classifier", "data", "networks", "runs", "schedules")
+# What of ours a config may call: classes in all of these, functions in some. The rest fetches,
+# reads and writes files, which a stranger's config is not to do.
+FUNCTIONS_IN = ("callbacks", "networks", "schedules")
+CLASSES_IN = (
+    *FUNCTIONS_IN,
+    "classifier",
+    "data",
+    "runs.csv_logger",
+    "runs.tensorboard_logger",
+)
 LIGHTNING = {
     "lightning.pytorch.Trainer",
     *(
@@ -68,6 +76,8 @@ def resolve(path: str, target: str) -> Any:
     home = getattr(found, "__module__", "") or ""
     if not callable(found) or home.split(".")[0] != module_name.split(".")[0]:
         raise ConfigError(f"{path}._target_={target}: not allowed; it is {home or 'no class'}'s")
+    if home.startswith(OURS) and not inspect.isclass(found) and not _is_in(target, FUNCTIONS_IN):
+        raise ConfigError(f"{path}._target_={target}: not allowed; it is not a class")
     return found
 
 
@@ -81,7 +91,11 @@ def _is_allowed(target: str) -> bool:
         return len(parts) == 3 and parts[2][0].isupper()
     if parts[0] == "torchmetrics":
         return len(parts) in (2, 3) and parts[-1][0].isupper()
-    return parts[0] == OURS and len(parts) > 2 and parts[1] in OPEN_MODULES
+    return parts[0] == OURS and _is_in(target, CLASSES_IN)
+
+
+def _is_in(target: str, modules: tuple[str, ...]) -> bool:
+    return target.startswith(tuple(f"{OURS}.{module}." for module in modules))
 
 
 def _check_signature(path: str, node: dict[str, Any], found: Any) -> None:
