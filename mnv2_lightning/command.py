@@ -134,14 +134,14 @@ class Command:
             return [args.overrides]
         try:
             parsed = OverridesParser.create().parse_overrides(args.overrides)
+            choices = [
+                [f"{o.get_key_element()}={value}" for value in o.sweep_string_iterator()]
+                if o.is_sweep_override()
+                else [o.input_line or ""]
+                for o in parsed
+            ]
         except HydraException as error:
             raise ConfigError(_one_line(error)) from error
-        choices = [
-            [f"{o.get_key_element()}={value}" for value in o.sweep_string_iterator()]
-            if o.is_sweep_override()
-            else [o.input_line or ""]
-            for o in parsed
-        ]
         return [list(job) for job in itertools.product(*choices)]
 
     def _compose(self, args: argparse.Namespace, overrides: list[str]) -> DictConfig:

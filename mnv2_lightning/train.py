@@ -1,6 +1,7 @@
 """Train a network, test it, and leave a run: `python -m mnv2_lightning.train key=value ...`."""
 
 import logging
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -79,7 +80,7 @@ def train(cfg: DictConfig) -> dict[str, Any]:
             checkpoint.load_weights(classifier, path)
         (metrics,) = trainer.test(classifier, datamodule=datamodule, verbose=False)
         record.update(
-            status="finished",
+            status="finished" if math.isfinite(metrics.get("test/loss", 0.0)) else "diverged",
             test_accuracy=metrics.get("test/accuracy"),
             test_loss=metrics.get("test/loss"),
             peak_rss_bytes=peak_rss_bytes(),

@@ -184,7 +184,7 @@ def test_expand_ratio_replaces_every_t_above_one(configure: Configure) -> None:
         "model.shortcut=projection",
         "model.shortcut=none",
         "model.bottleneck_activation=relu6",
-        "model.depthwise_activation=linear",
+        "model.depthwise_activation=none",
     ],
 )
 def test_gradient_reaches_every_parameter(override: str, configure: Configure) -> None:

@@ -4,7 +4,7 @@ from collections import OrderedDict
 
 from torch import Tensor, nn
 
-ACTIVATIONS = {"relu": nn.ReLU, "relu6": nn.ReLU6, "linear": None}
+ACTIVATIONS = {"relu": nn.ReLU, "relu6": nn.ReLU6, "linear": None, "none": None}
 
 
 def make_divisible(channels: float, divisor: int) -> int:
@@ -22,7 +22,7 @@ def conv_norm(
     groups: int = 1,
     activation: str = "relu6",
 ) -> nn.Sequential:
-    """Convolution without bias, batch norm and, unless it is "linear", an activation."""
+    """Convolution without bias, batch norm and, unless it is "linear" or "none", an activation."""
     layers: OrderedDict[str, nn.Module] = OrderedDict(
         conv=nn.Conv2d(
             in_channels,

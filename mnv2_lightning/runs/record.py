@@ -1,5 +1,6 @@
 """result.json: what a run is, how far it came, and what it reached."""
 
+import math
 import platform
 import subprocess
 import sys
@@ -53,7 +54,10 @@ class Record:
         """Set `values` and write the file, whole or not at all."""
         unknown = values.keys() - EMPTY.keys()
         assert not unknown, unknown
-        self.data |= values
+        self.data |= {
+            key: None if isinstance(value, float) and not math.isfinite(value) else value
+            for key, value in values.items()
+        }
         if self.writes:
             write_json(self.path, self.data)
 

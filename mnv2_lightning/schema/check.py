@@ -134,8 +134,8 @@ def _check_fit(config: dict[str, Any]) -> None:
         )
     validates = data["val_size"] > 0 and trainer["limit_val_batches"] != 0
     for name, node in config["callbacks"].items():
-        stops = node is not None and node["_target_"].endswith("EarlyStopping")
-        if stops and not validates and str(node["monitor"]).startswith("val/"):
+        stops = node is not None and str(node.get("_target_")).endswith("EarlyStopping")
+        if stops and not validates and str(node.get("monitor")).startswith("val/"):
             raise ConfigError(
                 f"callbacks.{name}: watches {node['monitor']}, and data.val_size="
                 f"{data['val_size']} leaves nothing to validate on"

@@ -94,7 +94,7 @@ class MobileNetV2(Targeted):
     round_nearest: PositiveInt
     strides: Literal["28px", "32px", "224px"] | list[Stride] | None
     bottleneck_activation: Literal["linear", "relu6"]
-    depthwise_activation: Literal["relu6", "linear"]
+    depthwise_activation: Literal["relu6", "none"]
     shortcut: Literal["identity", "projection", "none"]
     dropout: Share
     init: Literal["torchvision", "pytorch"]

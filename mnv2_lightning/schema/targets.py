@@ -54,7 +54,8 @@ LIGHTNING = {
 
 def check_targets(config: dict[str, Any]) -> None:
     """ConfigError where a `_target_` is not allowed or its node does not fit its signature."""
-    for path, node in targeted_nodes(config):
+    nodes = list(targeted_nodes(config))
+    for path, node in nodes:  # all names first: imports take seconds
         target = node["_target_"]
         if not isinstance(target, str) or not _is_allowed(target):
             raise ConfigError(
@@ -62,7 +63,8 @@ def check_targets(config: dict[str, Any]) -> None:
                 "(networks, data, callbacks, ...), torch.optim, torchmetrics, and the Lightning "
                 "classes of mnv2_lightning/schema/targets.py"
             )
-        _check_signature(path, node, resolve(path, target))
+    for path, node in nodes:
+        _check_signature(path, node, resolve(path, node["_target_"]))
 
 
 def resolve(path: str, target: str) -> Any:
