@@ -123,9 +123,11 @@ def check_job(job: Job) -> None:
 
     noise.quiet()
     try:
-        build.build_trainer(cfg, [], [])
+        trainer = build.build_trainer(cfg, [], [])
     except InstantiationException as error:
         raise ConfigError(f"trainer: {str(error.__cause__ or error).splitlines()[0]}") from error
+    if job.folder is None and trainer.world_size > 1:  # each rank would start the sweep again
+        raise ConfigError("-m: a job of a sweep takes one device; set trainer.devices=1")
 
 
 COMMAND = Command("train", train, check_job=check_job, final_config=final_config)

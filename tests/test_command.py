@@ -164,6 +164,14 @@ def test_multirun_checks_all_jobs_before_the_first(call: Call, tmp_path: Path) -
     assert list(tmp_path.iterdir()) == []
 
 
+def test_multirun_of_several_ranks_is_refused(call: Call, tmp_path: Path) -> None:
+    ddp = ("trainer.accelerator=cpu", "trainer.strategy=ddp", "trainer.devices=2")
+    ended = call("train", "-m", "seed=1,2", *ddp)
+    assert ended.status == 2
+    assert "a job of a sweep takes one device" in ended.err
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     "args",
     [["optimizer.lr=-1"], ["optimzer.lr=1"], ["--help"], ["model.strides=[1]"], ["--cfg", "job"]],

@@ -5,6 +5,7 @@ import re
 import shlex
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hydra._internal.utils import get_args_parser
@@ -28,7 +29,9 @@ def test_commands_pass_every_check(
         short = ("trainer.max_epochs=1", "callbacks.pictures=null")
         train(configure(*SMALL, *short, run_dir=tmp_path / "run"))
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    monkeypatch.setattr("mnv2_lightning.build.build_trainer", lambda *args: None)
+    monkeypatch.setattr(
+        "mnv2_lightning.build.build_trainer", lambda *args: SimpleNamespace(world_size=1)
+    )
     register_resolvers()
     module, *args = shlex.split(command.replace("RUN_DIR", str(tmp_path / "run")))
     parsed = get_args_parser().parse_args(args)
