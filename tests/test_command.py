@@ -73,6 +73,7 @@ BAD = {
     "+typo=1": r"typo: unknown key",
     "trainer.max_epoch=3": r"did you mean trainer\.max_epochs\?",
     "trainer.max_epochs=-1": r"trainer\.max_epochs=-1: training would never end",
+    "trainer.max_epochs=-1 trainer.max_time=00:01:00:00": r"needs to know the end",
     "trainer.precision=8": r"trainer\.precision=8: must be '16-mixed'",
     "trainer.accelerator=npu": r"trainer\.accelerator=npu: must be 'auto', 'cpu', 'gpu'",
     "trainer.devices=1.5": r"trainer\.devices=1\.5: must be an integer or a text or a list",

@@ -123,14 +123,16 @@ def _check_fit(config: dict[str, Any]) -> None:
         raise ConfigError(f"model.in_channels={model['in_channels']}: the images have 1 channel")
     if "stages" in model:
         _check_strides(model, data["image_size"])
-    if (
-        trainer["max_epochs"] in (None, -1)
-        and trainer["max_steps"] == -1
-        and not trainer["max_time"]
-    ):
+    endless = trainer["max_epochs"] in (None, -1) and trainer["max_steps"] == -1
+    if endless and not trainer["max_time"]:
         raise ConfigError(
             "trainer.max_epochs=-1: training would never end; "
             "set it, trainer.max_steps or trainer.max_time"
+        )
+    if endless and "warmup" in config["scheduler"]:
+        raise ConfigError(
+            "trainer.max_epochs=-1: a schedule that warms up and falls needs to know the end; "
+            "set trainer.max_epochs, trainer.max_steps or scheduler=constant"
         )
     validates = data["val_size"] > 0 and trainer["limit_val_batches"] != 0
     for name, node in config["callbacks"].items():
