@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from mnv2_lightning.build import build_network
 from mnv2_lightning.networks import complexity
 from mnv2_lightning.networks.blocks import InvertedResidual, make_divisible
-from mnv2_lightning.networks.mobilenet_v2 import STRIDES, MobileNetV2
+from mnv2_lightning.networks.mobilenet_v2 import MobileNetV2
+from mnv2_lightning.networks.strides import STRIDES
 from tests.conftest import Configure
 
 # (model, overrides) -> parameters, multiply-adds at that size (the tutorial's pinned table)
@@ -223,7 +224,7 @@ def test_linear_bottleneck_lets_negatives_through() -> None:
 
 
 def test_strides_must_fit_the_table() -> None:
-    with pytest.raises(ValueError, match="a stem and 1 stages need 2"):
+    with pytest.raises(ValueError, match="the stem and 1 stages need 2"):
         MobileNetV2(stages=[(1, 16, 1, 1)], strides=[1, 1, 1])
 
 

@@ -10,22 +10,15 @@ from mnv2_lightning.networks.blocks import (
     initialize,
     make_divisible,
 )
-
-# One stride for the stem and one for each of seven stages. At 28 px the ImageNet strides leave a
-# 1x1 map before the last stages; these leave 4x4 at each size.
-STRIDES = {
-    "28px": (2, 1, 1, 2, 1, 1, 2, 1),  # 14 14 14 7 7 7 4 4
-    "32px": (1, 1, 2, 2, 2, 1, 1, 1),  # 32 32 16 8 4 4 4 4
-    "224px": (2, 1, 2, 2, 2, 1, 2, 1),  # the paper's: 112 112 56 28 14 14 7 7
-}
+from mnv2_lightning.networks.strides import resolve_strides
 
 
 class MobileNetV2(nn.Module):
     """(B, in_channels, H, W) images -> (B, num_classes) logits.
 
     `stages`: rows of (t, c, n, s) - expansion ratio, channels, blocks, stride of the first block.
-    `strides`: None (the table's s, and a stem of stride 2), a name in STRIDES, or the stem's
-    stride followed by one for each stage. `expand_ratio` replaces every t above 1.
+    `strides`: None (the table's s, and a stem of stride 2), a name in `networks.strides`, or the
+    stem's stride followed by one for each stage. `expand_ratio` replaces every t above 1.
     ValueError: the strides do not fit the table.
     """
 
@@ -83,18 +76,3 @@ class MobileNetV2(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.head(self.stages(self.stem(x)))  # (B, head_channels, h, w)
         return self.classifier(self.pool(x).flatten(1))
-
-
-def resolve_strides(
-    stages: Sequence[Sequence[int]], strides: str | Sequence[int] | None
-) -> tuple[int, ...]:
-    """The stride of the stem and of each stage."""
-    if strides is None:
-        return (2, *(s for _, _, _, s in stages))
-    resolved = STRIDES[strides] if isinstance(strides, str) else tuple(strides)
-    if len(resolved) != len(stages) + 1:
-        raise ValueError(
-            f"strides={strides} has {len(resolved)} entries; "
-            f"a stem and {len(stages)} stages need {len(stages) + 1}"
-        )
-    return resolved

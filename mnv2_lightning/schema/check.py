@@ -6,6 +6,7 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from mnv2_lightning.networks.strides import resolve_strides
 from mnv2_lightning.schema.errors import ConfigError
 from mnv2_lightning.schema.nearest import did_you_mean, dotted_keys
 from mnv2_lightning.schema.tables import BY_TARGET, BY_VERB, Table
@@ -121,7 +122,7 @@ def _check_fit(config: dict[str, Any]) -> None:
         )
     if model.get("in_channels", 1) != 1:
         raise ConfigError(f"model.in_channels={model['in_channels']}: the images have 1 channel")
-    if "stages" in model:
+    if model["_target_"] in BY_TARGET:  # a network of ours
         _check_strides(model, data["image_size"])
     endless = trainer["max_epochs"] in (None, -1) and trainer["max_steps"] == -1
     if endless and not trainer["max_time"]:
@@ -147,27 +148,20 @@ def _check_fit(config: dict[str, Any]) -> None:
 
 
 def _check_strides(model: dict[str, Any], image_size: int) -> None:
-    """The list must have the table's length, and a map of 1 px must not be halved on and on."""
-    stages, strides = model["stages"], model["strides"]
-    if isinstance(strides, str):
-        if len(stages) != 7:
-            raise ConfigError(
-                f"model.strides={strides}: the presets are for 7 stages, model.stages has "
-                f"{len(stages)}; give a list"
-            )
-        return
-    resolved = [2, *(s for *_, s in stages)] if strides is None else strides
-    if len(resolved) != len(stages) + 1:
-        raise ConfigError(
-            f"model.strides={strides}: {len(resolved)} strides; the stem and {len(stages)} stages "
-            f"need {len(stages) + 1}"
-        )
+    """A list has the table's length, and a map of 1 px is not halved on and on."""
+    if "stages" in model:
+        try:
+            strides = resolve_strides(model["stages"], model["strides"])
+        except ValueError as error:
+            raise ConfigError(f"model.{error}") from None
+    else:
+        strides = (model["stem_stride"], *(stride for _, stride in model["layers"]))
     size, idle = image_size, 0
-    for stride in resolved:
+    for stride in strides:
         idle += stride > 1 and size == 1
         size = -(-size // stride)
     if idle > 1:
         raise ConfigError(
-            f"data.image_size={image_size}: too small for the strides {resolved}, {idle} of which "
-            "would meet a map of 1 px; use a larger image or model.strides=28px"
+            f"data.image_size={image_size}: too small for the strides {list(strides)}, {idle} of "
+            "which would meet a map of 1 px; take a larger image or smaller strides"
         )

@@ -22,6 +22,12 @@ CLASSES_IN = (
     "runs.csv_logger",
     "runs.tensorboard_logger",
 )
+# Parameters that `build.py` gives, by the part of the config.
+GIVEN = {
+    "classifier": {"network", "optimizer", "scheduler"},
+    "optimizer": {"params"},
+    "scheduler": {"total_steps", "steps_per_epoch"},
+}
 LIGHTNING = {
     "lightning.pytorch.Trainer",
     *(
@@ -110,3 +116,8 @@ def _check_signature(path: str, node: dict[str, Any], found: Any) -> None:
             raise ConfigError(
                 f"{path}.{key}: {found.__name__} has no such option{did_you_mean(key, parameters)}"
             )
+    given = node.keys() | GIVEN.get(path, set())
+    for name, parameter in parameters.items():
+        required = parameter.default is parameter.empty
+        if required and parameter.kind is not parameter.VAR_POSITIONAL and name not in given:
+            raise ConfigError(f"{path}.{name}: {found.__name__} needs a value for it")

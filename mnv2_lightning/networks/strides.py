@@ -1,0 +1,26 @@
+"""Strides of the stem and the stages, by name or as a list; without torch, for the checks."""
+
+from collections.abc import Sequence
+
+# One stride for the stem and one for each of seven stages. At 28 px the ImageNet strides leave a
+# 1x1 map before the last stages; these leave 4x4 at each size.
+STRIDES = {
+    "28px": (2, 1, 1, 2, 1, 1, 2, 1),  # 14 14 14 7 7 7 4 4
+    "32px": (1, 1, 2, 2, 2, 1, 1, 1),  # 32 32 16 8 4 4 4 4
+    "224px": (2, 1, 2, 2, 2, 1, 2, 1),  # the paper's: 112 112 56 28 14 14 7 7
+}
+
+
+def resolve_strides(
+    stages: Sequence[Sequence[int]], strides: str | Sequence[int] | None
+) -> tuple[int, ...]:
+    """The stride of the stem and of each stage. ValueError: they do not fit the table."""
+    if strides is None:
+        return (2, *(s for _, _, _, s in stages))
+    resolved = STRIDES[strides] if isinstance(strides, str) else tuple(strides)
+    if len(resolved) != len(stages) + 1:
+        raise ValueError(
+            f"strides={strides}: {len(resolved)} strides; the stem and {len(stages)} stages need "
+            f"{len(stages) + 1}"
+        )
+    return resolved
