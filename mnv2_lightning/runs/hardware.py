@@ -81,8 +81,13 @@ def check_devices(devices: int | str | list[int], accelerator: str) -> None:
     if kind not in ("cuda", "gpu") or devices in ("auto", -1, "-1"):
         return
     count = torch.cuda.device_count()
-    wanted = max(devices) + 1 if isinstance(devices, list) else devices
-    if isinstance(wanted, int) and wanted > count:
+    try:  # "4" is a number of GPUs, "0,3" a list of them, as Lightning has it
+        if isinstance(devices, str):
+            devices = [int(d) for d in devices.split(",") if d] if "," in devices else int(devices)
+        wanted = max(devices, default=-1) + 1 if isinstance(devices, list) else devices
+    except ValueError:
+        raise ConfigError(f"trainer.devices={devices}: must be a number or a list") from None
+    if wanted > count:
         raise ConfigError(f"trainer.devices={devices}: there are {count} GPUs")
 
 
