@@ -1,5 +1,6 @@
 """The LightningModule: a network, cross-entropy, metrics, an optimizer and its schedule."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -52,6 +53,7 @@ class Classifier(L.LightningModule):
             }
         )
         self.window: Tensor | None = None  # sums of loss, hits and images since the last log
+        self.rate = 0.0
 
     def forward(self, images: Tensor) -> Tensor:
         images = images.to(self.dtype)  # 16-true and the like
@@ -63,7 +65,6 @@ class Classifier(L.LightningModule):
         torch.manual_seed(
             (self.seed * 1_000_003 + self.current_epoch) * 1009 + self.trainer.global_rank
         )
-        self.window = None
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         images, labels, _ = batch
@@ -73,9 +74,15 @@ class Classifier(L.LightningModule):
             hits = (logits.argmax(1) == labels).sum()
             sums = torch.stack([loss * len(labels), hits, hits.new_tensor(len(labels))])
             self.window = sums if self.window is None else self.window + sums
-        if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+        self.rate = self.trainer.optimizers[0].param_groups[0]["lr"]  # of this step
+        every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if ends_step(self.trainer, batch_idx) and (self.global_step + 1) % every == 0:
             self._log_window()
         return loss
+
+    def on_train_epoch_end(self) -> None:
+        if self.window is not None:  # the last steps, fewer than are logged together
+            self._log_window()
 
     def _log_window(self) -> None:
         """Loss and accuracy over the steps since the last log; nothing leaves the device before."""
@@ -83,7 +90,7 @@ class Classifier(L.LightningModule):
         loss, hits, images = self.window
         self.log("train/loss", loss / images, prog_bar=True)
         self.log("train/accuracy", hits / images)
-        self.log("lr", self.trainer.optimizers[0].param_groups[0]["lr"])
+        self.log("lr", self.rate)
         self.window = None
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -118,5 +125,19 @@ class Classifier(L.LightningModule):
         schedule = {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}
         return {"optimizer": optimizer, "lr_scheduler": schedule}
 
-    def _steps_per_epoch(self) -> float:
-        return max(1, self.trainer.num_training_batches // self.trainer.accumulate_grad_batches)
+    def _steps_per_epoch(self) -> int:
+        self.trainer.fit_loop.setup_data()  # else unknown here where max_steps alone ends the fit
+        return math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep what the validation measured beside the weights that it measured."""
+        measured = self.trainer.callback_metrics
+        checkpoint["validation"] = {
+            name: float(value) for name, value in measured.items() if name.startswith("val/")
+        }
+
+
+def ends_step(trainer: L.Trainer, batch_idx: int) -> bool:
+    """Whether the optimizer steps on this batch, and does not only add up its gradients."""
+    seen = batch_idx + 1
+    return seen % trainer.accumulate_grad_batches == 0 or seen == trainer.num_training_batches

@@ -7,6 +7,8 @@ from typing import Any
 import lightning.pytorch as L
 from lightning.pytorch.callbacks import ProgressBar, RichProgressBar
 
+from mnv2_lightning.classifier import ends_step
+
 log = logging.getLogger(__name__)
 
 
@@ -28,10 +30,10 @@ class PlainProgress(ProgressBar):
     is_disabled = False
 
     def on_train_batch_end(self, trainer: L.Trainer, *args: Any, **kwargs: Any) -> None:
-        if trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
-            batch = kwargs.get("batch_idx", args[-1]) + 1
+        batch, every = kwargs.get("batch_idx", args[-1]), trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if ends_step(trainer, batch) and trainer.global_step % every == 0:
             names = ("train/loss", "train/accuracy", "lr", "images_per_second")
-            self._print(f"step {batch}/{trainer.num_training_batches}", trainer, names)
+            self._print(f"batch {batch + 1}/{trainer.num_training_batches}", trainer, names)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not trainer.sanity_checking:

@@ -6,12 +6,14 @@ from typing import Any
 import lightning.pytorch as L
 from lightning.pytorch.callbacks import Callback
 
+from mnv2_lightning.classifier import ends_step
+
 
 class Throughput(Callback):
     """Logs `images_per_second` (over all ranks) every `log_every_n_steps` steps.
 
     The rate counts loading and training, not validation; `images_per_second` leaves out the first
-    `warmup_steps` of each fit. `fit_seconds` counts all of the fit and is added up over resumes.
+    `warmup_steps` of each fit, `fit_seconds` counts all of it. Both go on over resumes.
     """
 
     def __init__(self, *, warmup_steps: int = 10) -> None:
@@ -64,12 +66,25 @@ class Throughput(Callback):
         if self._steps > self.warmup_steps:
             self._images += images
             self._seconds += seconds
-        if trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
-            pl_module.log("images_per_second", self._window_images / self._window_seconds)
-            self._window_images, self._window_seconds = 0, 0.0
+        every = trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if ends_step(trainer, batch_idx) and trainer.global_step % every == 0:
+            self._log_window(pl_module)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self._window_images:
+            self._log_window(pl_module)
+
+    def _log_window(self, pl_module: L.LightningModule) -> None:
+        pl_module.log("images_per_second", self._window_images / self._window_seconds)
+        self._window_images, self._window_seconds = 0, 0.0
 
     def state_dict(self) -> dict[str, Any]:
-        return {"fit_seconds": self.fit_seconds}
+        return {
+            "fit_seconds": self.fit_seconds,
+            "images": self._images,
+            "seconds": self._seconds,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._seconds_before = state_dict["fit_seconds"]
+        self._images, self._seconds = state_dict["images"], state_dict["seconds"]
