@@ -3,8 +3,10 @@
 import argparse
 import itertools
 import os
+import signal
 import sys
 import traceback
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -45,11 +47,12 @@ def register_resolvers() -> None:
 
 @dataclass(frozen=True)
 class Job:
-    """What is about to run: its config, the overrides typed, its folder (None in a multirun)."""
+    """What is about to run: its config, the overrides typed, where it will go."""
 
     cfg: DictConfig
     overrides: list[str]
-    folder: str | None
+    folder: Path
+    is_swept: bool
 
 
 class Command:
@@ -75,6 +78,8 @@ class Command:
     def run(self) -> None:
         """Ends the process: 0, or the status of what went wrong (`schema/errors.py`; 1: other)."""
         self.statuses = []
+        # What ends by SIGTERM ends as by Ctrl-C: the run is recorded as interrupted.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(Terminated.exit_status))
         register_resolvers()
         os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors are told here, not by Hydra
         args = get_args_parser().parse_args()
@@ -95,7 +100,8 @@ class Command:
 
     def _job(self, cfg: DictConfig) -> None:
         """A single run, or one of a multirun; a failed one does not end the others."""
-        with self._told(cfg.traceback, cfg.get("run_dir")) as told:
+        folder = Path(HydraConfig.get().runtime.output_dir)
+        with self._told(cfg.traceback, folder if folder != Path.cwd() else None) as told:
             overrides = list(HydraConfig.get().overrides.task)
             self.function(self.final_config(cfg, overrides))
         self.statuses.append(told.status)
@@ -105,28 +111,33 @@ class Command:
     def check_all(self, args: argparse.Namespace) -> None:
         """Compose every job's config as Hydra will, and check them all. ConfigError."""
         with initialize_config_dir(str(config_dir()), version_base="1.3"):
-            jobs = [self._check(args, overrides) for overrides in self._jobs(args)]
+            jobs = [self._check(args, *job) for job in enumerate(self._jobs(args))]
+        for folder, count in Counter(job.folder for job in jobs).items():
+            if count > 1:
+                raise ConfigError(f"-m: {count} jobs would share the folder {folder}")
         if self.check_job is not None:
             for job in jobs:
                 self.check_job(job)
 
-    def _check(self, args: argparse.Namespace, overrides: list[str]) -> "Job":
+    def _check(self, args: argparse.Namespace, number: int, overrides: list[str]) -> Job:
         composed = self._compose(args, overrides)
         with open_dict(composed):
             composed.hydra.runtime.output_dir = "."
             composed.hydra.mode = RunMode.MULTIRUN if args.multirun else RunMode.RUN
+            composed.hydra.job.num = number
         HydraConfig.instance().set_config(composed)  # for ${hydra:...}
         own = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
         if missing := sorted(OmegaConf.missing_keys(own)):
             raise ConfigError(f"{missing[0]}: a value is required: {missing[0]}=...")
-        folder = None if args.multirun else composed.hydra.run.dir
+        run, sweep = composed.hydra.run, composed.hydra.sweep
+        folder = Path(sweep.dir) / sweep.subdir if args.multirun else Path(run.dir)
         with open_dict(composed):
             del composed["hydra"]
         cfg = self.final_config(composed, overrides)
         OmegaConf.resolve(cfg)
         HydraConfig.instance().cfg = None
         check(self.name, plain(cfg))
-        return Job(cfg, overrides, folder)
+        return Job(cfg, overrides, folder, args.multirun)
 
     def _jobs(self, args: argparse.Namespace) -> list[list[str]]:
         """The overrides of each job: the product of all sweeps in a multirun, else one list."""
@@ -173,7 +184,7 @@ class Command:
         return message
 
     @contextmanager
-    def _told(self, shows_traceback: bool, run_dir: str | None = None) -> Iterator["_Told"]:
+    def _told(self, shows_traceback: bool, folder: Path | None = None) -> Iterator["_Told"]:
         """Turns what the block raises into one line on standard error and a status."""
         told = _Told()
         try:
@@ -181,7 +192,7 @@ class Command:
         except (Exception, KeyboardInterrupt) as error:
             if shows_traceback:
                 traceback.print_exc()
-            told.status, line = _tell(error, run_dir)
+            told.status, line = _tell(error, folder)
             print(f"error: {line}", file=sys.stderr, flush=True)
 
 
@@ -189,16 +200,16 @@ class _Told:
     status = 0
 
 
-def _tell(error: BaseException, run_dir: str | None) -> tuple[int, str]:
-    """The exit status and the line for an error; an unforeseen one leaves error.txt in the run."""
+def _tell(error: BaseException, folder: Path | None) -> tuple[int, str]:
+    """The exit status and the line for an error; an unforeseen one leaves `folder`/error.txt."""
     if isinstance(error, UserError):
         return error.exit_status, str(error)
     if isinstance(error, KeyboardInterrupt):
         return Interrupted.exit_status, "interrupted"
     line = f"{type(error).__name__}: {_one_line(error)}"
-    if not run_dir:
+    if folder is None:
         return 1, f"{line} (traceback=true shows where)"
-    where = Path(run_dir) / "error.txt"
+    where = folder / "error.txt"
     where.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
     return 1, f"{line} (where: {where})"
 

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from omegaconf import DictConfig
 
-from mnv2_lightning.command import Command
+from mnv2_lightning.command import Command, Job
+from mnv2_lightning.runs import folder
 
 log = logging.getLogger(__name__)
 
@@ -82,7 +83,12 @@ def theorem(m: int) -> float:
     return 1 - (1 + m) / 2**m
 
 
-COMMAND = Command("relu_collapse", relu_collapse)
+def check_job(job: Job) -> None:
+    """ConfigError."""
+    folder.refuse_run_dir(job.overrides)
+
+
+COMMAND = Command("relu_collapse", relu_collapse, check_job=check_job)
 main = COMMAND.run
 
 

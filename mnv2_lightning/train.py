@@ -26,7 +26,7 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     from mnv2_lightning.callbacks.throughput import Throughput
     from mnv2_lightning.networks import complexity
     from mnv2_lightning.reports import tables
-    from mnv2_lightning.runs import checkpoint, noise
+    from mnv2_lightning.runs import checkpoint, files, noise
     from mnv2_lightning.runs.hardware import hardware
     from mnv2_lightning.runs.record import Record, git_commit, peak_rss_bytes, versions
 
@@ -34,9 +34,9 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     run_dir = Path(cfg.run_dir)
     config_hash = config.outcome_hash(config.plain(cfg))
     resume_from = folder.require_checkpoint("resume", run_dir, "last") if cfg.resume else None
-    if resume_from and folder.is_finished(run_dir, config_hash):
+    if resume_from and folder.is_finished(run_dir, cfg.trainer.max_epochs):
         log.info("already finished: %s", run_dir)
-        return Record(run_dir, writes=False).data
+        return files.read_json(run_dir / "result.json")
 
     seed_everything(cfg.seed, verbose=False)
     datamodule = build.build_datamodule(cfg)
@@ -66,18 +66,16 @@ def train(cfg: DictConfig) -> dict[str, Any]:
         datamodule.setup()  # before the clock starts: getting the files is not training
         trainer.fit(classifier, datamodule=datamodule, ckpt_path=resume_from, weights_only=True)
 
-        name, path, val_accuracy = checkpoint.to_test(trainer)
         for callback in callbacks:
             if isinstance(callback, Throughput):
                 record.update(
                     train_seconds=callback.fit_seconds,
                     images_per_second=callback.images_per_second,
                 )
-        record.update(
-            epochs=trainer.current_epoch, val_accuracy=val_accuracy, tested_checkpoint=name
-        )
-        if path is not None:
-            checkpoint.load_weights(classifier, path)
+        record.update(epochs=trainer.current_epoch)
+        if (path := checkpoint.to_test(trainer)) is not None:
+            validated = checkpoint.load_weights(classifier, path)
+            record.update(tested_checkpoint=path.stem, val_accuracy=validated.get("val/accuracy"))
         (metrics,) = trainer.test(classifier, datamodule=datamodule, verbose=False)
         record.update(
             status="finished" if math.isfinite(metrics.get("test/loss", 0.0)) else "diverged",
@@ -92,19 +90,18 @@ def train(cfg: DictConfig) -> dict[str, Any]:
 
 def final_config(cfg: DictConfig, overrides: list[str]) -> DictConfig:
     """A resumed run's own config in place of the one that was composed."""
-    return folder.resumed_config(cfg.resume, overrides) if cfg.resume else cfg
+    return folder.resumed_config(cfg, overrides) if cfg.resume else cfg
 
 
 def check_job(job: Job) -> None:
     """What needs torch or the disk, before any work. ConfigError."""
     cfg = job.cfg
-    if any(override.startswith("run_dir=") for override in job.overrides):
-        raise ConfigError("run_dir: is set by hydra.run.dir=PATH, or by resume=PATH")
+    folder.refuse_run_dir(job.overrides)
     if cfg.resume:
-        folder.require_checkpoint("resume", Path(cfg.run_dir), "last")
-        if job.folder is None or Path(job.folder).resolve() != Path(cfg.resume).resolve():
+        last = folder.require_checkpoint("resume", Path(cfg.run_dir), "last")
+        if job.is_swept or job.folder.resolve() != Path(cfg.resume).resolve():
             raise ConfigError("resume: goes on with one run in its own folder; no -m, no run.dir")
-    elif job.folder and "LOCAL_RANK" not in os.environ:  # other ranks find what the first made
+    elif "LOCAL_RANK" not in os.environ:  # other ranks find what the first made
         folder.refuse_occupied(job.folder)
 
     from mnv2_lightning.runs import hardware
@@ -126,7 +123,15 @@ def check_job(job: Job) -> None:
         trainer = build.build_trainer(cfg, [], [])
     except InstantiationException as error:
         raise ConfigError(f"trainer: {str(error.__cause__ or error).splitlines()[0]}") from error
-    if job.folder is None and trainer.world_size > 1:  # each rank would start the sweep again
+    if cfg.resume:
+        from mnv2_lightning.runs import checkpoint
+
+        done = checkpoint.epochs(last)
+        if trainer.max_epochs not in (None, -1) and trainer.max_epochs < done:
+            raise ConfigError(
+                f"trainer.max_epochs={trainer.max_epochs}: {cfg.resume} has trained {done} already"
+            )
+    if job.is_swept and trainer.world_size > 1:  # each rank would start the sweep again
         raise ConfigError("-m: a job of a sweep takes one device; set trainer.devices=1")
 
 

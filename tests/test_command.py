@@ -2,6 +2,7 @@
 
 import json
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -90,8 +91,10 @@ BAD = {
     "model.expand_ratio=0": r"model\.expand_ratio=0: must be greater than 0",
     "model.width_mult=wide": r"model\.width_mult=wide: must be a number",
     "model.strides=[1,2]": r"model\.strides=\[1, 2\]: 2 strides; the stem and 4 stages need 5",
-    "model.strides=28px": r"the presets are for 7 stages, model\.stages has 4",
+    "model.strides=28px": r"model\.strides=28px: 8 strides; the stem and 4 stages need 5",
     "model.strides=[2,2,2,2,2] data.image_size=6": r"too small for the strides",
+    "model=mobilenet_v2 model.strides=224px data.image_size=4": r"too small for the strides",
+    "model=mobilenet_v1 data.image_size=4": r"too small for the strides",
     "model.num_classes=7": r"model\.num_classes=7: the data set has 10 classes",
     "model.in_channels=3": r"model\.in_channels=3: the images have 1 channel",
     "model.shortcut=maybe": r"must be 'identity', 'projection' or 'none'",
@@ -126,6 +129,7 @@ BAD_FOR_TORCH = {
     "+callbacks.x._target_=torch.load": r"callbacks\.x\._target_=torch\.load: not allowed",
     "optimizer._target_=torch.hub.load": r"not allowed",
     "++callbacks.last.monitr=1": r"ModelCheckpoint has no such option; did you mean monitor\?",
+    "+callbacks.x._target_=lightning.pytorch.callbacks.EarlyStopping": r"x\.monitor: EarlyStop",
     "trainer.devices=0": r"trainer: .*devices=0",
     "trainer.strategy=foo": r"trainer: .*strategy='foo'",
 }
@@ -165,6 +169,17 @@ def test_multirun_checks_all_jobs_before_the_first(call: Call, tmp_path: Path) -
     assert list(tmp_path.iterdir()) == []
 
 
+def test_jobs_of_a_sweep_share_no_folder(call: Call, tmp_path: Path) -> None:
+    ended = call("train", "-m", "seed=1,1", "hydra.sweep.dir=s")
+    assert ended.status == 2
+    assert ended.err == "error: -m: 2 jobs would share the folder s/seed-1\n"
+    (tmp_path / "s" / "seed-2").mkdir(parents=True)
+    (tmp_path / "s" / "seed-2" / "result.json").write_text("{}")
+    ended = call("train", "-m", "seed=1,2", "hydra.sweep.dir=s")
+    assert ended.status == 2
+    assert "s/seed-2: holds a run already" in ended.err
+
+
 def test_multirun_of_several_ranks_is_refused(call: Call, tmp_path: Path) -> None:
     ddp = ("trainer.accelerator=cpu", "trainer.strategy=ddp", "trainer.devices=2")
     ended = call("train", "-m", "seed=1,2", *ddp)
@@ -201,7 +216,7 @@ def test_a_run_and_its_folder(call: Call, tmp_path: Path) -> None:
     assert re.fullmatch(r"\d{8}-\d{6}-[0-9a-f]{6}", run.name)
     assert f"run: {run}" in ended.out
     assert "test accuracy" in ended.out
-    assert "epoch 1/1  step 10/10  train/loss" in ended.out
+    assert "epoch 1/1  batch 10/10  train/loss" in ended.out
     assert "epoch 1/1  validation  val/loss" in (run / "train.log").read_text()
 
     ended = call("evaluate", f"run_dir={run}")
@@ -224,10 +239,15 @@ def test_a_run_and_its_folder(call: Call, tmp_path: Path) -> None:
     assert ended.status == 2
     assert "resume: goes on with one run in its own folder" in ended.err
 
-    ended = call("train", f"resume={run}", "trainer.max_epochs=2")
+    ended = call("train", f"resume={run}", "trainer.max_epochs=2", "logger=csv")
     assert ended.status == 0, ended.err
     assert json.loads((run / "result.json").read_text())["epochs"] == 2
     assert list((tmp_path / "outputs" / "runs" / "default").iterdir()) == [run]
+
+    ended = call("train", f"resume={run}", "trainer.max_epochs=1")
+    assert ended.status == 2
+    assert re.search(r"trainer\.max_epochs=1: .* has trained 2 already", ended.err)
+    assert json.loads((run / "result.json").read_text())["status"] == "finished"
 
 
 def test_multirun_in_one_sweep_folder(call: Call, tmp_path: Path) -> None:
@@ -301,6 +321,33 @@ def test_interrupted(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert json.loads((tmp_path / "a" / "result.json").read_text())["status"] == "interrupted"
 
 
+def test_terminated(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also before Lightning listens: here while the images are fetched."""
+
+    def stop(*args: object, **kwargs: object) -> None:
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr("mnv2_lightning.data.datamodule.MNISTDataModule.setup", stop)
+    ended = call("train", *SMALL, "hydra.run.dir=a")
+    assert ended.status == 143
+    assert json.loads((tmp_path / "a" / "result.json").read_text())["status"] == "interrupted"
+
+
+def test_data_that_moved(
+    call: Call, tmp_path: Path, small_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder that the environment named is read from there again; `data.dir` is for this call."""
+    short = (*SMALL, "trainer.max_epochs=1", "callbacks.pictures=null")
+    assert call("train", *short, "hydra.run.dir=a").status == 0
+    assert "dir: ${oc.env:MNV2_DATA_DIR,null}" in (tmp_path / "a" / "config.yaml").read_text()
+    monkeypatch.setattr("mnv2_lightning.data.files.SOURCES", {})
+    monkeypatch.setenv("MNV2_DATA_DIR", str(tmp_path / "moved"))
+    assert call("evaluate", "run_dir=a").status == 5
+    assert call("evaluate", "run_dir=a", f"data.dir={small_data}").status == 0
+    monkeypatch.setenv("MNV2_DATA_DIR", str(small_data))
+    assert call("evaluate", "run_dir=a").status == 0
+
+
 def test_precision_in_effect(call: Call, tmp_path: Path) -> None:
     """On a CPU Lightning turns 16-mixed into bf16-mixed: the run says so and records it."""
     few = ("trainer.limit_train_batches=2", "trainer.limit_val_batches=1")
@@ -326,6 +373,9 @@ def test_relu_collapse(call: Call, tmp_path: Path) -> None:
     assert (out / "relu_collapse.png").stat().st_size > 10_000
     shares = json.loads((out / "relu_collapse.json").read_text())["shares"]
     assert [row["m"] for row in shares] == [2, 3, 5, 15, 30]
+    ended = call("relu_collapse", "run_dir=x")
+    assert ended.status == 2
+    assert "run_dir: is set by hydra.run.dir=PATH" in ended.err
 
 
 def test_wrong_choice_of_a_config_dir(call: Call, tmp_path: Path) -> None:

@@ -29,9 +29,8 @@ def test_commands_pass_every_check(
         short = ("trainer.max_epochs=1", "callbacks.pictures=null")
         train(configure(*SMALL, *short, run_dir=tmp_path / "run"))
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    monkeypatch.setattr(
-        "mnv2_lightning.build.build_trainer", lambda *args: SimpleNamespace(world_size=1)
-    )
+    trainer = SimpleNamespace(world_size=1, max_epochs=9)
+    monkeypatch.setattr("mnv2_lightning.build.build_trainer", lambda *args: trainer)
     register_resolvers()
     module, *args = shlex.split(command.replace("RUN_DIR", str(tmp_path / "run")))
     parsed = get_args_parser().parse_args(args)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import plugin_data_pb2
 from torch.nn import functional as F
@@ -50,6 +50,12 @@ def record(run: Path) -> dict[str, Any]:
 
 def load(run: Path, name: str = "last") -> dict[str, Any]:
     return torch.load(run / "checkpoints" / f"{name}.ckpt", weights_only=True)
+
+
+def resumed(run: Path, *overrides: str) -> DictConfig:
+    """The config that `resume=RUN` and `overrides` make."""
+    logger = {"csv": {"_target_": "mnv2_lightning.runs.csv_logger.CSVLogger", "run_dir": str(run)}}
+    return resumed_config(OmegaConf.create({"resume": str(run), "logger": logger}), overrides)
 
 
 def rows(run: Path) -> list[dict[str, str]]:
@@ -118,7 +124,7 @@ def test_evaluate_equals_what_training_reported(
 ) -> None:
     before = {p: p.stat().st_mtime_ns for p in run.rglob("*") if "evaluation" not in p.parts}
     cfg = {"run_dir": str(run), "checkpoint": checkpoint, "split": split, "accelerator": "auto"}
-    result = evaluate(OmegaConf.create(cfg))
+    result = evaluate(OmegaConf.create(cfg | {"data": {"dir": None}}))
     assert result["accuracy"] == record(run)[f"{split}_accuracy"]
     if split == "test":
         assert result["loss"] == record(run)["test_loss"]
@@ -192,7 +198,7 @@ def test_resumed_equals_uninterrupted(
     cut_after_one_epoch(configure, cut, *overrides)
     assert record(cut)["status"] == "failed"
     assert "power cut" in record(cut)["error"]
-    result = train(resumed_config(str(cut), []))
+    result = train(resumed(cut))
     assert result["status"] == "finished"
     assert_same(comparable(load(cut)), comparable(load(whole)))
 
@@ -209,16 +215,38 @@ def test_resume_of_a_finished_run_does_nothing(
 ) -> None:
     caplog.set_level("INFO")
     before = (run / "checkpoints" / "last.ckpt").read_bytes()
-    assert train(resumed_config(str(run), []))["status"] == "finished"
+    assert train(resumed(run))["status"] == "finished"
     assert "already finished" in caplog.text
     assert (run / "checkpoints" / "last.ckpt").read_bytes() == before
+
+
+def test_other_devices_do_not_train_a_finished_run_again(run: Path) -> None:
+    before = (run / "result.json").read_bytes()
+    train(resumed(run, "trainer.accelerator=cpu", "trainer.devices=1"))
+    assert (run / "result.json").read_bytes() == before
+
+
+def test_a_cut_resume_shows_no_old_result(configure: Configure, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    train(configure(*SMALL, "trainer.max_epochs=1", run_dir=folder))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(build, "build_trainer", lambda *args: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            train(resumed(folder, "trainer.max_epochs=2"))
+    assert record(folder)["status"] == "finished"  # not yet begun
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mnv2_lightning.classifier.Classifier.training_step", lambda *args: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            train(resumed(folder, "trainer.max_epochs=2"))
+    assert record(folder)["status"] == "failed"
+    assert record(folder)["test_accuracy"] is None
 
 
 def test_more_epochs_go_on_with_a_finished_run(configure: Configure, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     train(configure(*SMALL, "scheduler=constant", "trainer.max_epochs=1", run_dir=folder))
     seconds = record(folder)["train_seconds"]
-    train(resumed_config(str(folder), ["trainer.max_epochs=2"]))
+    train(resumed(folder, "trainer.max_epochs=2"))
     assert record(folder)["epochs"] == 2
     assert load(folder)["global_step"] == 20
     assert record(folder)["train_seconds"] > seconds
@@ -231,21 +259,29 @@ def test_more_epochs_go_on_with_a_finished_run(configure: Configure, tmp_path: P
         ("optimizer.lr=0.2", r"optimizer\.lr=0\.2: cannot change .* \(it is 0\.1\)"),
         ("data.batch_size=10", "cannot change"),
         ("seed=5", "seed=5: cannot change"),
+        ("trainer.max_time={hours: 1}", r"trainer\.max_time\.hours=1: cannot change"),
+        ("callbacks.best=null", "cannot change"),
         ("model=tutorial", "a group cannot change"),
         ("optimizer.momentun=1", "did you mean optimizer.momentum"),
     ],
 )
 def test_resume_refuses_what_changes_the_run(run: Path, override: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        resumed_config(str(run), [override])
+        resumed(run, override)
 
 
 @pytest.mark.parametrize(
     "override",
-    ["trainer.max_epochs=9", "trainer.enable_progress_bar=false", "optimizer.lr=0.1"],
+    [
+        "trainer.max_epochs=9",
+        "trainer.enable_progress_bar=false",
+        "callbacks.progress=null",
+        "logger=csv",
+        "optimizer.lr=0.1",
+    ],
 )
 def test_resume_takes_what_does_not(run: Path, override: str) -> None:
-    resumed_config(str(run), [override])
+    resumed(run, override)
 
 
 def test_a_moved_run_is_evaluated(run: Path, tmp_path: Path) -> None:
@@ -296,6 +332,44 @@ def test_every_option_runs(overrides: tuple[str, ...], configure: Configure) -> 
     result = train(configure(*SMALL, *trainer, *overrides))
     assert result["status"] == "finished"
     assert result["test_accuracy"] is not None
+
+
+def test_accumulated_gradients_are_one_step(configure: Configure) -> None:
+    """10 batches by 4 are 3 steps, as the last part of an epoch steps too: each is logged once."""
+    overrides = ("trainer.accumulate_grad_batches=4", "trainer.log_every_n_steps=1")
+    cfg = configure(*SMALL, *overrides)
+    train(cfg)
+    table = rows(Path(cfg.run_dir))
+    for tag in ("train/loss", "images_per_second", "lr"):
+        assert [int(r["step"]) for r in table if r[tag]] == [0, 1, 2, 3, 4, 5], tag
+
+
+def test_the_last_steps_of_an_epoch_are_logged(configure: Configure) -> None:
+    cfg = configure(*SMALL, "trainer.log_every_n_steps=7", "trainer.max_epochs=1")
+    train(cfg)
+    table = rows(Path(cfg.run_dir))
+    for tag in ("train/loss", "train/accuracy", "images_per_second", "lr"):
+        assert [int(r["step"]) for r in table if r[tag]] == [6, 9], tag
+
+
+def test_recorded_val_accuracy_is_the_tested_checkpoints(configure: Configure) -> None:
+    """Also where another metric chose the best epoch."""
+    worse = ("callbacks.best.monitor=val/loss", "callbacks.best.mode=max", "trainer.max_epochs=4")
+    cfg = configure(*SMALL, *worse)
+    result = train(cfg)
+    table = [r for r in rows(Path(cfg.run_dir)) if r["val/loss"]]
+    chosen = max(table, key=lambda r: float(r["val/loss"]))
+    assert chosen is not table[-1]
+    assert result["val_accuracy"] == pytest.approx(float(chosen["val/accuracy"]))
+    assert result["val_accuracy"] != pytest.approx(float(table[-1]["val/accuracy"]))
+
+
+def test_epochs_are_counted_where_steps_end_the_fit(configure: Configure) -> None:
+    ends = ("trainer.max_epochs=-1", "trainer.max_steps=22", "trainer.log_every_n_steps=11")
+    cfg = configure(*SMALL, *ends, "scheduler=exponential", "scheduler.decay=0.5")
+    train(cfg)
+    rates = {int(r["step"]): float(r["lr"]) for r in rows(Path(cfg.run_dir)) if r["lr"]}
+    assert rates == pytest.approx({9: 0.1, 10: 0.05, 19: 0.05, 21: 0.025})
 
 
 def test_learns(configure: Configure) -> None:

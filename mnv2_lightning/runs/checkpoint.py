@@ -23,21 +23,28 @@ def global_step(path: Path) -> int:
     return read(path)["global_step"]
 
 
-def load_weights(module: L.LightningModule, path: Path) -> None:
-    """Not by the Trainer: under EMA it would put the weights before averaging in their place."""
-    module.load_state_dict(read(path)["state_dict"])
+def epochs(path: Path) -> int:
+    """The whole epochs that were trained before it was written."""
+    return read(path)["epoch"] + 1
 
 
-def to_test(trainer: L.Trainer) -> tuple[str | None, Path | None, float | None]:
-    """After a fit: "best", or "last" where there is none; its file; its validation accuracy.
+def load_weights(module: L.LightningModule, path: Path) -> dict[str, float]:
+    """Returns what the validation before it measured; none without validation.
 
-    All None where no checkpoint was written: the weights are tested as they are.
+    Not by the Trainer: under EMA it would put the weights before averaging in their place.
+    """
+    content = read(path)
+    module.load_state_dict(content["state_dict"])
+    return content.get("validation", {})
+
+
+def to_test(trainer: L.Trainer) -> Path | None:
+    """After a fit: the best checkpoint, or the last where there is no best.
+
+    None where none was written: the weights are tested as they are.
     """
     saved = [c for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint)]
     for callback in sorted(saved, key=lambda c: c.monitor is None):
         if callback.best_model_path and Path(callback.best_model_path).is_file():
-            score = callback.best_model_score if callback.monitor == "val/accuracy" else None
-            score = trainer.callback_metrics.get("val/accuracy") if score is None else score
-            path = Path(callback.best_model_path)
-            return path.stem, path, None if score is None else float(score)
-    return None, None, None
+            return Path(callback.best_model_path)
+    return None

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ MAY_CHANGE = tuple(
     f"trainer.{key}" for key in ("max_epochs", "accelerator", "devices", "strategy", "num_nodes")
 )
 
+DATA_DIR = "MNV2_DATA_DIR"  # the variable that conf/data/ reads
+
 
 def plain(cfg: DictConfig) -> dict[str, Any]:
     """Resolved, of JSON types only."""
@@ -33,9 +36,14 @@ def plain(cfg: DictConfig) -> dict[str, Any]:
 
 
 def save(path: Path, config: dict[str, Any]) -> None:
-    """As YAML, without what holds on this machine and this command only."""
+    """As YAML, without what holds for this command only.
+
+    A data folder that the environment named is looked up there again when the file is read.
+    """
     kept = {k: v for k, v in config.items() if k not in ("run_dir", "resume", "traceback")}
     kept = _relocate(kept, config["run_dir"])
+    if kept["data"]["dir"] == os.environ.get(DATA_DIR):
+        kept["data"]["dir"] = f"${{oc.env:{DATA_DIR},null}}"
     write_text(path, to_yaml(kept))
 
 

@@ -56,11 +56,11 @@ def require_checkpoint(key: str, folder: Path, name: str) -> Path:
     return path
 
 
-def is_finished(folder: Path, config_hash: str) -> bool:
-    """Whether its run has ended with the config of this hash: more epochs are another one."""
+def is_finished(folder: Path, max_epochs: int | None) -> bool:
+    """Whether its run has ended, and had been asked for as many epochs as now."""
     path = folder / "result.json"
-    record = read_json(path) if path.is_file() else {}
-    return record.get("status") == "finished" and record.get("config_hash") == config_hash
+    status = read_json(path).get("status") if path.is_file() else None
+    return status == "finished" and read_config(folder).trainer.max_epochs == max_epochs
 
 
 def read_config(folder: Path) -> DictConfig:
@@ -70,35 +70,46 @@ def read_config(folder: Path) -> DictConfig:
     return OmegaConf.merge(cfg, {"run_dir": str(folder), "resume": None, "traceback": False})  # type: ignore[return-value]
 
 
-def resumed_config(path: str, overrides: Sequence[str]) -> DictConfig:
-    """The run's own config with `overrides` on top, for `train` to go on with it.
+def resumed_config(composed: DictConfig, overrides: Sequence[str]) -> DictConfig:
+    """The config of the run `composed.resume`, with what was typed now on top.
 
     ConfigError: no such run, or an override that changes what the run means.
     """
-    folder = require_run("resume", path)
+    folder = require_run("resume", composed.resume)
     cfg = read_config(folder)
     before = outcome(plain(cfg))
     for override in OverridesParser.create().parse_overrides(list(overrides)):
         key = override.key_or_group
         if key in ("resume", "traceback") or key.startswith("hydra."):
             continue
-        if OmegaConf.select(cfg, key, default=_ABSENT) is _ABSENT:
+        old, value = OmegaConf.select(cfg, key, default=_ABSENT), override.value()
+        if old is _ABSENT:
             raise ConfigError(f"{key}: unknown key{did_you_mean(key, dotted_keys(plain(cfg)))}")
-        if isinstance(OmegaConf.select(cfg, key), DictConfig):
-            raise ConfigError(f"{key}={override.value()}: a group cannot change when a run goes on")
-        OmegaConf.update(cfg, key, override.value())
+        if key == "logger":
+            cfg.logger = composed.logger
+        elif isinstance(old, DictConfig) and not (value is None or isinstance(value, dict)):
+            raise ConfigError(f"{key}={value}: a group cannot change when a run goes on")
+        else:
+            OmegaConf.update(cfg, key, value)
     after = outcome(plain(cfg))
-    for key, value in after.items():
-        if value != before[key] and key not in MAY_CHANGE:
+    for key in before | after:
+        old, value = before.get(key), after.get(key)
+        if value != old and key not in MAY_CHANGE:
             raise ConfigError(
-                f"{key}={value}: cannot change when a run goes on (it is {before[key]}); "
-                f"what can: {', '.join(MAY_CHANGE)}, logging, paths"
+                f"{key}={value}: cannot change when a run goes on (it is {old}); what can: "
+                f"{', '.join(MAY_CHANGE)}, logger, progress bar, paths"
             )
     cfg.resume = str(folder)
     return cfg
 
 
-def refuse_occupied(path: str) -> None:
+def refuse_occupied(folder: Path) -> None:
     """ConfigError where a fresh run would land in a folder that holds one already."""
-    if (Path(path) / "result.json").exists():
-        raise ConfigError(f"hydra.run.dir={path}: holds a run already; go on with resume={path}")
+    if (folder / "result.json").exists():
+        raise ConfigError(f"{folder}: holds a run already; go on with resume={folder}")
+
+
+def refuse_run_dir(overrides: Sequence[str]) -> None:
+    """ConfigError where `run_dir` is typed to a verb that makes the folder."""
+    if any(override.startswith("run_dir=") for override in overrides):
+        raise ConfigError("run_dir: is set by hydra.run.dir=PATH")

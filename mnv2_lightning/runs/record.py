@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from mnv2_lightning.runs.files import read_json, write_json
+from mnv2_lightning.runs.files import write_json
 from mnv2_lightning.schema.errors import Interrupted, Terminated
 
 PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "hydra-core", "numpy")
@@ -47,8 +47,7 @@ class Record:
     def __init__(self, folder: Path, *, writes: bool = True) -> None:
         self.path = folder / "result.json"
         self.writes = writes
-        old = read_json(self.path) if self.path.is_file() else {}
-        self.data = EMPTY | old
+        self.data = dict(EMPTY)
 
     def update(self, **values: Any) -> None:
         """Set `values` and write the file, whole or not at all."""
@@ -69,8 +68,9 @@ class Record:
             yield
         except (KeyboardInterrupt, SystemExit) as error:
             self.update(status="interrupted")
-            # Lightning turns Ctrl-C into SystemExit and SIGTERM into a subclass of it.
-            kind = Terminated if type(error).__mro__[1] is SystemExit else Interrupted
+            # Lightning turns Ctrl-C into SystemExit(1); of SIGTERM see command.py.
+            by_term = getattr(error, "code", None) == Terminated.exit_status
+            kind = Terminated if by_term else Interrupted
             saved = (self.path.parent / "checkpoints" / "last.ckpt").is_file()
             hint = f"go on with resume={self.path.parent}" if saved else "no epoch was finished"
             raise kind(f"{kind.__name__.lower()}; {hint}") from None

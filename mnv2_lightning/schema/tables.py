@@ -61,10 +61,15 @@ class Train(Table):
     run_dir: str
 
 
+class DataFolder(Table):
+    dir: str | None
+
+
 class Evaluate(Table):
     run_dir: str
     checkpoint: Literal["best", "last"]
     split: Literal["test", "val"]
+    data: DataFolder
     accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps"]
     traceback: bool
 
