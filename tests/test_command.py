@@ -78,6 +78,10 @@ BAD = {
     "trainer.precision=8": r"trainer\.precision=8: must be '16-mixed'",
     "trainer.accelerator=npu": r"trainer\.accelerator=npu: must be 'auto', 'cpu', 'gpu'",
     "trainer.devices=1.5": r"trainer\.devices=1\.5: must be an integer or a text or a list",
+    "trainer.devices=0": r"trainer\.devices=0: must be a number of devices, -1 for all",
+    "trainer.strategy=foo": r"trainer\.strategy=foo: must be 'auto', 'ddp'",
+    "++callbacks.last.monitr=1": r"did you mean callbacks\.last\.monitor\?",
+    "+callbacks.x._target_=lightning.pytorch.callbacks.EarlyStopping": r"x\.monitor: a value is",
     "trainer.log_every_n_steps=0": r"must be greater than or equal to 1",
     "trainer.barebones=true": r"trainer\.barebones=true: must be false",
     "data.batch_size=0": r"data\.batch_size=0: must be greater than or equal to 1",
@@ -128,10 +132,9 @@ BAD_FOR_TORCH = {
     "model._target_=mnv2_lightning.networks.none.Such": r"there is no such class",
     "+callbacks.x._target_=torch.load": r"callbacks\.x\._target_=torch\.load: not allowed",
     "optimizer._target_=torch.hub.load": r"not allowed",
-    "++callbacks.last.monitr=1": r"ModelCheckpoint has no such option; did you mean monitor\?",
-    "+callbacks.x._target_=lightning.pytorch.callbacks.EarlyStopping": r"x\.monitor: EarlyStop",
-    "trainer.devices=0": r"trainer: .*devices=0",
-    "trainer.strategy=foo": r"trainer: .*strategy='foo'",
+    "+callbacks.x._target_=lightning.pytorch.callbacks.Timer +callbacks.x.dura=1": r"has no such",
+    "+callbacks.x._target_=mnv2_lightning.callbacks.predictions.Predicted": r"x\.indices: Pred",
+    "trainer.strategy=fsdp trainer.accelerator=cpu": r"trainer: .*FSDP",
 }
 
 

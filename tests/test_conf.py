@@ -3,11 +3,12 @@
 import ast
 import inspect
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import lightning.pytorch as L
 import pytest
 import yaml
+from lightning.pytorch.strategies import StrategyRegistry
 
 import mnv2_lightning
 from mnv2_lightning import build
@@ -16,7 +17,7 @@ from mnv2_lightning.runs.config import outcome, outcome_hash, plain
 from mnv2_lightning.schema.check import check
 from mnv2_lightning.schema.errors import ConfigError
 from mnv2_lightning.schema.nearest import did_you_mean
-from mnv2_lightning.schema.tables import BY_TARGET, BY_VERB
+from mnv2_lightning.schema.tables import BY_TARGET, BY_VERB, STRATEGIES
 from mnv2_lightning.schema.targets import check_targets, resolve
 from mnv2_lightning.train import train
 from tests.conftest import SMALL, Configure
@@ -49,6 +50,10 @@ def test_tables_are_the_signatures(target: str) -> None:
     given = GIVEN.get(target, set()) | (SCHEDULE if "schedules" in target else set())
     left = given | (TORCH if target.startswith("torch.optim") else set())
     assert {k for k in keys if not k.startswith("_")} == parameters - left
+
+
+def test_strategies_are_lightnings() -> None:
+    assert set(get_args(STRATEGIES)) == {"auto", *StrategyRegistry.available_strategies()}
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,42 @@ def _number(value: Any) -> Any:
     return value
 
 
+def _devices(value: Any) -> Any:
+    if value in (0, "0", "", []) and not isinstance(value, bool):
+        raise ValueError("must be a number of devices, -1 for all, or a list of their indices")
+    return value
+
+
+# The strategies that Lightning has by name; a test holds them against its registry.
+STRATEGIES = Literal[
+    "auto",
+    "ddp",
+    "ddp_find_unused_parameters_false",
+    "ddp_find_unused_parameters_true",
+    "ddp_fork",
+    "ddp_fork_find_unused_parameters_false",
+    "ddp_fork_find_unused_parameters_true",
+    "ddp_notebook",
+    "ddp_notebook_find_unused_parameters_false",
+    "ddp_notebook_find_unused_parameters_true",
+    "ddp_spawn",
+    "ddp_spawn_find_unused_parameters_false",
+    "ddp_spawn_find_unused_parameters_true",
+    "deepspeed",
+    "deepspeed_stage_1",
+    "deepspeed_stage_2",
+    "deepspeed_stage_2_offload",
+    "deepspeed_stage_3",
+    "deepspeed_stage_3_offload",
+    "deepspeed_stage_3_offload_nvme",
+    "fsdp",
+    "fsdp_cpu_offload",
+    "single_device",
+    "single_tpu",
+    "single_xla",
+    "xla",
+    "xla_debug",
+]
 PositiveInt = Annotated[int, Field(ge=1)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
 Number = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
@@ -175,8 +211,10 @@ class Exponential(Partial):
 
 class Trainer(Targeted):
     accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps", "tpu"]
-    strategy: str | Node
-    devices: Annotated[int, Field(ge=-1)] | str | list[NonNegativeInt]
+    strategy: STRATEGIES | Node
+    devices: Annotated[
+        Annotated[int, Field(ge=-1)] | str | list[NonNegativeInt], BeforeValidator(_devices)
+    ]
     num_nodes: PositiveInt
     precision: (
         Literal[
@@ -233,6 +271,38 @@ class Trainer(Targeted):
     model_registry: str | None
 
 
+class ModelCheckpoint(Targeted):
+    dirpath: str | None = None
+    filename: str | None = None
+    monitor: str | None = None
+    verbose: bool = False
+    save_last: bool | Literal["link"] | None = None
+    save_top_k: Annotated[int, Field(ge=-1)] = 1
+    save_on_exception: bool = False
+    save_weights_only: bool = False
+    mode: Literal["min", "max"] = "min"
+    auto_insert_metric_name: bool = True
+    every_n_train_steps: NonNegativeInt | None = None
+    train_time_interval: None = None  # a timedelta, which YAML does not have
+    every_n_epochs: NonNegativeInt | None = None
+    save_on_train_epoch_end: bool | None = None
+    enable_version_counter: bool = True
+
+
+class EarlyStopping(Targeted):
+    monitor: str
+    min_delta: Number = 0.0
+    patience: NonNegativeInt = 3
+    verbose: bool = False
+    mode: Literal["min", "max"] = "min"
+    strict: bool = True
+    check_finite: bool = True
+    stopping_threshold: Number | None = None
+    divergence_threshold: Number | None = None
+    check_on_train_epoch_end: bool | None = None
+    log_rank_zero_only: bool = False
+
+
 class EMA(Targeted):
     decay: Annotated[Number, Field(gt=0, lt=1)]
 
@@ -264,6 +334,8 @@ BY_TARGET: dict[str, type[Table]] = {
     "mnv2_lightning.schedules.cosine": Warmup,
     "mnv2_lightning.schedules.exponential": Exponential,
     "lightning.pytorch.Trainer": Trainer,
+    "lightning.pytorch.callbacks.ModelCheckpoint": ModelCheckpoint,
+    "lightning.pytorch.callbacks.EarlyStopping": EarlyStopping,
     "mnv2_lightning.callbacks.ema.EMA": EMA,
     "mnv2_lightning.callbacks.throughput.Throughput": Throughput,
     "mnv2_lightning.callbacks.pictures.Pictures": Pictures,
