@@ -28,9 +28,11 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     from mnv2_lightning.reports import tables
     from mnv2_lightning.runs import checkpoint, files, noise
     from mnv2_lightning.runs.hardware import hardware
-    from mnv2_lightning.runs.record import Record, git_commit, peak_rss_bytes, versions
+    from mnv2_lightning.runs.memory import keep_freed_memory, peak_rss_bytes
+    from mnv2_lightning.runs.record import Record, git_commit, versions
 
     noise.quiet()
+    keep_freed_memory()
     run_dir = Path(cfg.run_dir)
     config_hash = config.outcome_hash(config.plain(cfg))
     resume_from = folder.require_checkpoint("resume", run_dir, "last") if cfg.resume else None

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from mnv2_lightning.build import build_network
 from mnv2_lightning.networks import complexity
-from mnv2_lightning.networks.blocks import InvertedResidual, make_divisible
+from mnv2_lightning.networks.blocks import DepthwiseConv2d, InvertedResidual, make_divisible
 from mnv2_lightning.networks.mobilenet_v2 import MobileNetV2
 from mnv2_lightning.networks.strides import STRIDES
 from tests.conftest import Configure
@@ -78,6 +78,23 @@ def test_stride_presets(preset: str, size: int, expected: list[int], configure: 
     assert len(STRIDES[preset]) == len(expected)
 
 
+@pytest.mark.parametrize("size", [(1, 1), (1, 2), (2, 1), (2, 2), (3, 3)], ids=str)
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("kernel", [3, 5])
+def test_small_maps_are_convolved_as_others(
+    size: tuple[int, int], stride: int, kernel: int
+) -> None:
+    """The way round oneDNN's slow backward pass gives what the plain convolution gives."""
+    ours = DepthwiseConv2d(6, 6, kernel, stride, padding=kernel // 2, groups=6, bias=False).double()
+    x = torch.randn(4, 6, *size, dtype=torch.float64, requires_grad=True)
+    y = ours(x)
+    expected = nn.Conv2d.forward(ours, x)
+    torch.testing.assert_close(y, expected)
+    seed = torch.randn_like(y)
+    found = torch.autograd.grad(y, (x, ours.weight), seed)
+    torch.testing.assert_close(found, torch.autograd.grad(expected, (x, ours.weight), seed))
+
+
 def test_tutorial_is_layer_by_layer_the_tutorials(configure: Configure) -> None:
     """Its block written out: expand, norm, ReLU6, depthwise, norm, project, norm; no dropout."""
     net = network(configure, "model=tutorial")
@@ -87,7 +104,7 @@ def test_tutorial_is_layer_by_layer_the_tutorials(configure: Configure) -> None:
         "ReLU6": nn.ReLU6,
         "Linear": nn.Linear,
     }
-    layers = [name for m in net.modules() for name, kind in kinds.items() if type(m) is kind]
+    layers = [name for m in net.modules() for name, kind in kinds.items() if isinstance(m, kind)]
     block = ["Conv2d", "BatchNorm2d", "ReLU6", *["Conv2d", "BatchNorm2d"] * 2]
     stem = head = ["Conv2d", "BatchNorm2d", "ReLU6"]
     assert layers == [*stem, *block * 17, *head, "Linear"]
