@@ -72,7 +72,7 @@ class Classifier(L.LightningModule):
         loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
         with torch.no_grad():
             hits = (logits.argmax(1) == labels).sum()
-            sums = torch.stack([loss * len(labels), hits, hits.new_tensor(len(labels))])
+            sums = torch.stack([loss.float() * len(labels), hits, hits.new_tensor(len(labels))])
             self.window = sums if self.window is None else self.window + sums
         self.rate = self.trainer.optimizers[0].param_groups[0]["lr"]  # of this step
         every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]

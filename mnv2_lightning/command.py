@@ -24,7 +24,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from mnv2_lightning.runs.config import plain
-from mnv2_lightning.runs.folder import job_folder, run_folder, run_id
+from mnv2_lightning.runs.folder import job_folder, require_writable, run_folder, run_id
 from mnv2_lightning.schema.check import check
 from mnv2_lightning.schema.errors import ConfigError, Interrupted, Terminated, UserError
 from mnv2_lightning.schema.nearest import did_you_mean, dotted_keys
@@ -87,8 +87,12 @@ class Command:
             self._job
         )
         if args.help or args.hydra_help or args.cfg or args.info or args.shell_completion:
-            main()
-            sys.exit(0)
+            with self._told(False) as told:
+                if args.cfg:
+                    with self._composing():
+                        self._compose(args, args.overrides)
+                main()
+            sys.exit(told.status)
         shows = "traceback=true" in args.overrides
         with self._told(shows) as told:
             self.check_all(args)
@@ -110,14 +114,18 @@ class Command:
 
     def check_all(self, args: argparse.Namespace) -> None:
         """Compose every job's config as Hydra will, and check them all. ConfigError."""
-        with initialize_config_dir(str(config_dir()), version_base="1.3"):
+        with self._composing():
             jobs = [self._check(args, *job) for job in enumerate(self._jobs(args))]
         for folder, count in Counter(job.folder for job in jobs).items():
             if count > 1:
                 raise ConfigError(f"-m: {count} jobs would share the folder {folder}")
+            require_writable(folder)
         if self.check_job is not None:
             for job in jobs:
                 self.check_job(job)
+
+    def _composing(self) -> initialize_config_dir:
+        return initialize_config_dir(str(config_dir()), version_base="1.3")
 
     def _check(self, args: argparse.Namespace, number: int, overrides: list[str]) -> Job:
         composed = self._compose(args, overrides)

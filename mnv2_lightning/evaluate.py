@@ -43,6 +43,9 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
         num_nodes=1,
         enable_checkpointing=False,
         enable_progress_bar=False,
+        fast_dev_run=False,
+        limit_test_batches=None,
+        limit_val_batches=None,
     )
     measure = trainer.test if cfg.split == "test" else trainer.validate
     (metrics,) = measure(classifier, datamodule=datamodule, verbose=False)
@@ -51,14 +54,15 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
     matrix = figures.confusion_matrix(said.labels, said.probabilities)
     result = {
         "run": run.name,
-        "checkpoint": cfg.checkpoint,
+        "checkpoint": path.stem,
+        "precision": trainer.precision,
         "split": cfg.split,
         "images": len(said.labels),
         "accuracy": metrics[f"{cfg.split}/accuracy"],
         "loss": metrics[f"{cfg.split}/loss"],
         "classes": tables.per_class(matrix, datamodule.classes),
     }
-    out, name = run / "evaluation", f"{cfg.checkpoint}-{cfg.split}"
+    out, name = run / "evaluation", f"{path.stem}-{cfg.split}"
     files.write_json(out / f"{name}.json", result)
     files.write_text(out / f"{name}-confusion.csv", tables.matrix_csv(matrix, datamodule.classes))
     figures.draw_confusion(matrix, datamodule.classes).savefig(out / f"{name}-confusion.png")

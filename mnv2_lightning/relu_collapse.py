@@ -13,7 +13,7 @@ from mnv2_lightning.runs import folder
 
 log = logging.getLogger(__name__)
 
-CHUNK = 100  # matrices at a time: 100 x 30 x 1000 products are 24 MB
+CHUNK = 5_000_000  # products at a time: 40 MB
 
 
 def relu_collapse(cfg: DictConfig) -> dict[str, Any]:
@@ -70,8 +70,9 @@ def surviving_share(
     outputs, and its standard error over the matrices (the points of one T hang together).
     """
     shares = []
-    for start in range(0, matrices, CHUNK):
-        T = rng.standard_normal((min(CHUNK, matrices - start), m, 2))
+    at_a_time = max(1, CHUNK // (m * x.shape[1]))
+    for start in range(0, matrices, at_a_time):
+        T = rng.standard_normal((min(at_a_time, matrices - start), m, 2))
         positive = (T @ x > 0).sum(1)  # (chunk, N)
         shares.append((positive >= 2).mean(1))
     share = np.concatenate(shares)

@@ -6,11 +6,14 @@ import os
 from pathlib import Path
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from mnv2_lightning.command import Command, Job
+from mnv2_lightning.data.sets import TRAIN
 from mnv2_lightning.runs import config, folder
-from mnv2_lightning.schema.errors import ConfigError
+from mnv2_lightning.schema.errors import ConfigError, Diverged
 
 log = logging.getLogger(__name__)
 
@@ -18,45 +21,44 @@ log = logging.getLogger(__name__)
 def train(cfg: DictConfig) -> dict[str, Any]:
     """Fit and test as `cfg` says, into `cfg.run_dir`; the run's record.
 
-    With `cfg.resume` the run goes on from its last checkpoint. ConfigError, DataError.
+    With `cfg.resume` the run goes on from its last checkpoint. ConfigError, DataError, Diverged.
     """
     from lightning.pytorch import seed_everything
+    from lightning.pytorch.utilities import rank_zero_only
 
     from mnv2_lightning import build
-    from mnv2_lightning.callbacks.throughput import Throughput
+    from mnv2_lightning.callbacks.throughput import throughput
     from mnv2_lightning.networks import complexity
     from mnv2_lightning.reports import tables
     from mnv2_lightning.runs import checkpoint, files, noise
     from mnv2_lightning.runs.hardware import hardware
-    from mnv2_lightning.runs.memory import keep_freed_memory, peak_rss_bytes
+    from mnv2_lightning.runs.memory import keep_freed_memory, peak_rss_bytes, reset_peak_rss
     from mnv2_lightning.runs.record import Record, git_commit, versions
 
     noise.quiet()
     keep_freed_memory()
+    reset_peak_rss()
     run_dir = Path(cfg.run_dir)
-    config_hash = config.outcome_hash(config.plain(cfg))
     resume_from = folder.require_checkpoint("resume", run_dir, "last") if cfg.resume else None
     if resume_from and folder.is_finished(run_dir, cfg.trainer.max_epochs):
         log.info("already finished: %s", run_dir)
         return files.read_json(run_dir / "result.json")
 
-    seed_everything(cfg.seed, verbose=False)
-    datamodule = build.build_datamodule(cfg)
-    network = build.build_network(cfg)
-    classifier = build.build_classifier(cfg, network)
-    callbacks = build.build_callbacks(cfg)
-    purge_step = checkpoint.global_step(resume_from) if resume_from else None
-    trainer = build.build_trainer(cfg, callbacks, build.build_loggers(cfg, purge_step))
-
-    record = Record(run_dir, writes=trainer.is_global_zero)
+    record = Record(run_dir, writes=rank_zero_only.rank == 0)  # type: ignore[attr-defined]
     with record.following():
-        costs = complexity.measure(
-            network, in_channels=cfg.model.in_channels, image_size=cfg.data.image_size
-        )
+        seed_everything(cfg.seed, verbose=False)
+        datamodule = build.build_datamodule(cfg)
+        network = build.build_network(cfg)
+        classifier = build.build_classifier(cfg, network)
+        callbacks = build.build_callbacks(cfg)
+        purge_step = checkpoint.global_step(resume_from) if resume_from else None
+        trainer = build.build_trainer(cfg, callbacks, build.build_loggers(cfg, purge_step))
+
+        costs = complexity.measure(network, in_channels=1, image_size=cfg.data.image_size)
         record.update(
             precision=trainer.precision,
             seed=cfg.seed,
-            config_hash=config_hash,
+            config_hash=config.outcome_hash(config.plain(cfg)),
             versions=versions(),
             hardware=hardware(),
             git_commit=git_commit(),
@@ -66,33 +68,42 @@ def train(cfg: DictConfig) -> dict[str, Any]:
             config.save(run_dir / "config.yaml", config.plain(cfg))
             log.info("%s", tables.start(record.data, trainer.accelerator.name(), cfg))
         datamodule.setup()  # before the clock starts: getting the files is not training
-        trainer.fit(classifier, datamodule=datamodule, ckpt_path=resume_from, weights_only=True)
+        try:
+            trainer.fit(classifier, datamodule=datamodule, ckpt_path=resume_from, weights_only=True)
+        finally:
+            record.update(epochs=trainer.current_epoch, **throughput(callbacks))
+        is_finite = all(x.isfinite().all() for x in trainer.callback_metrics.values())
 
-        for callback in callbacks:
-            if isinstance(callback, Throughput):
-                record.update(
-                    train_seconds=callback.fit_seconds,
-                    images_per_second=callback.images_per_second,
-                )
-        record.update(epochs=trainer.current_epoch)
         if (path := checkpoint.to_test(trainer)) is not None:
             validated = checkpoint.load_weights(classifier, path)
             record.update(tested_checkpoint=path.stem, val_accuracy=validated.get("val/accuracy"))
-        (metrics,) = trainer.test(classifier, datamodule=datamodule, verbose=False)
+        tested = trainer.test(classifier, datamodule=datamodule, verbose=False)
+        metrics = tested[0] if tested else {}  # trainer.limit_test_batches=0
+        is_finite = is_finite and math.isfinite(metrics.get("test/loss", 0.0))
         record.update(
-            status="finished" if math.isfinite(metrics.get("test/loss", 0.0)) else "diverged",
+            status="finished" if is_finite else "diverged",
             test_accuracy=metrics.get("test/accuracy"),
             test_loss=metrics.get("test/loss"),
             peak_rss_bytes=peak_rss_bytes(),
         )
     if trainer.is_global_zero:
         log.info("%s", tables.end(record.data, run_dir))
+    if not is_finite:
+        raise Diverged(
+            f"the loss became infinite or no number; a smaller optimizer.lr? ({run_dir})"
+        )
     return record.data
 
 
 def final_config(cfg: DictConfig, overrides: list[str]) -> DictConfig:
-    """A resumed run's own config in place of the one that was composed."""
-    return folder.resumed_config(cfg, overrides) if cfg.resume else cfg
+    """A resumed run's own config in place of the one that was composed; a device a job of a sweep,
+    where none is asked for.
+    """
+    if cfg.resume:
+        return folder.resumed_config(cfg, overrides)
+    if HydraConfig.get().mode == RunMode.MULTIRUN and cfg.trainer.devices == "auto":
+        cfg.trainer.devices = 1
+    return cfg
 
 
 def check_job(job: Job) -> None:
@@ -115,26 +126,45 @@ def check_job(job: Job) -> None:
 
     check_targets(config.plain(cfg))
 
+    from mnv2_lightning.runs import checkpoint, noise
+
+    noise.quiet()
+    world_size = _try_to_build(cfg)
+    if job.is_swept and world_size > 1:  # each rank would start the sweep again
+        raise ConfigError("-m: a job of a sweep takes one device; set trainer.devices=1")
+    if cfg.data.batch_size < world_size:
+        raise ConfigError(f"data.batch_size={cfg.data.batch_size}: fewer than {world_size} devices")
+    if cfg.resume and (cfg.trainer.max_epochs or -1) != -1:
+        done = checkpoint.epochs(last)
+        if cfg.trainer.max_epochs < done:
+            raise ConfigError(
+                f"trainer.max_epochs={cfg.trainer.max_epochs}: {cfg.resume} has trained {done} "
+                "already"
+            )
+
+
+def _try_to_build(cfg: DictConfig) -> int:
+    """Build the Trainer, and the network without its weights; train it on the smallest batch.
+
+    The number of processes that the Trainer will train in. ConfigError.
+    """
+    import torch
     from hydra.errors import InstantiationException
 
     from mnv2_lightning import build
-    from mnv2_lightning.runs import noise
+    from mnv2_lightning.data.batches import smallest_batch
 
-    noise.quiet()
+    part = "trainer"
     try:
-        trainer = build.build_trainer(cfg, [], [])
-    except InstantiationException as error:
-        raise ConfigError(f"trainer: {str(error.__cause__ or error).splitlines()[0]}") from error
-    if cfg.resume:
-        from mnv2_lightning.runs import checkpoint
-
-        done = checkpoint.epochs(last)
-        if trainer.max_epochs not in (None, -1) and trainer.max_epochs < done:
-            raise ConfigError(
-                f"trainer.max_epochs={trainer.max_epochs}: {cfg.resume} has trained {done} already"
-            )
-    if job.is_swept and trainer.world_size > 1:  # each rank would start the sweep again
-        raise ConfigError("-m: a job of a sweep takes one device; set trainer.devices=1")
+        world_size = build.build_trainer(cfg, [], []).world_size
+        part = "model"
+        images = smallest_batch(TRAIN - cfg.data.val_size, cfg.data.batch_size) // world_size
+        with torch.device("meta"):
+            shape = (max(1, images), 1, cfg.data.image_size, cfg.data.image_size)
+            build.build_network(cfg).train()(torch.empty(shape))
+    except (InstantiationException, RuntimeError, ValueError) as error:
+        raise ConfigError(f"{part}: {str(error.__cause__ or error).splitlines()[0]}") from error
+    return world_size
 
 
 COMMAND = Command("train", train, check_job=check_job, final_config=final_config)

@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
 from mnv2_lightning.command import config_dir, register_resolvers
-from mnv2_lightning.data import files
+from mnv2_lightning.data.sets import DATA_SETS, IdxFile
 
 # A tenth of a per cent of the real one: enough to train on, a blink to make.
 TRAIN, TEST = 600, 100
@@ -47,23 +48,23 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def small_files(data_dir: Path) -> tuple[files.IdxFile, ...]:
+def small_files(data_dir: Path) -> tuple[IdxFile, ...]:
     """The made files' own sizes and checksums."""
     made = []
     for path in sorted((data_dir / "mnist").iterdir()):
         raw = path.read_bytes()
         shape = tuple(int.from_bytes(raw[4 * i : 4 * i + 4], "big") for i in range(1, 1 + raw[3]))
-        made.append(files.IdxFile(path.name, len(raw), hashlib.sha256(raw).hexdigest(), shape))
+        made.append(IdxFile(path.name, len(raw), hashlib.sha256(raw).hexdigest(), shape))
     return tuple(made)
 
 
 @pytest.fixture
 def small_data(
-    data_dir: Path, small_files: tuple[files.IdxFile, ...], monkeypatch: pytest.MonkeyPatch
+    data_dir: Path, small_files: tuple[IdxFile, ...], monkeypatch: pytest.MonkeyPatch
 ) -> Path:
     """The made data set is what `mnist` means; the checks are the real ones, on its checksums."""
-    monkeypatch.setitem(files.FILES, "mnist", small_files)
-    monkeypatch.setitem(files.FILES, "fashion_mnist", small_files)
+    for name, real in DATA_SETS.items():
+        monkeypatch.setitem(DATA_SETS, name, replace(real, files=small_files))
     return data_dir
 
 

@@ -103,6 +103,13 @@ BAD = {
     "model.in_channels=3": r"model\.in_channels=3: the images have 1 channel",
     "model.shortcut=maybe": r"must be 'identity', 'projection' or 'none'",
     "experiment=fst": r"experiment=fst: there is none such",
+    "callbacks.best.monitor=val_accuracy": r"did you mean val/accuracy\?",
+    "callbacks=early_stopping": r"callbacks=\[default,NAME\] adds to the default ones",
+    "trainer.overfit_batches=1": r"trainer\.overfit_batches=1: must be 0: it takes images one by",
+    "trainer.strategy=ddp_spawn": r"trainer\.strategy=ddp_spawn: must be 'auto', 'ddp'",
+    "data.dataset=kmnist": r"data\.dataset=kmnist: must be one of mnist, fashion_mnist",
+    "hydra.run.dir=/dev/null/x": r"/dev/null/x: /dev/null is a file",
+    "optimzer.lr=1 --cfg job": r"optimzer",
     "seed=-1": r"seed=-1: must be greater than or equal to 0",
     "callbacks=[default,early_stopping] data.val_size=0": r"leaves nothing to validate on",
     "optimizer.lr=[1": r"no viable alternative",
@@ -134,6 +141,9 @@ BAD_FOR_TORCH = {
     "optimizer._target_=torch.hub.load": r"not allowed",
     "+callbacks.x._target_=lightning.pytorch.callbacks.Timer +callbacks.x.dura=1": r"has no such",
     "+callbacks.x._target_=mnv2_lightning.callbacks.predictions.Predicted": r"x\.indices: Pred",
+    "model.expand_ratio=0.01": r"model: ",
+    "model=tutorial data.batch_size=1": r"model: Expected more than 1 value per channel",
+    "trainer.strategy=ddp trainer.devices=3 data.batch_size=2": r"fewer than 3 devices",
     "trainer.strategy=fsdp trainer.accelerator=cpu": r"trainer: .*FSDP",
 }
 
@@ -234,6 +244,10 @@ def test_a_run_and_its_folder(call: Call, tmp_path: Path) -> None:
     assert ended.status == 2
     assert f"holds a run already; go on with resume={run}" in ended.err
 
+    ended = call("train", f"resume={run}", "experiment=tutorial")
+    assert ended.status == 2
+    assert "experiment: cannot change when a run goes on" in ended.err
+
     ended = call("train", f"resume={run}", "optimizer.lr=1.0")
     assert ended.status == 2
     assert "optimizer.lr=1.0: cannot change when a run goes on" in ended.err
@@ -282,6 +296,7 @@ def test_multirun_in_one_sweep_folder(call: Call, tmp_path: Path) -> None:
         ("+callbacks.x-1e-3;seed-1", "x-1e-3_seed-1"),
         ("experiment-tutorial", "experiment-tutorial"),
         ("", "job"),
+        (f"x-{'a' * 200}", f"x-{'a' * 118}-a4b62112"),
     ],
 )
 def test_job_folder(overrides: str, expected: str) -> None:
@@ -310,6 +325,7 @@ def test_unforeseen_error(call: Call, tmp_path: Path, monkeypatch: pytest.Monkey
     assert ended.status == 1
     assert ended.err == f"error: RuntimeError: broken (where: {tmp_path / 'a' / 'error.txt'})\n"
     assert "in broken" in (tmp_path / "a" / "error.txt").read_text()
+    assert json.loads((tmp_path / "a" / "result.json").read_text())["status"] == "failed"
     ended = call("train", *SMALL, "hydra.run.dir=b", "traceback=true")
     assert "Traceback" in ended.err
 
@@ -342,7 +358,7 @@ def test_data_that_moved(
     """A folder that the environment named is read from there again; `data.dir` is for this call."""
     short = (*SMALL, "trainer.max_epochs=1", "callbacks.pictures=null")
     assert call("train", *short, "hydra.run.dir=a").status == 0
-    assert "dir: ${oc.env:MNV2_DATA_DIR,null}" in (tmp_path / "a" / "config.yaml").read_text()
+    assert "  dir: null" in (tmp_path / "a" / "config.yaml").read_text()
     monkeypatch.setattr("mnv2_lightning.data.files.SOURCES", {})
     monkeypatch.setenv("MNV2_DATA_DIR", str(tmp_path / "moved"))
     assert call("evaluate", "run_dir=a").status == 5

@@ -19,6 +19,7 @@ from mnv2_lightning.data import files, sources
 from mnv2_lightning.data.augment import RandomAffine, uniform
 from mnv2_lightning.data.batches import Batches, split
 from mnv2_lightning.data.datamodule import MNISTDataModule
+from mnv2_lightning.data.sets import DATA_SETS, DataSet, IdxFile
 from mnv2_lightning.schema.errors import DataError
 from tests.conftest import SMALL, TRAIN, Configure, pack
 
@@ -119,7 +120,7 @@ def test_unwritable_folder(
         files.load("mnist", str(tmp_path / "file"))
 
 
-def _race(folder: Path, target: Path, small: tuple[files.IdxFile, ...]) -> int:
+def _race(folder: Path, target: Path, small: tuple[IdxFile, ...]) -> int:
     """In a process of its own: load from an empty cache; 1 where this one did the fetching."""
     fetched = []
 
@@ -128,7 +129,7 @@ def _race(folder: Path, target: Path, small: tuple[files.IdxFile, ...]) -> int:
         for name in missing:
             keep(name, (folder / "mnist" / name).read_bytes())
 
-    files.FILES["mnist"] = small
+    DATA_SETS["mnist"] = DataSet(small, "MNIST")
     files.SOURCES.clear()
     files.SOURCES["slow"] = slow
     files.load("mnist", str(target))
@@ -136,7 +137,7 @@ def _race(folder: Path, target: Path, small: tuple[files.IdxFile, ...]) -> int:
 
 
 def test_one_of_many_processes_fetches(
-    data_dir: Path, small_files: tuple[files.IdxFile, ...], tmp_path: Path
+    data_dir: Path, small_files: tuple[IdxFile, ...], tmp_path: Path
 ) -> None:
     with multiprocessing.get_context("spawn").Pool(3) as pool:
         fetched = pool.starmap(_race, [(data_dir, tmp_path, small_files)] * 6)
@@ -144,7 +145,7 @@ def test_one_of_many_processes_fetches(
 
 
 def test_mirrors(
-    small_data: Path, small_files: tuple[files.IdxFile, ...], monkeypatch: pytest.MonkeyPatch
+    small_data: Path, small_files: tuple[IdxFile, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first mirror is down, the second answers for all files; the first is asked once."""
     raw = raw_files(small_data)
@@ -288,7 +289,7 @@ def test_uniform_is_uniform_and_its_draws_independent() -> None:
 
 
 def test_the_two_data_sets_are_named_by_their_own_checksums() -> None:
-    checksums = [f.sha256 for each in files.FILES.values() for f in each]
+    checksums = [f.sha256 for each in DATA_SETS.values() for f in each.files]
     assert len(set(checksums)) == 8
 
 

@@ -10,7 +10,9 @@ from types import SimpleNamespace
 import pytest
 from hydra._internal.utils import get_args_parser
 
+from mnv2_lightning import build
 from mnv2_lightning.command import register_resolvers
+from mnv2_lightning.networks import complexity
 from mnv2_lightning.train import train
 from tests.conftest import SMALL, Configure
 
@@ -29,6 +31,7 @@ def test_commands_pass_every_check(
         short = ("trainer.max_epochs=1", "callbacks.pictures=null")
         train(configure(*SMALL, *short, run_dir=tmp_path / "run"))
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
     trainer = SimpleNamespace(world_size=1, max_epochs=9)
     monkeypatch.setattr("mnv2_lightning.build.build_trainer", lambda *args: trainer)
     register_resolvers()
@@ -58,3 +61,15 @@ def test_results_are_those_of_the_records() -> None:
     accuracies = [json.loads(path.read_text())["test_accuracy"] for path in records]
     assert len(accuracies) == 3
     assert f"{sum(accuracies) / 3:.2%}".replace("%", " %") in README
+
+
+@pytest.mark.parametrize(
+    "model", ["mobilenet_v2_small", "mobilenet_v2", "tutorial", "mobilenet_v1"]
+)
+def test_costs_are_the_networks(model: str, configure: Configure) -> None:
+    """Of ten classes at 28 px, as the table of networks gives them."""
+    network = build.build_network(configure(f"model={model}"))
+    costs = complexity.measure(network, in_channels=1, image_size=28)
+    (row,) = (line for line in README.splitlines() if line.startswith(f"| `{model}`"))
+    assert f"| {costs.parameters:,} " in row
+    assert f" {costs.multiply_adds:,} at 28 px" in row

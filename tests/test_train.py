@@ -2,6 +2,9 @@
 
 import csv
 import json
+import math
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +19,12 @@ from torch.nn import functional as F
 
 from mnv2_lightning import build
 from mnv2_lightning.callbacks.predictions import Collector
+from mnv2_lightning.classifier import Classifier
 from mnv2_lightning.evaluate import evaluate
-from mnv2_lightning.runs.folder import resumed_config
+from mnv2_lightning.runs.config import plain
+from mnv2_lightning.runs.folder import read_config, resumed_config
 from mnv2_lightning.runs.record import EMPTY
-from mnv2_lightning.schema.errors import ConfigError
+from mnv2_lightning.schema.errors import ConfigError, Diverged
 from mnv2_lightning.train import train
 from tests.conftest import SMALL, Configure
 
@@ -230,11 +235,6 @@ def test_a_cut_resume_shows_no_old_result(configure: Configure, tmp_path: Path) 
     folder = tmp_path / "run"
     train(configure(*SMALL, "trainer.max_epochs=1", run_dir=folder))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(build, "build_trainer", lambda *args: 1 / 0)
-        with pytest.raises(ZeroDivisionError):
-            train(resumed(folder, "trainer.max_epochs=2"))
-    assert record(folder)["status"] == "finished"  # not yet begun
-    with pytest.MonkeyPatch.context() as patch:
         patch.setattr("mnv2_lightning.classifier.Classifier.training_step", lambda *args: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             train(resumed(folder, "trainer.max_epochs=2"))
@@ -284,9 +284,69 @@ def test_resume_takes_what_does_not(run: Path, override: str) -> None:
     resumed(run, override)
 
 
-def test_a_moved_run_is_evaluated(run: Path, tmp_path: Path) -> None:
-    """config.yaml holds no path of the run's own."""
-    assert str(run) not in (run / "config.yaml").read_text()
+def test_config_holds_no_path_of_the_runs_own(run: Path) -> None:
+    text = (run / "config.yaml").read_text()
+    assert "$" not in text
+    assert str(run.parent) not in text
+    assert plain(read_config(run))["callbacks"]["last"]["dirpath"] == str(run / "checkpoints")
+
+
+def test_a_moved_run_goes_on_and_keeps_its_best(configure: Configure, tmp_path: Path) -> None:
+    """The first epoch stays the best where later ones are no better."""
+    still = ("optimizer.lr=1e-9", "scheduler=constant", "trainer.max_epochs=1")
+    train(configure(*SMALL, *still, run_dir=tmp_path / "a"))
+    (tmp_path / "a").rename(tmp_path / "b")
+    before = load(tmp_path / "b", "best")["validation"]
+    monkey = before | {"val/accuracy": 1.0}
+    for name in ("last", "best"):  # as if it had been perfect
+        path = tmp_path / "b" / "checkpoints" / f"{name}.ckpt"
+        content = torch.load(path, weights_only=True) | {"validation": monkey}
+        for state in content["callbacks"].values():
+            if "best_model_score" in state and state["monitor"]:
+                state["best_model_score"] = torch.tensor(1.0)
+                state["best_k_models"] = dict.fromkeys(state["best_k_models"], torch.tensor(1.0))
+        torch.save(content, path)
+    result = train(resumed(tmp_path / "b", "trainer.max_epochs=2"))
+    assert result["tested_checkpoint"] == "best"
+    assert load(tmp_path / "b", "best")["epoch"] == 0
+    assert result["val_accuracy"] == 1.0
+
+
+def test_no_test(configure: Configure) -> None:
+    cfg = configure(*SMALL, "trainer.max_epochs=1", "trainer.limit_test_batches=0")
+    result = train(cfg)
+    assert result["status"] == "finished"
+    assert result["test_accuracy"] is None
+
+
+def test_divergence_is_told(configure: Configure, tmp_path: Path) -> None:
+    """Also where an epoch before was good, and is what was tested."""
+    folder = tmp_path / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        plain_step = Classifier.training_step
+
+        def step(self: Classifier, batch: Any, batch_idx: int) -> Any:
+            return plain_step(self, batch, batch_idx) * (1 if self.current_epoch < 1 else math.nan)
+
+        patch.setattr(Classifier, "training_step", step)
+        with pytest.raises(Diverged, match="a smaller optimizer"):
+            train(configure(*SMALL, run_dir=folder))
+    assert record(folder)["status"] == "diverged"
+    assert record(folder)["test_accuracy"] > 0
+
+
+def test_peak_memory_of_a_job_is_its_own() -> None:
+    code = """
+from mnv2_lightning.runs.memory import peak_rss_bytes, reset_peak_rss
+large = bytearray(300_000_000)
+before = peak_rss_bytes()
+del large
+reset_peak_rss()
+print(before - peak_rss_bytes())
+"""
+    command = [sys.executable, "-c", code]
+    freed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert int(freed) > 200_000_000
 
 
 def test_without_validation(configure: Configure, tmp_path: Path) -> None:
@@ -323,6 +383,7 @@ def test_last_is_last_where_best_is_first(configure: Configure, tmp_path: Path) 
         ("trainer.precision=64-true",),
         ("trainer.max_epochs=-1", "trainer.max_steps=3"),
         ("data=fashion_mnist",),
+        ("trainer.limit_test_batches=1", "trainer.profiler=simple"),
     ],
     ids=lambda overrides: overrides[0],
 )

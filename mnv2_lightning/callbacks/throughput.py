@@ -9,6 +9,19 @@ from lightning.pytorch.callbacks import Callback
 from mnv2_lightning.classifier import ends_step
 
 
+def throughput(callbacks: list[Callback]) -> dict[str, float | None]:
+    """What one of them measured, as a record holds it; empty where it is none of them."""
+    return {
+        name: value
+        for callback in callbacks
+        if isinstance(callback, Throughput)
+        for name, value in (
+            ("train_seconds", callback.fit_seconds),
+            ("images_per_second", callback.images_per_second),
+        )
+    }
+
+
 class Throughput(Callback):
     """Logs `images_per_second` (over all ranks) every `log_every_n_steps` steps.
 

@@ -56,6 +56,11 @@ class Batches(Sampler[Tensor]):
             yield batch[self.rank :: self.world_size]
 
 
+def smallest_batch(count: int, batch_size: int) -> int:
+    """The size of the smallest of `count` items' batches."""
+    return count // -(-count // batch_size)
+
+
 def generator(seed: int, epoch: int) -> torch.Generator:
     """A CPU generator that depends on both."""
     return torch.Generator().manual_seed(seed * 1_000_003 + epoch)

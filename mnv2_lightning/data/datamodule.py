@@ -12,7 +12,6 @@ from torch.utils.data import DataLoader
 from mnv2_lightning.data.augment import RandomAffine
 from mnv2_lightning.data.batches import Batches, InMemoryImages, split
 from mnv2_lightning.data.files import load
-from mnv2_lightning.schema.errors import ConfigError
 
 
 class MNISTDataModule(L.LightningDataModule):
@@ -101,10 +100,6 @@ class MNISTDataModule(L.LightningDataModule):
         assert images is not None, "setup() comes first"
         rank = self.trainer.global_rank if self.trainer is not None else 0
         world_size = self.trainer.world_size if self.trainer is not None else 1
-        if self.batch_size < world_size:
-            raise ConfigError(
-                f"data.batch_size={self.batch_size}: fewer images than the {world_size} devices"
-            )
         batches = Batches(
             indices,
             self.batch_size,

@@ -11,60 +11,26 @@ import tempfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from filelock import FileLock, Timeout
 from platformdirs import user_cache_path
 
+from mnv2_lightning.data.sets import DATA_SETS, IdxFile
 from mnv2_lightning.data.sources import SOURCES, SourceError
 from mnv2_lightning.schema.errors import DataError
 
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class IdxFile:
-    """A raw file: its name, size in bytes, checksum, and the shape of the array in it."""
-
-    name: str
-    size: int
-    sha256: str
-    shape: tuple[int, ...]
-
-    def is_right(self, raw: bytes) -> bool:
-        return len(raw) == self.size and hashlib.sha256(raw).hexdigest() == self.sha256
-
-    def array(self, raw: bytes) -> np.ndarray:
-        header = 4 + 4 * len(self.shape)  # a magic number, then a size for each dimension
-        return np.frombuffer(raw, np.uint8, offset=header).reshape(self.shape)
+def _is_right(file: IdxFile, raw: bytes) -> bool:
+    return len(raw) == file.size and hashlib.sha256(raw).hexdigest() == file.sha256
 
 
-def _files(*checksums: str) -> tuple[IdxFile, ...]:
-    names = ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1")
-    sizes = (47_040_016, 60_008, 7_840_016, 10_008)
-    shapes = ((60_000, 28, 28), (60_000,), (10_000, 28, 28), (10_000,))
-    return tuple(
-        IdxFile(f"{name}-ubyte", size, checksum, shape)
-        for name, size, checksum, shape in zip(names, sizes, checksums, shapes, strict=True)
-    )
-
-
-FILES = {
-    "mnist": _files(
-        "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
-        "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
-        "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
-        "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
-    ),
-    "fashion_mnist": _files(
-        "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
-        "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
-        "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
-        "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
-    ),
-}
+def _array(file: IdxFile, raw: bytes) -> np.ndarray:
+    header = 4 + 4 * len(file.shape)  # a magic number, then a size for each dimension
+    return np.frombuffer(raw, np.uint8, offset=header).reshape(file.shape)
 
 
 def load(dataset: str, directory: str | None) -> dict[str, np.ndarray]:
@@ -75,16 +41,15 @@ def load(dataset: str, directory: str | None) -> dict[str, np.ndarray]:
     DataError: no right files are there and no source could give them.
     """
     root = Path(directory).expanduser() if directory else user_cache_path("mnv2_lightning")
-    files = FILES[dataset]
+    files = DATA_SETS[dataset].files
     raw = _read_all(files, _folders(root, dataset))
     if len(raw) < len(files):
         raw = _fetch(dataset, root)
-    return {file.name.split("-idx")[0]: file.array(raw[file.name]) for file in files}
+    return {file.name.split("-idx")[0]: _array(file, raw[file.name]) for file in files}
 
 
 def _folders(root: Path, dataset: str) -> tuple[Path, ...]:
-    torchvision_name = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST"}[dataset]
-    return root / dataset, root, root / torchvision_name / "raw"
+    return root / dataset, root, root / DATA_SETS[dataset].torchvision / "raw"
 
 
 def _read_all(files: tuple[IdxFile, ...], folders: tuple[Path, ...]) -> dict[str, bytes]:
@@ -94,7 +59,7 @@ def _read_all(files: tuple[IdxFile, ...], folders: tuple[Path, ...]) -> dict[str
         for path in (folder / f"{file.name}{end}" for folder in folders for end in ("", ".gz")):
             if path.is_file():
                 raw = _read(path, file.size)
-                if file.is_right(raw):
+                if _is_right(file, raw):
                     found[file.name] = raw
                     break
                 log.warning("%s: not the right file (size or SHA-256), not used", path)
@@ -113,13 +78,13 @@ def _read(path: Path, size: int) -> bytes:
 
 def _fetch(dataset: str, root: Path) -> dict[str, bytes]:
     """Ask each source in turn for what is missing; one process does, the others wait for it."""
-    folder, files = root / dataset, {file.name: file for file in FILES[dataset]}
+    folder, files = root / dataset, {file.name: file for file in DATA_SETS[dataset].files}
     by_hand = f"put the four files, raw or .gz, into {folder}, or set data.dir=PATH"
     found: dict[str, bytes] = {}
     problems: list[str] = []
 
     def keep(name: str, raw: bytes) -> None:
-        if not files[name].is_right(raw):
+        if not _is_right(files[name], raw):
             raise SourceError(f"{name}: not the right bytes (size or SHA-256)")
         _write(folder / name, raw)
         found[name] = raw
@@ -127,7 +92,7 @@ def _fetch(dataset: str, root: Path) -> dict[str, bytes]:
     try:
         with _locked(folder):
             # Another process may have fetched them while this one waited.
-            found |= _read_all(FILES[dataset], _folders(root, dataset))
+            found |= _read_all(DATA_SETS[dataset].files, _folders(root, dataset))
             for source, fetch in SOURCES.items():
                 missing = {name: f.size for name, f in files.items() if name not in found}
                 if not missing:

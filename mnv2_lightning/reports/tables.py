@@ -19,7 +19,7 @@ def start(record: dict[str, Any], accelerator: str, cfg: DictConfig) -> str:
         f"  map sizes         {' '.join(map(str, sizes))} px",
         f"  peak activations  {record['peak_activation_bytes'] / 1e6:.2f} MB an image",
     ]
-    if cfg.trainer.precision == "16-mixed" and record["precision"] == "bf16-mixed":
+    if str(cfg.trainer.precision) in ("16", "16-mixed") and record["precision"] == "bf16-mixed":
         lines.append("  16-mixed needs a GPU: the CPU computes in bf16-mixed instead")
     if "bf16" in record["precision"] and accelerator == "cpu" and not record["hardware"]["bf16"]:
         lines.append("  this processor has no bf16 instructions: 32-true is many times faster here")
@@ -29,6 +29,7 @@ def start(record: dict[str, Any], accelerator: str, cfg: DictConfig) -> str:
 def end(record: dict[str, Any], run_dir: Path) -> str:
     """What came out, and where it lies."""
     rows = [
+        ("status", record["status"]),
         ("test accuracy", _share(record["test_accuracy"])),
         ("test loss", _number(record["test_loss"], ".4f")),
         ("val accuracy", _share(record["val_accuracy"])),
@@ -79,7 +80,7 @@ def evaluation(result: dict[str, Any]) -> str:
     """An evaluation as a table, a row a class."""
     lines = [
         f"{result['checkpoint']} on {result['images']:,} {result['split']} images: "
-        f"accuracy {result['accuracy']:.2%}, loss {result['loss']:.4f}",
+        f"accuracy {result['accuracy']:.2%}, loss {result['loss']:.4f} ({result['precision']})",
         f"  {'class':<12} {'precision':>9} {'recall':>9} {'F1':>9} {'images':>7}",
     ]
     for row in result["classes"]:

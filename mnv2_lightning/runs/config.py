@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -36,15 +37,27 @@ def plain(cfg: DictConfig) -> dict[str, Any]:
 
 
 def save(path: Path, config: dict[str, Any]) -> None:
-    """As YAML, without what holds for this command only.
+    """As YAML, without what holds for this command only; paths in the run's folder relative to it.
 
-    A data folder that the environment named is looked up there again when the file is read.
+    A folder of data that was typed is kept, whole; one that the environment named is not.
     """
     kept = {k: v for k, v in config.items() if k not in ("run_dir", "resume", "traceback")}
-    kept = _relocate(kept, config["run_dir"])
-    if kept["data"]["dir"] == os.environ.get(DATA_DIR):
-        kept["data"]["dir"] = f"${{oc.env:{DATA_DIR},null}}"
+    run_dir = Path(config["run_dir"]).resolve()
+    kept = _with_paths(kept, lambda p: os.path.relpath(Path(p).resolve(), run_dir))
+    typed = kept["data"]["dir"]
+    if typed == os.environ.get(DATA_DIR):
+        typed = None
+    kept["data"] = kept["data"] | {"dir": typed and str(Path(typed).expanduser().resolve())}
     write_text(path, to_yaml(kept))
+
+
+def read(path: Path) -> dict[str, Any]:
+    """What `save` wrote, for the folder that the file lies in now."""
+    config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    run_dir = path.parent.resolve()
+    config = _with_paths(config, lambda p: os.path.normpath(run_dir / p))
+    config["data"]["dir"] = os.environ.get(DATA_DIR, config["data"]["dir"])
+    return config | {"run_dir": str(run_dir), "resume": None, "traceback": False}
 
 
 class _Dumper(yaml.SafeDumper):
@@ -65,15 +78,16 @@ def to_yaml(config: dict[str, Any]) -> str:
     return yaml.dump(config, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
-def _relocate(value: Any, run_dir: str) -> Any:
-    """Paths inside the run's folder become `${run_dir}/...` again, so that it can be moved."""
-    if isinstance(value, dict):
-        return {k: _relocate(v, run_dir) for k, v in value.items()}
-    if isinstance(value, list):
-        return [_relocate(v, run_dir) for v in value]
-    if isinstance(value, str) and (value == run_dir or value.startswith(f"{run_dir}/")):
-        return "${run_dir}" + value[len(run_dir) :]
-    return value
+def _with_paths(config: dict[str, Any], change: Callable[[str], str]) -> dict[str, Any]:
+    """`config` with the keys that name the run's folder changed."""
+    return {
+        key: _with_paths(value, change)
+        if isinstance(value, dict)
+        else change(value)
+        if key in ("run_dir", "dirpath") and value is not None
+        else value
+        for key, value in config.items()
+    }
 
 
 def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -103,5 +117,11 @@ def outcome(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def outcome_hash(config: dict[str, Any]) -> str:
-    text = json.dumps(outcome(config), sort_keys=True)
+    text = json.dumps(
+        {
+            key: int(value) if isinstance(value, float) and value.is_integer() else value
+            for key, value in outcome(config).items()
+        },
+        sort_keys=True,
+    )
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,5 +1,7 @@
 """A run's folder, and going on with the run in it."""
 
+import hashlib
+import os
 import re
 import secrets
 from collections.abc import Sequence
@@ -10,12 +12,14 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
+from mnv2_lightning.runs import config
 from mnv2_lightning.runs.config import MAY_CHANGE, outcome, plain
 from mnv2_lightning.runs.files import read_json
 from mnv2_lightning.schema.errors import ConfigError
 from mnv2_lightning.schema.nearest import did_you_mean, dotted_keys
 
 _ABSENT: Any = object()
+LONGEST = 120  # characters of a folder's name
 # The time and chance: no two runs share a folder, not if they start within one second.
 RUN_ID = f"{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
 
@@ -25,15 +29,23 @@ def run_id() -> str:
     return RUN_ID
 
 
-def run_folder(resume: str | None, experiment: str) -> str:
+def run_folder(resume: str | None, experiment: Any) -> str:
     """Where a run goes: on in the folder of the one that it resumes, or into a new one."""
-    return resume or f"outputs/runs/{experiment}/{RUN_ID}"
+    return resume or f"outputs/runs/{_safe(experiment) or 'none'}/{RUN_ID}"
 
 
 def job_folder(overrides: str) -> str:
     """A sweep job's folder from its overrides, `optimizer.lr-0.1_seed-1` -> `lr-0.1_seed-1`."""
     parts = [re.sub(r"^[+~]*[\w./@]*[./@](?=\w+-)", "", part) for part in overrides.split(";")]
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", "_".join(parts)).strip("-.") or "job"
+    return _safe("_".join(parts)) or "job"
+
+
+def _safe(name: Any) -> str:
+    """A folder's name that can be typed anywhere; a long one is cut, with a hash of all of it."""
+    safe = re.sub(r"[^A-Za-z0-9._-]+", "-", str(name)).strip("-.")
+    if len(safe) <= LONGEST:
+        return safe
+    return f"{safe[:LONGEST]}-{hashlib.sha256(safe.encode()).hexdigest()[:8]}"
 
 
 def require_run(key: str, path: str) -> Path:
@@ -48,8 +60,11 @@ def require_run(key: str, path: str) -> Path:
     return folder
 
 
-def require_checkpoint(key: str, folder: Path, name: str) -> Path:
-    path = folder / "checkpoints" / f"{name}.ckpt"
+def require_checkpoint(key: str, folder: Path, name: str | None) -> Path:
+    """The checkpoint of that name; None: the best, or the last where there is no best."""
+    files = {n: folder / "checkpoints" / f"{n}.ckpt" for n in ("best", "last")}
+    name = name or ("best" if files["best"].is_file() else "last")
+    path = files[name]
     if not path.is_file():
         there = sorted(p.stem for p in path.parent.glob("*.ckpt")) or ["none"]
         raise ConfigError(f"{key}={folder}: has no {name} checkpoint (there: {', '.join(there)})")
@@ -65,9 +80,7 @@ def is_finished(folder: Path, max_epochs: int | None) -> bool:
 
 def read_config(folder: Path) -> DictConfig:
     """The config that the run in `folder` was started with."""
-    cfg = OmegaConf.load(folder / "config.yaml")
-    assert isinstance(cfg, DictConfig)
-    return OmegaConf.merge(cfg, {"run_dir": str(folder), "resume": None, "traceback": False})  # type: ignore[return-value]
+    return OmegaConf.create(config.read(folder / "config.yaml"))
 
 
 def resumed_config(composed: DictConfig, overrides: Sequence[str]) -> DictConfig:
@@ -83,6 +96,8 @@ def resumed_config(composed: DictConfig, overrides: Sequence[str]) -> DictConfig
         if key in ("resume", "traceback") or key.startswith("hydra."):
             continue
         old, value = OmegaConf.select(cfg, key, default=_ABSENT), override.value()
+        if key == "experiment":
+            raise ConfigError("experiment: cannot change when a run goes on")
         if old is _ABSENT:
             raise ConfigError(f"{key}: unknown key{did_you_mean(key, dotted_keys(plain(cfg)))}")
         if key == "logger":
@@ -101,6 +116,15 @@ def resumed_config(composed: DictConfig, overrides: Sequence[str]) -> DictConfig
             )
     cfg.resume = str(folder)
     return cfg
+
+
+def require_writable(folder: Path) -> None:
+    """ConfigError where no folder can be made there."""
+    there = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.exists())
+    if not there.is_dir():
+        raise ConfigError(f"{folder}: {there} is a file")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise ConfigError(f"{folder}: {there} cannot be written to")
 
 
 def refuse_occupied(folder: Path) -> None:

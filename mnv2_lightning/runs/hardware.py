@@ -80,7 +80,7 @@ def check_devices(devices: int | str | list[int], accelerator: str) -> None:
     kind = auto_accelerator() if accelerator == "auto" else accelerator
     if kind not in ("cuda", "gpu") or devices in ("auto", -1, "-1"):
         return
-    count = torch.cuda.device_count()
+    count = torch.cuda.device_count() or int(torch.backends.mps.is_available())
     try:  # "4" is a number of GPUs, "0,3" a list of them, as Lightning has it
         if isinstance(devices, str):
             devices = [int(d) for d in devices.split(",") if d] if "," in devices else int(devices)

@@ -25,3 +25,4 @@ def quiet() -> None:
     # The run says in its own words what it computes on.
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("lightning.pytorch.profilers").setLevel(logging.INFO)  # by option only

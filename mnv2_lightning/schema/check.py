@@ -6,11 +6,14 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from mnv2_lightning.data.sets import TRAIN
 from mnv2_lightning.networks.strides import resolve_strides
 from mnv2_lightning.schema.errors import ConfigError
 from mnv2_lightning.schema.nearest import did_you_mean, dotted_keys
 from mnv2_lightning.schema.tables import BY_TARGET, BY_VERB, Table
 
+# What a callback can watch.
+TAGS = ("train/loss", "train/accuracy", "val/loss", "val/accuracy")
 # What a value of each type is called in a message.
 TYPES = {
     "int_type": "an integer",
@@ -109,7 +112,7 @@ def _as_typed(value: Any) -> str:
 def _check_fit(config: dict[str, Any]) -> None:
     """Sizes and choices that are right one by one and do not go together."""
     data, model, trainer = config["data"], config["model"], config["trainer"]
-    trained_on = 60_000 - data["val_size"]
+    trained_on = TRAIN - data["val_size"]
     if data["batch_size"] > trained_on:
         raise ConfigError(
             f"data.batch_size={data['batch_size']}: larger than the {trained_on} training images "
@@ -137,12 +140,25 @@ def _check_fit(config: dict[str, Any]) -> None:
         )
     validates = data["val_size"] > 0 and trainer["limit_val_batches"] != 0
     for name, node in config["callbacks"].items():
-        stops = node is not None and str(node.get("_target_")).endswith("EarlyStopping")
-        if stops and not validates and str(node.get("monitor")).startswith("val/"):
+        if node is None or not node.get("monitor"):
+            continue
+        monitor = node["monitor"]
+        if monitor not in TAGS and config["classifier"]["_target_"] in BY_TARGET:
             raise ConfigError(
-                f"callbacks.{name}: watches {node['monitor']}, and data.val_size="
+                f"callbacks.{name}.monitor={monitor}: nothing is logged by that name"
+                f"{did_you_mean(monitor, TAGS)} (there are: {', '.join(TAGS)})"
+            )
+        stops = node["_target_"].endswith("EarlyStopping")
+        if stops and not validates and monitor.startswith("val/"):
+            raise ConfigError(
+                f"callbacks.{name}: watches {monitor}, and data.val_size="
                 f"{data['val_size']} leaves nothing to validate on"
             )
+    if trainer["enable_checkpointing"] and not config["callbacks"].get("last"):
+        raise ConfigError(
+            "callbacks: without `last` no run could go on; callbacks=[default,NAME] adds to the "
+            "default ones, trainer.enable_checkpointing=false does without checkpoints"
+        )
     if config["optimizer"].get("nesterov") and not config["optimizer"]["momentum"]:
         raise ConfigError("optimizer.nesterov=true: needs optimizer.momentum above 0")
 

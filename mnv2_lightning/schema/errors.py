@@ -13,6 +13,12 @@ class ConfigError(UserError):
     exit_status = 2
 
 
+class Diverged(UserError):
+    """The loss is no finite number any more."""
+
+    exit_status = 3
+
+
 class Interrupted(UserError):
     """Ctrl-C."""
 

@@ -6,7 +6,9 @@ signatures. Messages come out of `schema/check.py`.
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+
+from mnv2_lightning.data.sets import DATA_SETS, TRAIN
 
 
 def _number(value: Any) -> Any:
@@ -16,27 +18,31 @@ def _number(value: Any) -> Any:
     return value
 
 
+def _no_overfit(value: float) -> float:
+    if value:
+        raise ValueError("must be 0: it takes images one by one; use trainer.limit_train_batches")
+    return value
+
+
+def _data_set(name: str) -> str:
+    if name not in DATA_SETS:
+        raise ValueError(f"must be one of {', '.join(DATA_SETS)}")
+    return name
+
+
 def _devices(value: Any) -> Any:
     if value in (0, "0", "", []) and not isinstance(value, bool):
         raise ValueError("must be a number of devices, -1 for all, or a list of their indices")
     return value
 
 
-# The strategies that Lightning has by name; a test holds them against its registry.
+# The strategies that Lightning has by name, less those that train in children of this process:
+# it would not know which checkpoint was best. A test holds them against Lightning's registry.
 STRATEGIES = Literal[
     "auto",
     "ddp",
     "ddp_find_unused_parameters_false",
     "ddp_find_unused_parameters_true",
-    "ddp_fork",
-    "ddp_fork_find_unused_parameters_false",
-    "ddp_fork_find_unused_parameters_true",
-    "ddp_notebook",
-    "ddp_notebook_find_unused_parameters_false",
-    "ddp_notebook_find_unused_parameters_true",
-    "ddp_spawn",
-    "ddp_spawn_find_unused_parameters_false",
-    "ddp_spawn_find_unused_parameters_true",
     "deepspeed",
     "deepspeed_stage_1",
     "deepspeed_stage_2",
@@ -103,7 +109,7 @@ class DataFolder(Table):
 
 class Evaluate(Table):
     run_dir: str
-    checkpoint: Literal["best", "last"]
+    checkpoint: Literal["best", "last"] | None
     split: Literal["test", "val"]
     data: DataFolder
     accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps"]
@@ -161,10 +167,10 @@ class Augment(Table):
 
 
 class MNISTDataModule(Targeted):
-    dataset: Literal["mnist", "fashion_mnist"]
+    dataset: Annotated[str, AfterValidator(_data_set)]
     dir: str | None
-    batch_size: Annotated[int, Field(ge=1, le=60_000)]
-    val_size: Annotated[int, Field(ge=0, lt=60_000)]
+    batch_size: Annotated[int, Field(ge=1, le=TRAIN)]
+    val_size: Annotated[int, Field(ge=0, lt=TRAIN)]
     image_size: Annotated[int, Field(ge=4, le=1024)]
     mean: UpToOne
     std: Annotated[Number, Field(gt=0, le=1)]
@@ -246,7 +252,7 @@ class Trainer(Targeted):
     limit_val_batches: Batches | None
     limit_test_batches: Batches | None
     limit_predict_batches: Batches | None
-    overfit_batches: Batches
+    overfit_batches: Annotated[float, AfterValidator(_no_overfit)]
     val_check_interval: PositiveInt | UpToOne | None
     check_val_every_n_epoch: PositiveInt | None
     num_sanity_val_steps: Annotated[int, Field(ge=-1)] | None
@@ -335,6 +341,7 @@ BY_TARGET: dict[str, type[Table]] = {
     "mnv2_lightning.schedules.exponential": Exponential,
     "lightning.pytorch.Trainer": Trainer,
     "lightning.pytorch.callbacks.ModelCheckpoint": ModelCheckpoint,
+    "mnv2_lightning.callbacks.checkpoint.Checkpoint": ModelCheckpoint,
     "lightning.pytorch.callbacks.EarlyStopping": EarlyStopping,
     "mnv2_lightning.callbacks.ema.EMA": EMA,
     "mnv2_lightning.callbacks.throughput.Throughput": Throughput,

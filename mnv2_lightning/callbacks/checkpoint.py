@@ -1,0 +1,24 @@
+"""Checkpoints of a run that may have been moved."""
+
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+
+class Checkpoint(ModelCheckpoint):
+    """Lightning's, which forgets the best score where its folder has another name than before."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        def here(path: str) -> str:
+            return str(Path(str(self.dirpath)) / Path(path).name) if path else path
+
+        paths = ("best_model_path", "kth_best_model_path", "last_model_path")
+        super().load_state_dict(
+            state_dict
+            | {name: here(state_dict[name]) for name in paths}
+            | {
+                "dirpath": self.dirpath,
+                "best_k_models": {here(p): s for p, s in state_dict["best_k_models"].items()},
+            }
+        )

