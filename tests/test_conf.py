@@ -214,11 +214,13 @@ BELOW: dict[str, set[str]] = {
     "callbacks": {"classifier", "reports"},
     "build": {"classifier", "data", "runs"},
     "command": {"runs", "schema"},
+    "benchmarks": {"build", "command", "data", "networks", "runs", "train"},
 }
 VERBS = {
     verb: {"build", "callbacks", "command", "data", "networks", "reports", "runs", "schema"}
     for verb in BY_VERB
 }
+VERBS["benchmark"] |= {"benchmarks"}
 
 
 def test_imports_point_down() -> None:

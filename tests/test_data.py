@@ -293,6 +293,16 @@ def test_the_two_data_sets_are_named_by_their_own_checksums() -> None:
     assert len(set(checksums)) == 8
 
 
+def test_crop(configure: Configure) -> None:
+    """The middle of the prepared image, which the image size follows."""
+    whole = build_datamodule(configure(*SMALL))
+    middle = build_datamodule(configure(*SMALL, "data.crop=24"))
+    images, indices = torch.randint(256, (5, 28, 28), dtype=torch.uint8), torch.arange(5)
+    cropped = middle.prepare(images, indices, None)
+    assert cropped.shape == (5, 1, 24, 24)
+    torch.testing.assert_close(cropped, whole.prepare(images, indices, None)[..., 2:26, 2:26])
+
+
 def test_interpolation_and_normalisation_commute() -> None:
     """Why images may be normalised before they are resized: the weights sum to 1."""
     x = torch.rand(1, 1, 28, 28)

@@ -105,12 +105,12 @@ def test_stride_presets(preset: str, size: int, expected: list[int], configure: 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 2), (2, 1), (2, 2), (3, 3)], ids=str)
 @pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize("kernel", [3, 5])
+@pytest.mark.parametrize(("kernel", "bias"), [(3, False), (3, True), (5, False)])
 def test_small_maps_are_convolved_as_others(
-    size: tuple[int, int], stride: int, kernel: int
+    size: tuple[int, int], stride: int, kernel: int, bias: bool
 ) -> None:
     """The way round oneDNN's slow backward pass gives what the plain convolution gives."""
-    ours = DepthwiseConv2d(6, 6, kernel, stride, padding=kernel // 2, groups=6, bias=False).double()
+    ours = DepthwiseConv2d(6, 6, kernel, stride, padding=kernel // 2, groups=6, bias=bias).double()
     x = torch.randn(4, 6, *size, dtype=torch.float64, requires_grad=True)
     y = ours(x)
     expected = nn.Conv2d.forward(ours, x)

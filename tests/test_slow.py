@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import sysconfig
+import time
 import venv
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,16 @@ def test_default_experiment(run: Path) -> None:
     assert result["status"] == "finished"
     assert result["test_accuracy"] >= 0.990
     assert result["train_seconds"] < 180
+
+
+def test_benchmark(tmp_path: Path) -> None:
+    """Every part once, in under a minute."""
+    started = time.monotonic()
+    verb("benchmark", "smoke=true", cwd=tmp_path)
+    assert time.monotonic() - started < 60
+    (folder,) = (tmp_path / "outputs" / "benchmarks").iterdir()
+    made = {path.name for path in folder.iterdir()}
+    assert {"benchmark.json", "benchmark.md", "growth.png"} <= made
 
 
 def test_evaluate_equals_what_training_reported(run: Path) -> None:

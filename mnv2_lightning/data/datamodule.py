@@ -29,6 +29,7 @@ class MNISTDataModule(L.LightningDataModule):
         dir: str | None = None,
         batch_size: int = 128,
         val_size: int = 5000,
+        crop: int = 28,
         image_size: int = 28,
         mean: float = 0.1307,
         std: float = 0.3081,
@@ -39,7 +40,7 @@ class MNISTDataModule(L.LightningDataModule):
         super().__init__()
         self.dataset, self.dir = dataset, dir
         self.batch_size, self.val_size, self.seed = batch_size, val_size, seed
-        self.image_size, self.mean, self.std = image_size, mean, std
+        self.crop, self.image_size, self.mean, self.std = crop, image_size, mean, std
         self.classes = classes or [str(digit) for digit in range(10)]
         nothing = {"degrees": 0.0, "translate": 0.0, "scale": 0.0, "shear": 0.0}
         self.augment = RandomAffine(**(nothing | (augment or {})), seed=seed)
@@ -77,7 +78,7 @@ class MNISTDataModule(L.LightningDataModule):
     def on_after_batch_transfer(
         self, batch: tuple[Tensor, Tensor, Tensor], dataloader_idx: int
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """On the training device: scale, augment (training only), normalise, resize."""
+        """On the training device: scale, augment (training only), crop, normalise, resize."""
         images, labels, indices = batch
         trainer = self.trainer
         epoch = trainer.current_epoch if trainer is not None and trainer.training else None
@@ -88,6 +89,9 @@ class MNISTDataModule(L.LightningDataModule):
         x = images[:, None].float() / 255
         if epoch is not None and self.augment:
             x = self.augment(x, indices, epoch)
+        if self.crop < x.shape[-1]:
+            border = (x.shape[-1] - self.crop) // 2
+            x = x[..., border : border + self.crop, border : border + self.crop]
         x = (x - self.mean) / self.std
         if x.shape[-1] != self.image_size:
             size = (self.image_size, self.image_size)

@@ -28,7 +28,8 @@ class DepthwiseConv2d(nn.Conv2d):
             return super().forward(x)
         if height == width == 1:  # only the kernel's centre meets the map
             centre = self.weight[:, :, self.kernel_size[0] // 2, self.kernel_size[1] // 2]
-            return x * centre.to(x.dtype)[..., None]
+            y = x * centre.to(x.dtype)[..., None]
+            return y if self.bias is None else y + self.bias.to(x.dtype)[:, None, None]
         out = super().forward(F.pad(x, (0, 2, 0, 2)))  # zeros, as beyond the border
         return out[..., : -(-height // self.stride[0]), : -(-width // self.stride[1])]
 

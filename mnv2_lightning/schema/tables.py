@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
-from mnv2_lightning.data.sets import DATA_SETS, TRAIN
+from mnv2_lightning.data.sets import DATA_SETS, SIDE, TRAIN
 
 
 def _number(value: Any) -> Any:
@@ -120,6 +120,20 @@ class Devices(Table):
     traceback: bool
 
 
+class Benchmark(Table):
+    parts: Annotated[
+        list[Literal["limits", "same_work", "loop", "feed", "inference", "growth"]],
+        Field(min_length=1),
+    ]
+    pairs: PositiveInt
+    warmup: PositiveInt
+    steps: PositiveInt
+    smoke: bool
+    data: DataFolder
+    run_dir: str
+    traceback: bool
+
+
 class ReluCollapse(Table):
     dimensions: Annotated[list[Annotated[int, Field(ge=2, le=1000)]], Field(min_length=1)]
     points: Annotated[int, Field(ge=10, le=100_000)]
@@ -171,6 +185,7 @@ class MNISTDataModule(Targeted):
     dir: str | None
     batch_size: Annotated[int, Field(ge=1, le=TRAIN)]
     val_size: Annotated[int, Field(ge=0, lt=TRAIN)]
+    crop: Annotated[int, Field(ge=4, le=SIDE)]
     image_size: Annotated[int, Field(ge=4, le=1024)]
     mean: UpToOne
     std: Annotated[Number, Field(gt=0, le=1)]
@@ -324,6 +339,7 @@ class Pictures(Targeted):
 BY_VERB: dict[str, type[Table]] = {
     "train": Train,
     "evaluate": Evaluate,
+    "benchmark": Benchmark,
     "devices": Devices,
     "relu_collapse": ReluCollapse,
 }

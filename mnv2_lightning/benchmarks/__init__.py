@@ -1,0 +1,1 @@
+"""What `benchmark` measures: each side is a function that runs in a process of its own."""

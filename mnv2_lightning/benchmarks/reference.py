@@ -1,0 +1,164 @@
+"""The other sides: the tutorial's loop as its users run it, a bare loop, a plain small CNN."""
+
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from hydra.utils import instantiate
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.data import DataLoader
+from torchvision import datasets, transforms
+
+from mnv2_lightning.benchmarks.ours import config
+from mnv2_lightning.benchmarks.timing import rate, timed
+from mnv2_lightning.data import files
+from mnv2_lightning.data.sets import DATA_SETS
+from mnv2_lightning.networks.blocks import DepthwiseConv2d
+from mnv2_lightning.runs.memory import keep_freed_memory
+
+
+class PlainCNN(nn.Sequential):
+    """(B, 1, 28, 28) -> (B, 10): two convolutions and two linear layers, 215,194 parameters.
+
+    The network of the public train_mnist_fast recipes.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(
+            *[nn.Conv2d(1, 24, 5), nn.MaxPool2d(2), nn.ReLU()],
+            *[nn.Conv2d(24, 32, 3), nn.MaxPool2d(2), nn.ReLU()],
+            *[nn.Flatten(), nn.Linear(800, 256), nn.ReLU(), nn.Linear(256, 10)],
+        )
+
+
+def tutorial_network() -> nn.Module:
+    """The tutorial's, of PyTorch's own layers only."""
+    network = instantiate(config("experiment=tutorial").model, _convert_="all")
+    for module in network.modules():
+        if isinstance(module, DepthwiseConv2d):
+            module.__class__ = nn.Conv2d  # type: ignore[assignment]
+    return network
+
+
+def tutorial_loader(
+    folder: str, data_dir: str | None, *, image_size: int, batch_size: int
+) -> DataLoader[Any]:
+    """torchvision's MNIST, image by image, with the tutorial's transforms."""
+    raw = Path(folder) / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    arrays = files.load("mnist", data_dir)
+    for file in DATA_SETS["mnist"].files:
+        array = arrays[file.name.split("-idx")[0]]
+        header = bytes([0, 0, 8, array.ndim]) + b"".join(n.to_bytes(4, "big") for n in array.shape)
+        (raw / file.name).write_bytes(header + array.tobytes())
+    size = (image_size, image_size)
+    steps = [
+        transforms.ToTensor(),
+        transforms.Normalize((0.1307,), (0.3081,)),
+        transforms.Resize(size, antialias=True),
+    ]
+    dataset = datasets.MNIST(folder, transform=transforms.Compose(steps))
+    return DataLoader(dataset, batch_size=batch_size, shuffle=True)
+
+
+def tutorial_loop(
+    *, data_dir: str | None, image_size: int, batch_size: int, warmup: int, steps: int
+) -> dict[str, Any]:
+    """NCHW, fp32, the accuracy of the running loss fetched every 50 steps, as the tutorial does."""
+    with tempfile.TemporaryDirectory() as folder:
+        loader = tutorial_loader(folder, data_dir, image_size=image_size, batch_size=batch_size)
+        network, batches = tutorial_network(), iter(loader)
+        optimizer = torch.optim.SGD(network.parameters(), lr=0.05, momentum=0.5)
+        losses = []
+
+        def step() -> None:
+            images, labels = next(batches)
+            optimizer.zero_grad()
+            loss = F.cross_entropy(network(images), labels)
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+
+        return rate(batch_size, timed(step, warmup=warmup, steps=steps))
+
+
+def tutorial_feed(
+    *, data_dir: str | None, image_size: int, batch_size: int, warmup: int, steps: int
+) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as folder:
+        loader = tutorial_loader(folder, data_dir, image_size=image_size, batch_size=batch_size)
+        batches = iter(loader)
+        return rate(batch_size, timed(lambda: next(batches), warmup=warmup, steps=steps))
+
+
+def bare_loop(
+    *, overrides: list[str], ema: float | None, warmup: int, steps: int
+) -> dict[str, Any]:
+    """Our network, batches and memory without Lightning: what a loop cannot do without."""
+    from mnv2_lightning import build
+
+    keep_freed_memory()
+    cfg = config(*overrides)
+    torch.manual_seed(cfg.seed)
+    classifier = build.build_classifier(cfg, build.build_network(cfg))
+    data = build.build_datamodule(cfg)
+    data.setup()
+    groups = [{"params": p, "weight_decay": 0.0 if p.ndim <= 1 else cfg.optimizer.weight_decay}
+              for p in classifier.network.parameters()]  # fmt: skip
+    optimizer = classifier.make_optimizer(groups)
+    average = None
+    if ema is not None:
+        average = AveragedModel(classifier.network, multi_avg_fn=get_ema_multi_avg_fn(ema))
+    loader, epoch = data.train_dataloader(), 0
+
+    def batches() -> Any:
+        while True:
+            yield from loader
+
+    stream = batches()
+
+    def step() -> None:
+        images, labels, indices = next(stream)
+        x = data.prepare(images, indices, epoch)
+        optimizer.zero_grad()
+        loss = F.cross_entropy(classifier(x), labels)
+        loss.backward()
+        optimizer.step()
+        if average is not None:
+            average.update_parameters(classifier.network)
+
+    return rate(cfg.data.batch_size, timed(step, warmup=warmup, steps=steps))
+
+
+def plain_cnn(
+    *, data_dir: str | None, epochs: int, seed: int, batch_size: int = 256
+) -> dict[str, Any]:
+    """Adam 1e-2 with betas 0.7 and 0.99, one cycle, no shuffling; tested once, at the end."""
+    torch.manual_seed(seed)
+    arrays = {name: torch.tensor(a) for name, a in files.load("mnist", data_dir).items()}
+
+    def prepare(images: Tensor) -> Tensor:
+        return (images[:, None].float() / 255 - 0.1307) / 0.3081
+
+    images, labels = arrays["train-images"], arrays["train-labels"].long()
+    network = PlainCNN()
+    start = time.perf_counter()
+    optimizer = torch.optim.Adam(network.parameters(), lr=1e-2, betas=(0.7, 0.99))
+    total = epochs * -(-len(labels) // batch_size)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=1e-2, total_steps=total)
+    for _ in range(epochs):
+        for x, y in zip(images.split(batch_size), labels.split(batch_size), strict=True):
+            optimizer.zero_grad()
+            F.cross_entropy(network(prepare(x)), y).backward()
+            optimizer.step()
+            schedule.step()
+    seconds = time.perf_counter() - start
+    network.eval()
+    with torch.inference_mode():
+        said = torch.cat([network(prepare(x)).argmax(1) for x in arrays["t10k-images"].split(1000)])
+    accuracy = (said == arrays["t10k-labels"].long()).double().mean()
+    return {"train_seconds": seconds, "test_accuracy": float(accuracy)}

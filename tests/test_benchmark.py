@@ -1,0 +1,95 @@
+"""The benchmark compares like with like, and its report says what the record holds."""
+
+import copy
+import json
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from mnv2_lightning.benchmark import PARTS
+from mnv2_lightning.benchmarks import ours, reference
+from mnv2_lightning.benchmarks.side import run_side
+from mnv2_lightning.build import build_network
+from mnv2_lightning.networks.blocks import DepthwiseConv2d
+from mnv2_lightning.reports import benchmarks as report
+from tests.conftest import Configure
+
+
+def test_the_tutorials_side_is_of_plain_layers(configure: Configure) -> None:
+    """The same network as ours, to the weight, without our way round slow layers."""
+    torch.manual_seed(0)
+    theirs = reference.tutorial_network()
+    torch.manual_seed(0)
+    network = build_network(configure("experiment=tutorial"))
+    assert not any(isinstance(m, DepthwiseConv2d) for m in theirs.modules())
+    x = torch.randn(4, 1, 28, 28)
+    torch.testing.assert_close(theirs.eval()(x), network.eval()(x))
+
+
+def test_plain_cnn() -> None:
+    network = reference.PlainCNN()
+    # 5x5x1x24 + 24, 3x3x24x32 + 32, 800x256 + 256, 256x10 + 10
+    assert sum(p.numel() for p in network.parameters()) == 624 + 6944 + 205_056 + 2570
+    assert network(torch.zeros(2, 1, 28, 28)).shape == (2, 10)
+
+
+@pytest.mark.parametrize("model", ["mobilenet_v2_small", "tutorial", "mobilenet_v1"])
+def test_folding_changes_no_output(model: str, configure: Configure) -> None:
+    network = build_network(configure(f"model={model}"))
+    for module in network.modules():  # as after training: statistics that are not 0 and 1
+        if isinstance(module, nn.BatchNorm2d):
+            assert module.running_mean is not None
+            assert module.running_var is not None
+            nn.init.uniform_(module.running_mean, -0.5, 0.5)
+            nn.init.uniform_(module.running_var, 0.5, 2)
+    network.eval()
+    folded = ours.fold(copy.deepcopy(network))
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in folded.modules())
+    x = torch.randn(8, 1, 28, 28)
+    torch.testing.assert_close(folded(x), network(x), rtol=1e-4, atol=1e-4)
+
+
+def test_a_side_runs_in_a_process_of_its_own() -> None:
+    found = run_side("machine.limits", steps=1)
+    assert found["sgemm_gflops"] > 0
+    with pytest.raises(RuntimeError, match=r"machine\.limits: .*unexpected keyword"):
+        run_side("machine.limits", stepps=1)
+
+
+def rated(*rates: float) -> list[dict[str, Any]]:
+    return [{"images_per_second": rate, "peak_rss_bytes": 1e9} for rate in rates]
+
+
+def test_report() -> None:
+    """Ratios are of pairs, then their median; every part has a table."""
+    assert report.TABLES.keys() == PARTS.keys()
+    assert report.times(rated(30, 60, 40), rated(10, 10, 20)) == "3.00"
+    sides = {"tutorial": rated(10, 12, 11), "ours": rated(40, 36, 44)}
+    text = report.markdown(
+        {
+            "hardware": {"cpu": "X", "cores": 2, "threads": 2, "simd": "AVX2"},
+            "versions": {"python": "3.11", "torch": "2", "lightning": "2"},
+            "git_commit": "abc",
+            "pairs": 3,
+            "smoke": False,
+            "parts": {"same_work": [{"image_size": 28, "batch_size": 8, "sides": sides}]},
+        }
+    )
+    row = (
+        "| 28 px, batch 8 | 11.0 (10.0 to 12.0) | 40.0 (36.0 to 44.0) | 4.00 | 1.00 GB | 1.00 GB |"
+    )
+    assert row in text
+    assert json.dumps(text)
+
+
+def test_growth_is_drawn() -> None:
+    rows = [
+        {"width": w, "image_size": s, "batch_size": b, "images_per_second": 1e4 / s, "gflops": s}
+        for w in (0.5, 1.0)
+        for s in (28, 56)
+        for b in (32, 128)
+    ]
+    figure = report.draw_growth(rows, {"sgemm_gflops": 100})
+    assert [len(axes.lines) for axes in figure.axes] == [4, 5]
