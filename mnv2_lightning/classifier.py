@@ -33,12 +33,15 @@ class Classifier(L.LightningModule):
         num_classes: int = 10,
         label_smoothing: float = 0.0,
         channels_last: bool = True,
+        compile: bool = False,
         seed: int = 0,
     ) -> None:
         super().__init__()
         self.network = network
         if channels_last:
             self.network.to(memory_format=torch.channels_last)
+        if compile:
+            self.network.compile()  # in place: the weights keep their names
         self.make_optimizer, self.make_schedule = optimizer, scheduler
         self.label_smoothing, self.channels_last, self.seed = label_smoothing, channels_last, seed
         self.metrics = nn.ModuleDict(
@@ -72,7 +75,7 @@ class Classifier(L.LightningModule):
         loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
         with torch.no_grad():
             hits = (logits.argmax(1) == labels).sum()
-            sums = torch.stack([loss.float() * len(labels), hits, hits.new_tensor(len(labels))])
+            sums = torch.stack([loss.float() * len(labels), hits, hits.new_full((), len(labels))])
             self.window = sums if self.window is None else self.window + sums
         self.rate = self.trainer.optimizers[0].param_groups[0]["lr"]  # of this step
         every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -64,6 +65,17 @@ def test_benchmark(tmp_path: Path) -> None:
     (folder,) = (tmp_path / "outputs" / "benchmarks").iterdir()
     made = {path.name for path in folder.iterdir()}
     assert {"benchmark.json", "benchmark.md", "growth.png"} <= made
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_compiled(tmp_path: Path) -> None:
+    """The same weights by name, and the same losses to rounding."""
+    for folder, compiles in (("plain", "false"), ("compiled", "true")):
+        few = (*FEW, "trainer.limit_test_batches=2", f"classifier.compile={compiles}")
+        verb("train", *few, f"hydra.run.dir={folder}", cwd=tmp_path)
+    losses = [record(tmp_path / folder)["test_loss"] for folder in ("plain", "compiled")]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+    verb("evaluate", "run_dir=compiled", cwd=tmp_path)
 
 
 def test_evaluate_equals_what_training_reported(run: Path) -> None:

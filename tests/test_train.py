@@ -6,6 +6,7 @@ import math
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -451,6 +452,35 @@ def test_one_batch_can_be_overfitted(configure: Configure) -> None:
         loss.backward()
         optimizer.step()
     assert loss < 0.01
+
+
+def test_a_step_reads_nothing_back_from_its_device(configure: Configure) -> None:
+    """On the meta device, whose tensors have no values, whatever would wait for a GPU fails: the
+    order of batches, gather, augmentation, forward pass, loss and the sums that are logged.
+    """
+    cfg = configure(*SMALL, *AUGMENTED)
+    data = build.build_datamodule(cfg)
+    data.setup()
+    assert data.train_set is not None
+    images = data.train_set.to(torch.device("meta"))
+    with torch.device("meta"):
+        classifier = build.build_classifier(cfg, build.build_network(cfg))
+    loader = data._loader(images, torch.arange(500, device="meta"), shuffle=True)
+    trainer = SimpleNamespace(
+        log_every_n_steps=10**9,
+        accumulate_grad_batches=1,
+        num_training_batches=10,
+        global_step=0,
+        optimizers=[SimpleNamespace(param_groups=[{"lr": 0.1}])],
+    )
+    classifier._trainer = trainer  # type: ignore[assignment]
+    for number, (batch, labels, indices) in zip(range(2), loader, strict=False):
+        x = data.prepare(batch, indices, epoch=0)
+        loss = classifier.training_step((x, labels, indices), number)
+        loss.backward()
+        assert loss.is_meta
+        assert classifier.window is not None
+        assert classifier.window.is_meta
 
 
 def test_weight_decay_leaves_out_biases_and_norms(configure: Configure) -> None:

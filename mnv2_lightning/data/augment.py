@@ -25,8 +25,8 @@ class RandomAffine:
 
     def __call__(self, images: Tensor, indices: Tensor, epoch: int) -> Tensor:
         """`indices`: (B,) int64, the images' places in the data set."""
-        drawn = uniform(indices, self.seed, epoch, len(self.ranges))  # (B, 5)
-        angle, scale, shear, x, y = (drawn * drawn.new_tensor(self.ranges)).unbind(1)
+        drawn = uniform(indices, self.seed, epoch, len(self.ranges)).unbind(1)  # 5 x (B,)
+        angle, scale, shear, x, y = (d * r for d, r in zip(drawn, self.ranges, strict=True))
         cos, sin, size = angle.cos(), angle.sin(), 1 / (1 + scale)
         # From output to input: rotation times shear times size, then the shift. (B, 2, 3)
         rows = torch.stack(

@@ -8,7 +8,10 @@ from torch.utils.data import Dataset, Sampler
 
 
 class InMemoryImages(Dataset[tuple[Tensor, Tensor, Tensor]]):
-    """(N, 28, 28) uint8 images and (N,) labels; an item is a whole batch, gathered at once."""
+    """(N, 28, 28) uint8 images and (N,) labels; an item is a whole batch, gathered at once.
+
+    Where they lie (CPU or GPU) is where the batches and their indices are made.
+    """
 
     def __init__(self, images: Tensor, labels: Tensor) -> None:
         self.images, self.labels = images, labels
@@ -19,12 +22,16 @@ class InMemoryImages(Dataset[tuple[Tensor, Tensor, Tensor]]):
     def __len__(self) -> int:
         return len(self.labels)
 
+    def to(self, device: torch.device) -> "InMemoryImages":
+        return InMemoryImages(self.images.to(device), self.labels.to(device))
+
 
 class Batches(Sampler[Tensor]):
     """Yields the indices of each batch, every index once an epoch.
 
     Batch sizes differ by one at most, so that no epoch ends in a small batch; with several ranks
-    each takes its share of every batch. Lightning calls `set_epoch` before an epoch.
+    each takes its share of every batch. Lightning calls `set_epoch` before an epoch. The order is
+    drawn on the CPU, equal for every device, and sent to that of `indices` once an epoch.
     """
 
     def __init__(
@@ -51,7 +58,7 @@ class Batches(Sampler[Tensor]):
         indices = self.indices
         if self.shuffle:
             order = torch.randperm(len(indices), generator=generator(self.seed, self.epoch))
-            indices = indices[order]
+            indices = indices[order.to(indices.device)]
         for batch in torch.tensor_split(indices, len(self)):
             yield batch[self.rank :: self.world_size]
 

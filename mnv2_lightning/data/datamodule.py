@@ -17,6 +17,8 @@ from mnv2_lightning.data.files import load
 class MNISTDataModule(L.LightningDataModule):
     """Batches of ((B, 1, S, S) float images, (B,) int64 labels, (B,) indices), S = `image_size`.
 
+    The whole data set, 55 MB, lies in the memory of the device that trains.
+
     `batch_size` counts the images of all ranks together. `val_size` images are cut from the
     training set by `seed`; the test set is the official one. `dir`: see `data.files.load`.
     DataError: the files cannot be had.
@@ -57,23 +59,32 @@ class MNISTDataModule(L.LightningDataModule):
         self.test_set = InMemoryImages(arrays["t10k-images"], test_labels)
         self.train_indices, self.val_indices = split(len(train_labels), self.val_size, self.seed)
 
+    def on_device(self) -> tuple[InMemoryImages, InMemoryImages]:
+        """The training and the test set, in the memory of the device that trains."""
+        assert self.train_set is not None, "setup() comes first"
+        assert self.test_set is not None
+        if self.trainer is not None:
+            device = self.trainer.strategy.root_device
+            self.train_set, self.test_set = self.train_set.to(device), self.test_set.to(device)
+        return self.train_set, self.test_set
+
     def train_dataloader(self) -> DataLoader[Any]:
-        return self._loader(self.train_set, self.train_indices, shuffle=True)
+        return self._loader(self.on_device()[0], self.train_indices, shuffle=True)
 
     def val_dataloader(self) -> DataLoader[Any] | list[Any]:
         if not self.val_size:
             return []
-        return self._loader(self.train_set, self.val_indices)
+        return self._loader(self.on_device()[0], self.val_indices)
 
     def test_dataloader(self) -> DataLoader[Any]:
-        assert self.test_set is not None
-        return self._loader(self.test_set, torch.arange(len(self.test_set)))
+        test_set = self.on_device()[1]
+        return self._loader(test_set, torch.arange(len(test_set)))
 
     def images(self, split: str) -> np.ndarray:
         """(N, 28, 28) uint8, as the files have them, in the order that indices mean."""
         chosen = self.test_set if split == "test" else self.train_set
         assert chosen is not None, "setup() comes first"
-        return chosen.images.numpy()
+        return chosen.images.cpu().numpy()
 
     def on_after_batch_transfer(
         self, batch: tuple[Tensor, Tensor, Tensor], dataloader_idx: int
@@ -99,13 +110,12 @@ class MNISTDataModule(L.LightningDataModule):
         return x
 
     def _loader(
-        self, images: InMemoryImages | None, indices: Tensor, *, shuffle: bool = False
+        self, images: InMemoryImages, indices: Tensor, *, shuffle: bool = False
     ) -> DataLoader[Any]:
-        assert images is not None, "setup() comes first"
         rank = self.trainer.global_rank if self.trainer is not None else 0
         world_size = self.trainer.world_size if self.trainer is not None else 1
         batches = Batches(
-            indices,
+            indices.to(images.labels.device),
             self.batch_size,
             shuffle=shuffle,
             seed=self.seed,

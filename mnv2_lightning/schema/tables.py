@@ -197,6 +197,7 @@ class MNISTDataModule(Targeted):
 class Classifier(Targeted):
     label_smoothing: Share
     channels_last: bool
+    compile: bool
 
 
 class SGD(Partial):
