@@ -29,6 +29,7 @@ class MobileNetV2(nn.Module):
         in_channels: int = 1,
         num_classes: int = 10,
         stem_channels: int = 32,
+        stem_kernel: int = 3,
         head_channels: int = 1280,
         expand_ratio: float | None = None,
         expand_always: bool = False,
@@ -44,7 +45,7 @@ class MobileNetV2(nn.Module):
         super().__init__()
         stem_stride, *stage_strides = resolve_strides(stages, strides)
         channels = make_divisible(stem_channels * width_mult, round_nearest)
-        self.stem = conv_norm(in_channels, channels, kernel=3, stride=stem_stride)
+        self.stem = conv_norm(in_channels, channels, kernel=stem_kernel, stride=stem_stride)
 
         self.stages = nn.Sequential()
         for (t, c, n, _), stage_stride in zip(stages, stage_strides, strict=True):

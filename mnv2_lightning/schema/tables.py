@@ -147,6 +147,7 @@ class MobileNetV2(Targeted):
     in_channels: PositiveInt
     num_classes: Annotated[int, Field(ge=2)]
     stem_channels: PositiveInt
+    stem_kernel: Literal[3, 5, 7]
     stages: Annotated[list[StageRow], Field(min_length=1)]
     head_channels: PositiveInt
     expand_ratio: Positive | None
