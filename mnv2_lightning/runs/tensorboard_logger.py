@@ -1,5 +1,6 @@
 """TensorBoard: Lightning's logger, in the run's own folder, with HPARAMS that tell the truth."""
 
+import copy
 import warnings
 from argparse import Namespace
 from typing import Any
@@ -56,12 +57,12 @@ class TensorBoardLogger(loggers.TensorBoardLogger):
         network = model.network
         if not isinstance(image, Tensor) or not isinstance(network, nn.Module):
             return
-        training, weight = network.training, next(network.parameters())
+        weight = next(network.parameters())
+        network = copy.deepcopy(network).eval()  # a copy is not compiled: those cannot be traced
         with warnings.catch_warnings(), torch.no_grad():
             # TensorBoard traces with torch.jit, which torch deprecates; nothing replaces it there.
             warnings.simplefilter("ignore")
-            self.experiment.add_graph(network.eval(), image.to(weight.device, weight.dtype))
-        network.train(training)
+            self.experiment.add_graph(network, image.to(weight.device, weight.dtype))
 
     @rank_zero_only
     def save(self) -> None:
