@@ -1,18 +1,23 @@
 """What the tests share: a small data set made here, and the real config composed as a run's."""
 
+import csv
 import gzip
 import hashlib
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
 from mnv2_lightning.command import config_dir, register_resolvers
 from mnv2_lightning.data.sets import DATA_SETS, IdxFile
+from mnv2_lightning.train import train
 
 # A tenth of a per cent of the real one: enough to train on, a blink to make.
 TRAIN, TEST = 600, 100
@@ -98,3 +103,38 @@ def configure(tmp_path: Path, small_data: Path) -> Configure:
 
 def pack(raw: bytes) -> bytes:
     return gzip.compress(raw, compresslevel=1)
+
+
+# What draws random numbers in training.
+AUGMENTED = ("data.augment.degrees=10", "data.augment.translate=0.05", "model.dropout=0.2")
+
+
+@pytest.fixture(scope="session")
+def keep() -> dict[str, Path]:
+    """Runs that several tests look at and none changes."""
+    return {}
+
+
+@pytest.fixture
+def run(
+    keep: dict[str, Path], configure: Configure, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A finished run with EMA, augmentation and dropout."""
+    if "run" not in keep:
+        folder = tmp_path_factory.mktemp("run") / "a"
+        train(configure(*SMALL, *AUGMENTED, "callbacks=[default,ema]", run_dir=folder))
+        keep["run"] = folder
+    return keep["run"]
+
+
+def record(run: Path) -> dict[str, Any]:
+    return json.loads((run / "result.json").read_text())
+
+
+def load(run: Path, name: str = "last") -> dict[str, Any]:
+    return torch.load(run / "checkpoints" / f"{name}.ckpt", weights_only=True)
+
+
+def rows(run: Path) -> list[dict[str, str]]:
+    with (run / "metrics.csv").open() as stream:
+        return list(csv.DictReader(stream))

@@ -10,9 +10,10 @@ import sysconfig
 import time
 import venv
 from pathlib import Path
-from typing import Any
 
 import pytest
+
+from tests.conftest import record
 
 pytestmark = pytest.mark.slow
 
@@ -25,10 +26,6 @@ def verb(*args: str, cwd: Path, status: int = 0) -> subprocess.CompletedProcess[
     ended = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
     assert ended.returncode == status, ended.stdout + ended.stderr
     return ended
-
-
-def record(run: Path) -> dict[str, Any]:
-    return json.loads((run / "result.json").read_text())
 
 
 FEW = (

@@ -1,0 +1,187 @@
+"""Going on with a run: exact, in its own folder, and only as the run it was."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from omegaconf import DictConfig, OmegaConf
+
+from mnv2_lightning import build
+from mnv2_lightning.runs.config import plain
+from mnv2_lightning.runs.folder import read_config, resumed_config
+from mnv2_lightning.schema.errors import ConfigError
+from mnv2_lightning.train import train
+from tests.conftest import AUGMENTED, SMALL, Configure, load, record, rows
+
+
+def resumed(run: Path, *overrides: str) -> DictConfig:
+    """The config that `resume=RUN` and `overrides` make."""
+    logger = {"csv": {"_target_": "mnv2_lightning.runs.csv_logger.CSVLogger", "run_dir": str(run)}}
+    return resumed_config(OmegaConf.create({"resume": str(run), "logger": logger}), overrides)
+
+
+def cut_after_one_epoch(configure: Configure, run_dir: Path, *overrides: str) -> None:
+    """A run that ends where a crash after its first epoch would have left it, part of the second
+    epoch logged."""
+    import lightning.pytorch as L
+
+    class Crash(L.Callback):
+        def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
+            if trainer.global_step == 14:
+                raise RuntimeError("power cut")
+
+    plain = build.build_callbacks
+
+    def with_crash(cfg: Any) -> list[Any]:
+        return [*plain(cfg), Crash()]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(build, "build_callbacks", with_crash)
+        with pytest.raises(RuntimeError, match="power cut"):
+            train(configure(*SMALL, *overrides, run_dir=run_dir))
+
+
+def assert_same(a: Any, b: Any, path: str = "") -> None:
+    """Deep equality, to the bit."""
+    assert type(a) is type(b), path
+    if isinstance(a, dict):
+        assert a.keys() == b.keys(), path
+        for key in a:
+            assert_same(a[key], b[key], f"{path}.{key}")
+    elif isinstance(a, list | tuple):
+        assert len(a) == len(b), path
+        for index, (x, y) in enumerate(zip(a, b, strict=True)):
+            assert_same(x, y, f"{path}.{index}")
+    elif isinstance(a, torch.Tensor):
+        assert torch.equal(a, b), path
+    else:
+        assert a == b, path
+
+
+def comparable(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """All that makes the rest of the run: weights, averages, optimizer, schedule, counts."""
+    keys = ("state_dict", "optimizer_states", "lr_schedulers", "epoch", "global_step")
+    averages = ("current_model_state", "averaging_state")
+    return {k: checkpoint[k] for k in (*keys, *averages) if k in checkpoint}
+
+
+@pytest.mark.parametrize(
+    "overrides", [(), ("callbacks=[default,ema]", *AUGMENTED)], ids=["plain", "ema-augmented"]
+)
+def test_resumed_equals_uninterrupted(
+    overrides: tuple[str, ...], configure: Configure, tmp_path: Path
+) -> None:
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    train(configure(*SMALL, *overrides, run_dir=whole))
+    cut_after_one_epoch(configure, cut, *overrides)
+    assert record(cut)["status"] == "failed"
+    assert "power cut" in record(cut)["error"]
+    result = train(resumed(cut))
+    assert result["status"] == "finished"
+    assert_same(comparable(load(cut)), comparable(load(whole)))
+
+    def curves(run: Path) -> list[dict[str, str]]:
+        return [{k: v for k, v in r.items() if k != "images_per_second"} for r in rows(run)]
+
+    assert curves(cut) == curves(whole)
+    for key in ("test_accuracy", "test_loss", "val_accuracy", "tested_checkpoint"):
+        assert result[key] == record(whole)[key]
+
+
+def test_resume_of_a_finished_run_does_nothing(
+    run: Path, caplog: pytest.LogCaptureFixture, configure: Configure
+) -> None:
+    caplog.set_level("INFO")
+    before = (run / "checkpoints" / "last.ckpt").read_bytes()
+    assert train(resumed(run))["status"] == "finished"
+    assert "already finished" in caplog.text
+    assert (run / "checkpoints" / "last.ckpt").read_bytes() == before
+
+
+def test_other_devices_do_not_train_a_finished_run_again(run: Path) -> None:
+    before = (run / "result.json").read_bytes()
+    train(resumed(run, "trainer.accelerator=cpu", "trainer.devices=1"))
+    assert (run / "result.json").read_bytes() == before
+
+
+def test_a_cut_resume_shows_no_old_result(configure: Configure, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    train(configure(*SMALL, "trainer.max_epochs=1", run_dir=folder))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mnv2_lightning.classifier.Classifier.training_step", lambda *args: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            train(resumed(folder, "trainer.max_epochs=2"))
+    assert record(folder)["status"] == "failed"
+    assert record(folder)["test_accuracy"] is None
+
+
+def test_more_epochs_go_on_with_a_finished_run(configure: Configure, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    train(configure(*SMALL, "scheduler=constant", "trainer.max_epochs=1", run_dir=folder))
+    seconds = record(folder)["train_seconds"]
+    train(resumed(folder, "trainer.max_epochs=2"))
+    assert record(folder)["epochs"] == 2
+    assert load(folder)["global_step"] == 20
+    assert record(folder)["train_seconds"] > seconds
+    assert yaml.safe_load((folder / "config.yaml").read_text())["trainer"]["max_epochs"] == 2
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("optimizer.lr=0.2", r"optimizer\.lr=0\.2: cannot change .* \(it is 0\.1\)"),
+        ("data.batch_size=10", "cannot change"),
+        ("seed=5", "seed=5: cannot change"),
+        ("trainer.max_time={hours: 1}", r"trainer\.max_time\.hours=1: cannot change"),
+        ("callbacks.best=null", "cannot change"),
+        ("model=tutorial", "a group cannot change"),
+        ("optimizer.momentun=1", "did you mean optimizer.momentum"),
+    ],
+)
+def test_resume_refuses_what_changes_the_run(run: Path, override: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        resumed(run, override)
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "trainer.max_epochs=9",
+        "trainer.enable_progress_bar=false",
+        "callbacks.progress=null",
+        "logger=csv",
+        "optimizer.lr=0.1",
+    ],
+)
+def test_resume_takes_what_does_not(run: Path, override: str) -> None:
+    resumed(run, override)
+
+
+def test_config_holds_no_path_of_the_runs_own(run: Path) -> None:
+    text = (run / "config.yaml").read_text()
+    assert "$" not in text
+    assert str(run.parent) not in text
+    assert plain(read_config(run))["callbacks"]["last"]["dirpath"] == str(run / "checkpoints")
+
+
+def test_a_moved_run_goes_on_and_keeps_its_best(configure: Configure, tmp_path: Path) -> None:
+    """The first epoch stays the best where later ones are no better."""
+    still = ("optimizer.lr=1e-9", "scheduler=constant", "trainer.max_epochs=1")
+    train(configure(*SMALL, *still, run_dir=tmp_path / "a"))
+    (tmp_path / "a").rename(tmp_path / "b")
+    before = load(tmp_path / "b", "best")["validation"]
+    monkey = before | {"val/accuracy": 1.0}
+    for name in ("last", "best"):  # as if it had been perfect
+        path = tmp_path / "b" / "checkpoints" / f"{name}.ckpt"
+        content = torch.load(path, weights_only=True) | {"validation": monkey}
+        for state in content["callbacks"].values():
+            if "best_model_score" in state and state["monitor"]:
+                state["best_model_score"] = torch.tensor(1.0)
+                state["best_k_models"] = dict.fromkeys(state["best_k_models"], torch.tensor(1.0))
+        torch.save(content, path)
+    result = train(resumed(tmp_path / "b", "trainer.max_epochs=2"))
+    assert result["tested_checkpoint"] == "best"
+    assert load(tmp_path / "b", "best")["epoch"] == 0
+    assert result["val_accuracy"] == 1.0
