@@ -129,6 +129,8 @@ class Command:
 
     def _check(self, args: argparse.Namespace, number: int, overrides: list[str]) -> Job:
         composed = self._compose(args, overrides)
+        if any(override.startswith("run_dir=") for override in overrides):
+            self._check_run_dir()
         with open_dict(composed):
             composed.hydra.runtime.output_dir = "."
             composed.hydra.mode = RunMode.MULTIRUN if args.multirun else RunMode.RUN
@@ -146,6 +148,11 @@ class Command:
         HydraConfig.instance().cfg = None
         check(self.name, plain(cfg))
         return Job(cfg, overrides, folder, args.multirun)
+
+    def _check_run_dir(self) -> None:
+        """ConfigError where the verb makes a folder of its own, which is Hydra's to move."""
+        if OmegaConf.is_interpolation(compose(self.name), "run_dir"):
+            raise ConfigError("run_dir: is set by hydra.run.dir=PATH")
 
     def _jobs(self, args: argparse.Namespace) -> list[list[str]]:
         """The overrides of each job: the product of all sweeps in a multirun, else one list."""

@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 from omegaconf import DictConfig
 
-from mnv2_lightning.command import Command, Job
-from mnv2_lightning.runs import folder
+from mnv2_lightning.command import Command
 
 log = logging.getLogger(__name__)
 
@@ -84,12 +83,7 @@ def theorem(m: int) -> float:
     return 1 - (1 + m) / 2**m
 
 
-def check_job(job: Job) -> None:
-    """ConfigError."""
-    folder.refuse_run_dir(job.overrides)
-
-
-COMMAND = Command("relu_collapse", relu_collapse, check_job=check_job)
+COMMAND = Command("relu_collapse", relu_collapse)
 main = COMMAND.run
 
 

@@ -109,7 +109,6 @@ def final_config(cfg: DictConfig, overrides: list[str]) -> DictConfig:
 def check_job(job: Job) -> None:
     """What needs torch or the disk, before any work. ConfigError."""
     cfg = job.cfg
-    folder.refuse_run_dir(job.overrides)
     if cfg.resume:
         last = folder.require_checkpoint("resume", Path(cfg.run_dir), "last")
         if job.is_swept or job.folder.resolve() != Path(cfg.resume).resolve():

@@ -131,9 +131,3 @@ def refuse_occupied(folder: Path) -> None:
     """ConfigError where a fresh run would land in a folder that holds one already."""
     if (folder / "result.json").exists():
         raise ConfigError(f"{folder}: holds a run already; go on with resume={folder}")
-
-
-def refuse_run_dir(overrides: Sequence[str]) -> None:
-    """ConfigError where `run_dir` is typed to a verb that makes the folder."""
-    if any(override.startswith("run_dir=") for override in overrides):
-        raise ConfigError("run_dir: is set by hydra.run.dir=PATH")
