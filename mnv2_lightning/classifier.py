@@ -115,12 +115,16 @@ class Classifier(L.LightningModule):
             )
         return logits
 
-    def configure_optimizers(self) -> Any:
+    def build_optimizer(self) -> Optimizer:
+        """Of all weights, without decay of biases and norms."""
         weights = [p for p in self.network.parameters() if p.ndim > 1]
         biases_and_norms = [p for p in self.network.parameters() if p.ndim <= 1]
-        optimizer = self.make_optimizer(
+        return self.make_optimizer(
             [{"params": weights}, {"params": biases_and_norms, "weight_decay": 0.0}]
         )
+
+    def configure_optimizers(self) -> Any:
+        optimizer = self.build_optimizer()
         factor = self.make_schedule(
             total_steps=self.trainer.estimated_stepping_batches,
             steps_per_epoch=self._steps_per_epoch(),

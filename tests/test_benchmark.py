@@ -6,12 +6,14 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from torch import nn
 
 from mnv2_lightning.benchmark import PARTS
 from mnv2_lightning.benchmarks import ours, reference
 from mnv2_lightning.benchmarks.side import run_side
 from mnv2_lightning.build import build_network
+from mnv2_lightning.command import config_dir
 from mnv2_lightning.networks.blocks import DepthwiseConv2d
 from mnv2_lightning.reports import benchmarks as report
 from tests.conftest import Configure
@@ -64,7 +66,8 @@ def rated(*rates: float) -> list[dict[str, Any]]:
 
 def test_report() -> None:
     """Ratios are of pairs, then their median; every part has a table."""
-    assert report.TABLES.keys() == PARTS.keys()
+    conf = yaml.safe_load((config_dir() / "benchmark.yaml").read_text())
+    assert conf["parts"] == list(report.TABLES) == list(PARTS)
     assert report.times(rated(30, 60, 40), rated(10, 10, 20)) == "3.00"
     sides = {"tutorial": rated(10, 12, 11), "ours": rated(40, 36, 44)}
     text = report.markdown(
@@ -82,6 +85,16 @@ def test_report() -> None:
     )
     assert row in text
     assert json.dumps(text)
+
+
+def test_report_of_the_plain_cnn() -> None:
+    runs = [
+        {"epochs": 1, "seed": seed, "train_seconds": 7.0 + seed, "test_accuracy": 0.99}
+        for seed in range(3)
+    ]
+    assert report.TABLES["plain_cnn"](runs)[-1] == (
+        "| 1 | 3 | 8.0 (7.0 to 9.0) | 99.00 (99.00 to 99.00) |"
+    )
 
 
 def test_growth_is_drawn() -> None:

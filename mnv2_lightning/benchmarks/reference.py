@@ -16,7 +16,7 @@ from torchvision import datasets, transforms
 from mnv2_lightning.benchmarks.ours import config
 from mnv2_lightning.benchmarks.timing import rate, timed
 from mnv2_lightning.data import files
-from mnv2_lightning.data.sets import DATA_SETS
+from mnv2_lightning.data.sets import DATA_SETS, TRAIN
 from mnv2_lightning.networks.blocks import DepthwiseConv2d
 from mnv2_lightning.runs.memory import keep_freed_memory
 
@@ -68,20 +68,21 @@ def tutorial_loader(
 def tutorial_loop(
     *, data_dir: str | None, image_size: int, batch_size: int, warmup: int, steps: int
 ) -> dict[str, Any]:
-    """NCHW, fp32, the accuracy of the running loss fetched every 50 steps, as the tutorial does."""
+    """NCHW, fp32, the loss added up at every step, as the tutorial does."""
     with tempfile.TemporaryDirectory() as folder:
         loader = tutorial_loader(folder, data_dir, image_size=image_size, batch_size=batch_size)
         network, batches = tutorial_network(), iter(loader)
         optimizer = torch.optim.SGD(network.parameters(), lr=0.05, momentum=0.5)
-        losses = []
+        running_loss = 0.0
 
         def step() -> None:
+            nonlocal running_loss
             images, labels = next(batches)
             optimizer.zero_grad()
             loss = F.cross_entropy(network(images), labels)
             loss.backward()
             optimizer.step()
-            losses.append(loss.item())
+            running_loss += loss.item()
 
         return rate(batch_size, timed(step, warmup=warmup, steps=steps))
 
@@ -95,10 +96,11 @@ def tutorial_feed(
         return rate(batch_size, timed(lambda: next(batches), warmup=warmup, steps=steps))
 
 
-def bare_loop(
-    *, overrides: list[str], ema: float | None, warmup: int, steps: int
-) -> dict[str, Any]:
-    """Our network, batches and memory without Lightning: what a loop cannot do without."""
+def bare_loop(*, overrides: list[str], warmup: int, steps: int) -> dict[str, Any]:
+    """Our network, batches, optimizer, EMA and memory without Lightning: no more than a loop needs.
+
+    `overrides` have callbacks.ema.
+    """
     from mnv2_lightning import build
 
     keep_freed_memory()
@@ -107,13 +109,10 @@ def bare_loop(
     classifier = build.build_classifier(cfg, build.build_network(cfg))
     data = build.build_datamodule(cfg)
     data.setup()
-    groups = [{"params": p, "weight_decay": 0.0 if p.ndim <= 1 else cfg.optimizer.weight_decay}
-              for p in classifier.network.parameters()]  # fmt: skip
-    optimizer = classifier.make_optimizer(groups)
-    average = None
-    if ema is not None:
-        average = AveragedModel(classifier.network, multi_avg_fn=get_ema_multi_avg_fn(ema))
-    loader, epoch = data.train_dataloader(), 0
+    optimizer = classifier.build_optimizer()
+    average_by = get_ema_multi_avg_fn(cfg.callbacks.ema.decay)
+    average = AveragedModel(classifier.network, use_buffers=True, multi_avg_fn=average_by)
+    loader = data.train_dataloader()
 
     def batches() -> Any:
         while True:
@@ -123,35 +122,37 @@ def bare_loop(
 
     def step() -> None:
         images, labels, indices = next(stream)
-        x = data.prepare(images, indices, epoch)
+        x = data.prepare(images, indices, epoch=0)
         optimizer.zero_grad()
         loss = F.cross_entropy(classifier(x), labels)
         loss.backward()
         optimizer.step()
-        if average is not None:
-            average.update_parameters(classifier.network)
+        average.update_parameters(classifier.network)
 
     return rate(cfg.data.batch_size, timed(step, warmup=warmup, steps=steps))
 
 
 def plain_cnn(
-    *, data_dir: str | None, epochs: int, seed: int, batch_size: int = 256
+    *, data_dir: str | None, epochs: int, seed: int, images: int = TRAIN
 ) -> dict[str, Any]:
-    """Adam 1e-2 with betas 0.7 and 0.99, one cycle, no shuffling; tested once, at the end."""
+    """Adam 1e-2 with betas 0.7 and 0.99, one cycle, batches of 256 of the first `images`, not
+    shuffled; tested once, at the end.
+    """
     torch.manual_seed(seed)
     arrays = {name: torch.tensor(a) for name, a in files.load("mnist", data_dir).items()}
 
-    def prepare(images: Tensor) -> Tensor:
-        return (images[:, None].float() / 255 - 0.1307) / 0.3081
+    def prepare(pixels: Tensor) -> Tensor:
+        return (pixels[:, None].float() / 255 - 0.1307) / 0.3081
 
-    images, labels = arrays["train-images"], arrays["train-labels"].long()
+    train_images = arrays["train-images"][:images].split(256)
+    train_labels = arrays["train-labels"][:images].long().split(256)
     network = PlainCNN()
     start = time.perf_counter()
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-2, betas=(0.7, 0.99))
-    total = epochs * -(-len(labels) // batch_size)
+    total = epochs * len(train_labels)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=1e-2, total_steps=total)
     for _ in range(epochs):
-        for x, y in zip(images.split(batch_size), labels.split(batch_size), strict=True):
+        for x, y in zip(train_images, train_labels, strict=True):
             optimizer.zero_grad()
             F.cross_entropy(network(prepare(x)), y).backward()
             optimizer.step()

@@ -74,6 +74,17 @@ def _feed(part: Any) -> list[str]:
     return ["## Feed: the data pipelines alone", "", *table(head, rows)]
 
 
+def _plain_cnn(part: Any) -> list[str]:
+    rows = []
+    for epochs in sorted({run["epochs"] for run in part}):
+        runs = [run for run in part if run["epochs"] == epochs]
+        accuracies = [100 * run["test_accuracy"] for run in runs]
+        seconds = [run["train_seconds"] for run in runs]
+        rows.append([str(epochs), str(len(runs)), spread(seconds), spread(accuracies, ".2f")])
+    head = ("epochs", "seeds", "seconds", "test accuracy, %")
+    return ["## The plain small CNN: accuracy for time", "", *table(head, rows)]
+
+
 def _inference(part: Any) -> list[str]:
     rows = []
     for row in part:
@@ -116,6 +127,7 @@ TABLES = {
     "same_work": _same_work,
     "loop": _loop,
     "feed": _feed,
+    "plain_cnn": _plain_cnn,
     "inference": _inference,
     "growth": _growth,
 }

@@ -122,7 +122,7 @@ class Devices(Table):
 
 class Benchmark(Table):
     parts: Annotated[
-        list[Literal["limits", "same_work", "loop", "feed", "inference", "growth"]],
+        list[Literal["limits", "same_work", "loop", "feed", "plain_cnn", "inference", "growth"]],
         Field(min_length=1),
     ]
     pairs: PositiveInt
