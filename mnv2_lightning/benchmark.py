@@ -155,7 +155,7 @@ def inference(cfg: DictConfig) -> Any:
 
 
 def growth(cfg: DictConfig) -> Any:
-    """The paper's network over widths, sizes and batches."""
+    """The paper's network, with the paper's strides, over widths, sizes and batches."""
     rows = []
     widths, sizes, batches = (0.35, 0.7, 1.0), (28, 56, 112), (32, 128)
     if cfg.smoke:
@@ -166,7 +166,7 @@ def growth(cfg: DictConfig) -> Any:
                 overrides = [
                     "model=mobilenet_v2",
                     f"model.width_mult={width}",
-                    f"model.strides={'28px' if size == 28 else '224px'}",
+                    "model.strides=224px",
                     f"data.image_size={size}",
                     f"data.batch_size={batch_size}",
                 ]

@@ -150,7 +150,7 @@ def plain_cnn(
     start = time.perf_counter()
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-2, betas=(0.7, 0.99))
     total = epochs * len(train_labels)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=1e-2, total_steps=total)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-2, total, cycle_momentum=False)
     for _ in range(epochs):
         for x, y in zip(train_images, train_labels, strict=True):
             optimizer.zero_grad()

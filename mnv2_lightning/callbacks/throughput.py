@@ -11,15 +11,11 @@ from mnv2_lightning.classifier import ends_step
 
 def throughput(callbacks: list[Callback]) -> dict[str, float | None]:
     """What one of them measured, as a record holds it; empty where it is none of them."""
-    return {
-        name: value
-        for callback in callbacks
-        if isinstance(callback, Throughput)
-        for name, value in (
-            ("train_seconds", callback.fit_seconds),
-            ("images_per_second", callback.images_per_second),
-        )
-    }
+    for callback in callbacks:
+        if isinstance(callback, Throughput):
+            seconds, rate = callback.fit_seconds, callback.images_per_second
+            return {"train_seconds": seconds, "images_per_second": rate}
+    return {}
 
 
 class Throughput(Callback):

@@ -119,7 +119,11 @@ def _growth(part: Any) -> list[str]:
         for row in part
     ]
     head = ("width", "image", "batch", "images/s", "multiply-adds", "GFLOP/s", "memory")
-    return ["## Growth: the paper's network, a bare training step", "", *table(head, rows)]
+    return [
+        "## Growth: the paper's network and strides, a bare training step",
+        "",
+        *table(head, rows),
+    ]
 
 
 TABLES = {

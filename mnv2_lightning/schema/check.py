@@ -1,5 +1,6 @@
 """Checks a composed config against the tables: keys, types, ranges, and sizes that must fit."""
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -102,11 +103,7 @@ def _must_be(error: ErrorDetails) -> str:
 
 
 def _as_typed(value: Any) -> str:
-    return (
-        {True: "true", False: "false", None: "null"}.get(value, str(value))
-        if (value is None or isinstance(value, bool))
-        else str(value)
-    )
+    return json.dumps(value) if value is None or isinstance(value, bool) else str(value)
 
 
 def _check_fit(config: dict[str, Any]) -> None:
