@@ -66,7 +66,7 @@ def rated(*rates: float) -> list[dict[str, Any]]:
 def test_report() -> None:
     """Ratios are of pairs, then their median; every part has a table."""
     conf = yaml.safe_load((config_dir() / "benchmark.yaml").read_text())
-    assert conf["parts"] == list(report.TABLES) == list(PARTS)
+    assert [*conf["parts"], "time_to_accuracy"] == list(report.TABLES) == list(PARTS)
     assert report.times(rated(30, 60, 40), rated(10, 10, 20)) == "3.00"
     sides = {"tutorial": rated(10, 12, 11), "ours": rated(40, 36, 44)}
     text = report.markdown(
@@ -85,14 +85,16 @@ def test_report() -> None:
     assert row in text
 
 
-def test_report_of_the_plain_cnn() -> None:
+def test_report_of_time_to_accuracy() -> None:
+    """Against five epochs of the tutorial: 300,000 images at 10 a second."""
     runs = [
-        {"epochs": 1, "seed": seed, "train_seconds": 7.0 + seed, "test_accuracy": 0.99}
+        {"seed": seed, "train_seconds": 29.0 + seed, "test_accuracy": 0.99, "parameters": 1234}
         for seed in range(3)
     ]
-    assert report.TABLES["plain_cnn"](runs)[-1] == (
-        "| 1 | 3 | 8.0 (7.0 to 9.0) | 99.00 (99.00 to 99.00) |"
-    )
+    part = {"tutorial": rated(10, 9, 11), "plain CNN, epochs: 1": runs, "experiment=fast": runs}
+    *_, plain, fast = report.TABLES["time_to_accuracy"](part)
+    assert plain == "| plain CNN, epochs: 1 | 99.00 ± 0.00 | 30.0 ± 1.0 | 3 | 1,000 | 1,234 |"
+    assert fast.startswith("| `experiment=fast` |")
 
 
 def test_growth_is_drawn() -> None:

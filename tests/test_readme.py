@@ -5,6 +5,7 @@ import re
 import shlex
 from importlib import import_module
 from pathlib import Path
+from statistics import mean, stdev
 from types import SimpleNamespace
 
 import pytest
@@ -19,6 +20,11 @@ from tests.conftest import SMALL, Configure
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
 BLOCKS = "\n".join(re.findall(r"```bash\n(.*?)```", README, re.S))
+RESULTS = {  # a row that links its records
+    name: row
+    for row in README.splitlines()
+    for name in re.findall(r"^\| \[.*\]\(outputs/records/(\w+)\)", row)
+}
 COMMANDS = sorted(set(re.findall(r"python -m (mnv2_lightning\.[^#\n`]+)", README)))
 
 
@@ -55,12 +61,22 @@ def test_files_are_there() -> None:
             assert (ROOT / name).exists(), name
 
 
-def test_results_are_those_of_the_records() -> None:
-    """The README's mean over seeds is the records' own."""
-    records = sorted((ROOT / "outputs" / "records" / "default").glob("seed-*/result.json"))
-    accuracies = [json.loads(path.read_text())["test_accuracy"] for path in records]
-    assert len(accuracies) == 3
-    assert f"{sum(accuracies) / 3:.2%}".replace("%", " %") in README
+@pytest.mark.parametrize("name", RESULTS)
+def test_results_are_those_of_the_records(name: str) -> None:
+    """Every number of a row, and a record for each seed that its command names."""
+    row = RESULTS[name]
+    records = sorted((ROOT / "outputs" / "records" / name).glob("seed-*/result.json"))
+    runs = [json.loads(path.read_text()) for path in records]
+    (seeds,) = re.findall(r"seed=([\d,]+)", row)
+    assert [run["seed"] for run in runs] == [int(seed) for seed in seeds.split(",")]
+    keys = ("test_accuracy", "train_seconds", "images_per_second")
+    accuracy, seconds, rate = ([run[key] for run in runs] for key in keys)
+    spread = 100 * stdev(accuracy)
+    assert f"**{100 * mean(accuracy):.2f} %** ± {spread:.2f} (n = {len(runs)}) |" in row
+    assert f"| {mean(seconds):.0f} s ± {stdev(seconds):.0f} |" in row
+    assert f"| {mean(rate):,.0f} ± {stdev(rate):,.0f} |" in row
+    assert f"| {max(run['peak_rss_bytes'] for run in runs) / 1e9:.1f} GB |" in row
+    assert {run["status"] for run in runs} == {"finished"}
 
 
 @pytest.mark.parametrize("model", sorted(p.stem for p in (ROOT / "conf" / "model").iterdir()))

@@ -45,6 +45,18 @@ def trainer_loop(*, overrides: list[str], warmup: int, steps: int) -> dict[str, 
     return {key: record[key] for key in keys}
 
 
+def training(*, overrides: list[str]) -> dict[str, Any]:
+    """`train` itself, from its start to its test."""
+    from mnv2_lightning.train import train
+
+    with tempfile.TemporaryDirectory() as folder:
+        cfg = config(*overrides)
+        cfg.run_dir = folder
+        record = train(cfg)
+    keys = ("test_accuracy", "train_seconds", "images_per_second", "peak_rss_bytes", "parameters")
+    return {key: record[key] for key in keys}
+
+
 def feed(*, overrides: list[str], warmup: int, steps: int) -> dict[str, Any]:
     """The data module alone: gather, scale, augment, normalise, resize."""
     from mnv2_lightning import build  # late, as everywhere here: Lightning takes seconds

@@ -122,12 +122,17 @@ class Devices(Table):
 
 class Benchmark(Table):
     parts: Annotated[
-        list[Literal["limits", "same_work", "loop", "feed", "plain_cnn", "inference", "growth"]],
+        list[
+            Literal[
+                "limits", "same_work", "loop", "feed", "inference", "growth", "time_to_accuracy"
+            ]
+        ],
         Field(min_length=1),
     ]
     pairs: PositiveInt
     warmup: PositiveInt
     steps: PositiveInt
+    recipes: list[str]
     smoke: bool
     data: DataFolder
     run_dir: str
