@@ -1,6 +1,7 @@
 """Measure this machine's speed: `python -m mnv2_lightning.benchmark`."""
 
 import logging
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -30,6 +31,7 @@ def benchmark(cfg: DictConfig) -> dict[str, Any]:
     data_files.load("mnist", cfg.data.dir)  # before any clock starts
     if cfg.smoke:
         cfg.pairs = 1
+        os.environ["OMP_NUM_THREADS"] = "1"  # as several parts run at once
     out = Path(cfg.run_dir)
     parts: dict[str, Any] = {}
     result: dict[str, Any] = {
