@@ -5,7 +5,7 @@ import re
 import shlex
 from importlib import import_module
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean, median, stdev
 from types import SimpleNamespace
 
 import pytest
@@ -14,6 +14,7 @@ from hydra._internal.utils import get_args_parser
 from mnv2_lightning import build
 from mnv2_lightning.command import register_resolvers
 from mnv2_lightning.networks import complexity
+from mnv2_lightning.reports import benchmarks as report
 from mnv2_lightning.train import train
 from tests.conftest import SMALL, Configure
 
@@ -77,6 +78,19 @@ def test_results_are_those_of_the_records(name: str) -> None:
     assert f"| {mean(rate):,.0f} ± {stdev(rate):,.0f} |" in row
     assert f"| {max(run['peak_rss_bytes'] for run in runs) / 1e9:.1f} GB |" in row
     assert {run["status"] for run in runs} == {"finished"}
+
+
+def test_speed_is_that_of_the_record() -> None:
+    parts = json.loads((ROOT / "outputs/records/benchmark/benchmark.json").read_text())["parts"]
+    pairs = [
+        *((row["sides"]["ours"], row["sides"]["tutorial"], ",.1f") for row in parts["same_work"]),
+        (parts["loop"]["trainer"], parts["loop"]["bare"], ",.1f"),
+        (parts["feed"]["augmented"], parts["feed"]["training"], ",.1f"),
+        (*(parts["inference"][0]["sides"][kind] for kind in ("compiled", "eager")), ",.0f"),
+    ]
+    for ours, other, form in pairs:
+        a, b = (f"{median(report.rates(side)):{form}}" for side in (ours, other))
+        assert re.search(rf"\| {a} \| .*: {b} \| \*\*{report.times(ours, other)}\*\*", README)
 
 
 @pytest.mark.parametrize("model", sorted(p.stem for p in (ROOT / "conf" / "model").iterdir()))
