@@ -1,15 +1,20 @@
 """The benchmark compares like with like, and its report says what the record holds."""
 
 import copy
+import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import yaml
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
 from torch import nn
 
-from mnv2_lightning.benchmark import PARTS
+from mnv2_lightning.benchmark import benchmark
 from mnv2_lightning.benchmarks import ours, reference
+from mnv2_lightning.benchmarks.parts import PARTS
 from mnv2_lightning.benchmarks.side import run_side
 from mnv2_lightning.build import build_network
 from mnv2_lightning.command import config_dir
@@ -95,6 +100,26 @@ def test_report_of_time_to_accuracy() -> None:
     *_, plain, fast = report.TABLES["time_to_accuracy"](part)
     assert plain == "| plain CNN, epochs: 1 | 99.00 ± 0.00 | 30.0 ± 1.0 | 3 | 1,000 | 1,234 |"
     assert fast.startswith("| `experiment=fast` |")
+
+
+def test_a_part_that_fails_ends_the_call(
+    small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At once, as Ctrl-C and SIGTERM do: parts run where those are heard."""
+    asked: list[str] = []
+
+    def fail(cfg: DictConfig) -> None:
+        asked.append(threading.current_thread().name)
+        raise RuntimeError("broken")
+
+    monkeypatch.setitem(PARTS, "limits", fail)
+    monkeypatch.setitem(PARTS, "loop", fail)
+    with initialize_config_dir(str(config_dir()), version_base="1.3"):
+        cfg = compose("benchmark", [f"data.dir={small_data}", "parts=[limits,loop]"])
+    cfg.run_dir = str(tmp_path)
+    with pytest.raises(RuntimeError, match="broken"):
+        benchmark(cfg)
+    assert asked == [threading.main_thread().name]
 
 
 def test_growth_is_drawn() -> None:

@@ -220,7 +220,7 @@ VERBS = {
     verb: {"build", "callbacks", "command", "data", "networks", "reports", "runs", "schema"}
     for verb in BY_VERB
 }
-VERBS["benchmark"] |= {"benchmarks"}
+VERBS["benchmark"] |= {"benchmarks", "train"}
 
 
 def test_imports_point_down() -> None:

@@ -28,21 +28,14 @@ def config(*overrides: str) -> DictConfig:
 
 def trainer_loop(*, overrides: list[str], warmup: int, steps: int) -> dict[str, Any]:
     """`train` itself for a few steps, with its logs, callbacks and checkpoints; no test."""
-    from mnv2_lightning.train import train
-
-    with tempfile.TemporaryDirectory() as folder:
-        ends = (
-            "trainer.max_epochs=-1",
-            f"trainer.max_steps={warmup + steps}",
-            "trainer.limit_test_batches=0",
-            f"callbacks.throughput.warmup_steps={warmup}",
-            "scheduler=constant",  # the others need to know the end
-        )
-        cfg = config(*overrides, *ends)
-        cfg.run_dir = folder
-        record = train(cfg)
-    keys = ("images_per_second", "peak_rss_bytes", "multiply_adds", "parameters")
-    return {key: record[key] for key in keys}
+    ends = (
+        "trainer.max_epochs=-1",
+        f"trainer.max_steps={warmup + steps}",
+        "trainer.limit_test_batches=0",
+        f"callbacks.throughput.warmup_steps={warmup}",
+        "scheduler=constant",  # the others need to know the end
+    )
+    return training(overrides=[*overrides, *ends])
 
 
 def training(*, overrides: list[str]) -> dict[str, Any]:
