@@ -3,9 +3,12 @@
 import csv
 import gzip
 import hashlib
+import itertools
 import json
+import sys
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -138,3 +141,43 @@ def load(run: Path, name: str = "last") -> dict[str, Any]:
 def rows(run: Path) -> list[dict[str, str]]:
     with (run / "metrics.csv").open() as stream:
         return list(csv.DictReader(stream))
+
+
+VERBS = {
+    verb: import_module(f"mnv2_lightning.{verb}").main
+    for verb in ("benchmark", "devices", "evaluate", "relu_collapse", "train")
+}
+
+
+@dataclass(frozen=True)
+class Ended:
+    status: int
+    out: str
+    err: str
+
+
+Call = Callable[..., Ended]
+
+
+@pytest.fixture
+def call(
+    tmp_path: Path,
+    small_data: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> Call:
+    """`call("train", "key=value", ...)` in an empty folder, in this process."""
+    ids = itertools.count()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MNV2_DATA_DIR", str(small_data))
+
+    def run(verb: str, *args: str) -> Ended:
+        # Of a process, and all calls here are in one.
+        monkeypatch.setattr("mnv2_lightning.runs.folder.RUN_ID", f"20260101-000000-{next(ids):06x}")
+        monkeypatch.setattr(sys, "argv", [verb, *args])
+        with pytest.raises(SystemExit) as ended:
+            VERBS[verb]()
+        out, err = capsys.readouterr()
+        return Ended(int(ended.value.code or 0), out, err)
+
+    return run

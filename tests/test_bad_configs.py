@@ -1,0 +1,133 @@
+"""What cannot work ends in one line, status 2, and leaves no folder."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Call
+
+# What is typed -> what the one line must say.
+BAD = {
+    "optimizer.lr=-1": r"optimizer\.lr=-1: must be greater than 0",
+    "optimizer.lr=abc": r"optimizer\.lr=abc: must be a number",
+    "optimizer.lr=true": r"optimizer\.lr=true: must be a number",
+    "optimizer.lr=nan": r"optimizer\.lr=nan: must be a finite number",
+    "optimizer.lr=null": r"optimizer\.lr=null: must be a number",
+    "optimizer.momentum=1": r"optimizer\.momentum=1: must be less than 1",
+    "optimizer.momentum=0": r"optimizer\.nesterov=true: needs optimizer\.momentum above 0",
+    "optimizer.learning_rate=1": r"optimizer\.learning_rate: unknown key",
+    "optimzer.lr=1": r"optimzer\.lr: unknown key; did you mean optimizer\.lr\?",
+    "+optimizer.momentun=1": r"optimizer\.momentun: unknown key; did you mean optimizer\.momentum",
+    "+lr=1": r"lr: unknown key; did you mean optimizer\.lr\?",
+    "+typo=1": r"typo: unknown key",
+    "trainer.max_epoch=3": r"did you mean trainer\.max_epochs\?",
+    "trainer.max_epochs=-1": r"trainer\.max_epochs=-1: training would never end",
+    "trainer.max_epochs=-1 trainer.max_time=00:01:00:00": r"needs to know the end",
+    "trainer.precision=8": r"trainer\.precision=8: must be '16-mixed'",
+    "trainer.accelerator=npu": r"trainer\.accelerator=npu: must be 'auto', 'cpu', 'gpu'",
+    "trainer.devices=1.5": r"trainer\.devices=1\.5: must be an integer or a text or a list",
+    "trainer.devices=0": r"trainer\.devices=0: must be a number of devices, -1 for all",
+    "trainer.strategy=foo": r"trainer\.strategy=foo: must be 'auto', 'ddp'",
+    "++callbacks.last.monitr=1": r"did you mean callbacks\.last\.monitor\?",
+    "+callbacks.x._target_=lightning.pytorch.callbacks.EarlyStopping": r"x\.monitor: a value is",
+    "trainer.log_every_n_steps=0": r"must be greater than or equal to 1",
+    "trainer.barebones=true": r"trainer\.barebones=true: must be false",
+    "data.batch_size=0": r"data\.batch_size=0: must be greater than or equal to 1",
+    "data.batch_size=60000": r"larger than the 55000 training images that data\.val_size=5000",
+    "data.val_size=60000": r"data\.val_size=60000: must be less than 60000",
+    "data.image_size=28.5": r"data\.image_size=28\.5: must be an integer",
+    "data.augment.scale=1": r"data\.augment\.scale=1: must be less than 1",
+    "+data.augment.rotate=1": r"data\.augment\.rotate: unknown key",
+    "data=cifar": r"data=cifar: there is none such .*fashion_mnist, mnist",
+    "model=tutoral": r"model=tutoral: there is none such; did you mean tutorial\?",
+    "model.expand_ratio=0": r"model\.expand_ratio=0: must be greater than 0",
+    "model.width_mult=wide": r"model\.width_mult=wide: must be a number",
+    "model.strides=[1,2]": r"model\.strides=\[1, 2\]: 2 strides; the stem and 4 stages need 5",
+    "model.strides=28px": r"model\.strides=28px: 8 strides; the stem and 4 stages need 5",
+    "model.strides=[2,2,2,2,2] data.image_size=6": r"too small for the strides",
+    "model=mobilenet_v2 model.strides=224px data.image_size=4": r"too small for the strides",
+    "model=mobilenet_v1 data.image_size=4": r"too small for the strides",
+    "model.num_classes=7": r"model\.num_classes=7: the data set has 10 classes",
+    "model.in_channels=3": r"model\.in_channels=3: the images have 1 channel",
+    "model.shortcut=maybe": r"must be 'identity', 'projection' or 'none'",
+    "experiment=fst": r"experiment=fst: there is none such",
+    "callbacks.best.monitor=val_accuracy": r"did you mean val/accuracy\?",
+    "callbacks=early_stopping": r"callbacks=\[default,NAME\] adds to the default ones",
+    "trainer.overfit_batches=1": r"trainer\.overfit_batches=1: must be 0: it takes images one by",
+    "trainer.strategy=ddp_spawn": r"trainer\.strategy=ddp_spawn: must be 'auto', 'ddp'",
+    "data.dataset=kmnist": r"data\.dataset=kmnist: must be one of mnist, fashion_mnist",
+    "hydra.run.dir=/dev/null/x": r"/dev/null/x: /dev/null is a file",
+    "optimzer.lr=1 --cfg job": r"optimzer",
+    "seed=-1": r"seed=-1: must be greater than or equal to 0",
+    "callbacks=[default,early_stopping] data.val_size=0": r"leaves nothing to validate on",
+    "optimizer.lr=[1": r"no viable alternative",
+    "run_dir=x": r"run_dir: is set by hydra\.run\.dir=PATH",
+    "resume=nowhere": r"resume=nowhere: there is no such folder",
+    "resume=https://a/b": r"must be a folder on this machine",
+}
+
+
+@pytest.mark.parametrize("typed", BAD)
+def test_bad_config(typed: str, call: Call, tmp_path: Path) -> None:
+    ended = call("train", *typed.split())
+    assert ended.status == 2
+    assert re.fullmatch(rf"error: .*{BAD[typed]}.*\n", ended.err), ended.err
+    assert ended.out == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+# These need torch.
+BAD_FOR_TORCH = {
+    "trainer.accelerator=gpu": r"trainer\.accelerator=gpu: this machine has none; it has cpu \(",
+    "model._target_=os.system": r"model\._target_=os\.system: not allowed",
+    "model._target_=mnv2_lightning.networks.complexity.copy.deepcopy": r"there is no such class",
+    "model._target_=mnv2_lightning.networks.blocks.OrderedDict": r"it is collections's",
+    "model._target_=mnv2_lightning.runs.files.write_text": r"not allowed",
+    "model._target_=mnv2_lightning.data.files.load": r"not allowed; it is not a class",
+    "model._target_=mnv2_lightning.networks.none.Such": r"there is no such class",
+    "+callbacks.x._target_=torch.load": r"callbacks\.x\._target_=torch\.load: not allowed",
+    "optimizer._target_=torch.hub.load": r"not allowed",
+    "+callbacks.x._target_=lightning.pytorch.callbacks.Timer +callbacks.x.dura=1": r"has no such",
+    "+callbacks.x._target_=mnv2_lightning.callbacks.predictions.Predicted": r"x\.indices: Pred",
+    "model.expand_ratio=0.01": r"model: ",
+    "model=tutorial data.batch_size=1": r"model: Expected more than 1 value per channel",
+    "trainer.strategy=ddp trainer.devices=3 data.batch_size=2": r"fewer than 3 devices",
+    "trainer.strategy=fsdp trainer.accelerator=cpu": r"trainer: .*FSDP",
+}
+
+
+@pytest.mark.parametrize("typed", BAD_FOR_TORCH)
+def test_bad_for_torch(
+    typed: str, call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    ended = call("train", *typed.split())
+    assert ended.status == 2
+    assert re.fullmatch(rf"error: .*({BAD_FOR_TORCH[typed]}).*\n", ended.err), ended.err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ((), "run_dir: a value is required"),
+        (("run_dir=.",), "not a run's folder"),
+        (("run_dir=none",), "there is no such folder"),
+        (("run_dir=.", "split=train"), "split=train: must be 'test' or 'val'"),
+    ],
+)
+def test_bad_evaluate(args: tuple[str, ...], message: str, call: Call, tmp_path: Path) -> None:
+    ended = call("evaluate", *args)
+    assert ended.status == 2
+    assert message in ended.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_bad_recipe(call: Call, tmp_path: Path) -> None:
+    """Of a part that takes an hour: told before it starts."""
+    recipe = 'recipes=["experiment=fast optimizer.lr=-1"]'
+    ended = call("benchmark", "parts=[time_to_accuracy]", recipe)
+    assert ended.status == 2
+    assert ended.err.startswith("error: recipes: optimizer.lr=-1: must be greater than 0")
+    assert list(tmp_path.iterdir()) == []
