@@ -62,6 +62,11 @@ def test_files_are_there() -> None:
             assert (ROOT / name).exists(), name
 
 
+def test_every_record_has_a_row() -> None:
+    folders = {path.parent.name for path in (ROOT / "outputs" / "records").glob("*/seed-0")}
+    assert folders == RESULTS.keys()
+
+
 @pytest.mark.parametrize("name", RESULTS)
 def test_results_are_those_of_the_records(name: str) -> None:
     """Every number of a row, and a record for each seed that its command names."""
