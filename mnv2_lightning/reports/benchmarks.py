@@ -126,7 +126,7 @@ def _time_to_accuracy(part: Any) -> list[str]:
         seconds = [run["train_seconds"] for run in runs]
         rows.append(
             [
-                name if name.startswith("plain") else f"`{name}`",
+                name,
                 deviation([100 * run["test_accuracy"] for run in runs], ".2f"),
                 deviation(seconds),
                 str(len(runs)),
