@@ -2,6 +2,7 @@
 
 import copy
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from mnv2_lightning.build import build_network
 from mnv2_lightning.command import config_dir
 from mnv2_lightning.networks.blocks import DepthwiseConv2d
 from mnv2_lightning.reports import benchmarks as report
+from mnv2_lightning.runs.files import read_json
 from tests.conftest import Configure
 
 
@@ -105,11 +107,12 @@ def test_report_of_time_to_accuracy() -> None:
 def test_a_part_that_fails_ends_the_call(
     small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At once, as Ctrl-C and SIGTERM do: parts run where those are heard."""
+    """At once, as Ctrl-C and SIGTERM do: parts run where those are heard. What it had is kept."""
     asked: list[str] = []
 
-    def fail(cfg: DictConfig) -> None:
+    def fail(cfg: DictConfig) -> Iterator[Any]:
         asked.append(threading.current_thread().name)
+        yield {"sgemm_gflops": 1.0, "copy_gb_per_second": 2.0, "threads": 1}
         raise RuntimeError("broken")
 
     monkeypatch.setitem(PARTS, "limits", fail)
@@ -120,6 +123,7 @@ def test_a_part_that_fails_ends_the_call(
     with pytest.raises(RuntimeError, match="broken"):
         benchmark(cfg)
     assert asked == [threading.main_thread().name]
+    assert read_json(tmp_path / "benchmark.json")["parts"]["limits"]["threads"] == 1
 
 
 def test_growth_is_drawn() -> None:

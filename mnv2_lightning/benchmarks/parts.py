@@ -1,8 +1,11 @@
-"""What `benchmark` measures, part by part: which sides take turns, and for how long."""
+"""What `benchmark` measures, part by part: which sides take turns, and for how long.
+
+Each part yields all that it has found, after each of its rows or seeds.
+"""
 
 import logging
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from omegaconf import DictConfig
@@ -34,12 +37,12 @@ def _shown(measured: dict[str, Any]) -> str:
     return f"{rate:,.1f} images/s" if rate else str(measured)
 
 
-def limits(cfg: DictConfig) -> Any:
+def limits(cfg: DictConfig) -> Iterator[Any]:
     """The machine's own: matrix product, memory."""
-    return measure(1, machine=("machine.limits", {"steps": 2 if cfg.smoke else 10}))["machine"][0]
+    yield measure(1, machine=("machine.limits", {"steps": 2 if cfg.smoke else 10}))["machine"][0]
 
 
-def same_work(cfg: DictConfig) -> Any:
+def same_work(cfg: DictConfig) -> Iterator[Any]:
     """The tutorial's network, batch and optimizer, at two sizes."""
     rows = []
     for image_size, batch_size in ((28, 8),) if cfg.smoke else (TUTORIAL_SIZE, (28, 128)):
@@ -52,27 +55,27 @@ def same_work(cfg: DictConfig) -> Any:
             ours=("ours.trainer_loop", {"overrides": [*_data(cfg), *overrides], **length}),
         )
         rows.append(size | {"sides": sides})
-    return rows
+        yield rows
 
 
-def loop(cfg: DictConfig) -> Any:
+def loop(cfg: DictConfig) -> Iterator[Any]:
     """Lightning's loop, with logs, callbacks, checkpoints and EMA, against a bare one with EMA."""
     length = _length(cfg, 28, 128)
     options = {"overrides": [*_data(cfg), "callbacks=[default,ema]"], **length}
-    return measure(
+    yield measure(
         cfg.pairs,
         bare=("reference.bare_loop", options),
         trainer=("ours.trainer_loop", options),
     )
 
 
-def feed(cfg: DictConfig) -> Any:
+def feed(cfg: DictConfig) -> Iterator[Any]:
     """The data pipelines alone, and the training that they feed."""
     length = _length(cfg, 28, 128)
     augmented = [f"data.augment.{k}={v}" for k, v in AUGMENTED.items()]
     few = {"warmup": 1, "steps": 3 if cfg.smoke else 20}
     tutorial = {"data_dir": cfg.data.dir, "image_size": 28, "batch_size": 128, **few}
-    return measure(
+    yield measure(
         cfg.pairs,
         tutorial=("reference.tutorial_feed", tutorial),
         plain=("ours.feed", {"overrides": _data(cfg), **length}),
@@ -81,7 +84,7 @@ def feed(cfg: DictConfig) -> Any:
     )
 
 
-def time_to_accuracy(cfg: DictConfig) -> Any:
+def time_to_accuracy(cfg: DictConfig) -> Iterator[Any]:
     """Whole trainings and their test accuracy: a plain small CNN, and `cfg.recipes`.
 
     A seed for each pair; beside them the rate of the tutorial, whose five epochs are too long.
@@ -101,10 +104,10 @@ def time_to_accuracy(cfg: DictConfig) -> Any:
             sides[recipe] = ("ours.training", {"overrides": overrides})
         for name, (run,) in measure(1, **sides).items():
             found.setdefault(name, []).append({"seed": seed} | run)
-    return found
+        yield found
 
 
-def inference(cfg: DictConfig) -> Any:
+def inference(cfg: DictConfig) -> Iterator[Any]:
     """One image at a time, and 256, of the default network and of the paper's."""
     rows = []
     few = {"warmup": 1, "steps": 3} if cfg.smoke else {"warmup": 10, "steps": 30}
@@ -117,10 +120,10 @@ def inference(cfg: DictConfig) -> Any:
             rows.append(
                 {"model": model, "batch_size": batch_size, "sides": measure(cfg.pairs, **sides)}
             )
-    return rows
+            yield rows
 
 
-def growth(cfg: DictConfig) -> Any:
+def growth(cfg: DictConfig) -> Iterator[Any]:
     """The paper's network, with the paper's strides, over widths, sizes and batches."""
     rows = []
     widths, sizes, batches = (0.35, 0.7, 1.0), (28, 56, 112), (32, 128)
@@ -140,7 +143,7 @@ def growth(cfg: DictConfig) -> Any:
                 options = {"overrides": overrides, **few}
                 (row,) = measure(1, training=("ours.growth", options))["training"]
                 rows.append({"width": width, "image_size": size, "batch_size": batch_size} | row)
-    return rows
+                yield rows
 
 
 def _data(cfg: DictConfig) -> list[str]:
@@ -161,7 +164,7 @@ def _length(cfg: DictConfig, image_size: int, batch_size: int) -> dict[str, int]
     return {"warmup": cfg.warmup, "steps": cfg.steps * more}
 
 
-PARTS: dict[str, Callable[[DictConfig], Any]] = {
+PARTS: dict[str, Callable[[DictConfig], Iterator[Any]]] = {
     part.__name__: part
     for part in (limits, same_work, loop, feed, inference, growth, time_to_accuracy)
 }
