@@ -17,7 +17,7 @@ from mnv2_lightning.benchmarks.ours import config
 from mnv2_lightning.benchmarks.timing import rate, timed
 from mnv2_lightning.data import files
 from mnv2_lightning.data.sets import DATA_SETS, TRAIN
-from mnv2_lightning.networks.blocks import DepthwiseConv2d
+from mnv2_lightning.networks.small_maps import BatchNorm2d, DepthwiseConv2d, PointwiseConv2d
 from mnv2_lightning.runs.memory import keep_freed_memory, peak_rss_bytes
 
 
@@ -39,8 +39,8 @@ def tutorial_network() -> nn.Module:
     """The tutorial's, of PyTorch's own layers only."""
     network = instantiate(config("experiment=tutorial").model, _convert_="all")
     for module in network.modules():
-        if isinstance(module, DepthwiseConv2d):
-            module.__class__ = nn.Conv2d  # type: ignore[assignment]
+        if isinstance(module, BatchNorm2d | DepthwiseConv2d | PointwiseConv2d):
+            module.__class__ = type(module).__base__  # type: ignore[assignment]
     return network
 
 

@@ -2,9 +2,9 @@
 
 from collections import OrderedDict
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+
+from mnv2_lightning.networks.small_maps import BatchNorm2d, DepthwiseConv2d, PointwiseConv2d
 
 ACTIVATIONS = {"relu": nn.ReLU, "relu6": nn.ReLU6, "linear": None, "none": None}
 
@@ -13,25 +13,6 @@ def make_divisible(channels: float, divisor: int) -> int:
     """Round to the nearest multiple of `divisor`, never losing more than 10 % (TF-slim's rule)."""
     rounded = max(divisor, int(channels + divisor / 2) // divisor * divisor)
     return rounded + divisor if rounded < 0.9 * channels else rounded
-
-
-class DepthwiseConv2d(nn.Conv2d):
-    """A convolution of each channel by itself, padded so that stride 1 keeps the map's size.
-
-    On maps of 1 and 2 px oneDNN's backward pass is many times slower than on 4 px, though nearly
-    all that the kernel covers there is padding. The same sums are then had in another way.
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        height, width = x.shape[-2:]
-        if max(height, width) > 2 or not torch.is_grad_enabled():
-            return super().forward(x)
-        if height == width == 1:  # only the kernel's centre meets the map
-            centre = self.weight[:, :, self.kernel_size[0] // 2, self.kernel_size[1] // 2]
-            y = x * centre.to(x.dtype)[..., None]
-            return y if self.bias is None else y + self.bias.to(x.dtype)[:, None, None]
-        out = super().forward(F.pad(x, (0, 2, 0, 2)))  # zeros, as beyond the border
-        return out[..., : -(-height // self.stride[0]), : -(-width // self.stride[1])]
 
 
 def conv_norm(
@@ -44,7 +25,11 @@ def conv_norm(
     activation: str = "relu6",
 ) -> nn.Sequential:
     """Convolution without bias, batch norm and, unless it is "linear" or "none", an activation."""
-    kind = DepthwiseConv2d if groups == in_channels > 1 else nn.Conv2d
+    kind = nn.Conv2d
+    if groups == in_channels > 1:
+        kind = DepthwiseConv2d
+    elif kernel == stride == 1:
+        kind = PointwiseConv2d
     layers: OrderedDict[str, nn.Module] = OrderedDict(
         conv=kind(
             in_channels,
@@ -55,10 +40,11 @@ def conv_norm(
             groups=groups,
             bias=False,
         ),
-        norm=nn.BatchNorm2d(out_channels),
+        norm=BatchNorm2d(out_channels),
     )
     if (function := ACTIVATIONS[activation]) is not None:
-        layers["activation"] = function(inplace=True)
+        # In place, ReLU6 would first copy its input, which its gradient needs; ReLU does not.
+        layers["activation"] = function(inplace=function is nn.ReLU)
     return nn.Sequential(layers)
 
 
