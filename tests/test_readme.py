@@ -85,6 +85,26 @@ def test_results_are_those_of_the_records(name: str) -> None:
     assert {run["status"] for run in runs} == {"finished"}
 
 
+def test_what_was_tried_is_what_the_records_say() -> None:
+    """Held-out accuracy of both seeds, and the difference of their mean to `fast` as it is."""
+
+    def accuracies(name: str) -> list[float]:
+        files = (ROOT / "outputs" / "records" / "tried" / name).glob("seed-*/result.json")
+        runs = [json.loads(path.read_text()) for path in sorted(files)]
+        assert [run["seed"] for run in runs] == [0, 1]
+        assert {run["test_accuracy"] for run in runs} == {None}
+        return [100 * run["val_accuracy"] for run in runs]
+
+    as_it_is = mean(accuracies("as-it-is"))
+    rows = re.findall(r"^\| \[.+?\]\(outputs/records/tried/(.+?)\) \| (.+) \|$", README, re.M)
+    for name, told in rows:
+        found = accuracies(name)
+        numbers = [f"{value:.2f}" for value in found]
+        assert told == " | ".join([*numbers, f"{mean(found) - as_it_is:+.2f}"])
+    there = {path.name for path in (ROOT / "outputs" / "records" / "tried").iterdir()}
+    assert {name for name, _ in rows} == there
+
+
 def test_speed_is_that_of_the_record() -> None:
     parts = json.loads((ROOT / "outputs/records/benchmark/benchmark.json").read_text())["parts"]
     pairs = [
