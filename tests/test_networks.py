@@ -10,7 +10,6 @@ from mnv2_lightning.build import build_network
 from mnv2_lightning.networks import complexity
 from mnv2_lightning.networks.blocks import InvertedResidual, make_divisible
 from mnv2_lightning.networks.mobilenet_v2 import MobileNetV2
-from mnv2_lightning.networks.small_maps import BatchNorm2d, DepthwiseConv2d, PointwiseConv2d
 from mnv2_lightning.networks.strides import STRIDES
 from tests.conftest import Configure
 
@@ -102,52 +101,6 @@ def test_stride_presets(preset: str, size: int, expected: list[int], configure: 
     sizes = complexity.measure(net, in_channels=1, image_size=size).map_sizes
     assert list(sizes.values())[: len(expected)] == expected
     assert len(STRIDES[preset]) == len(expected)
-
-
-SIZES = [(1, 1), (1, 2), (2, 1), (2, 2), (3, 3), (4, 4), (5, 5)]
-
-
-def assert_as_plain(ours: nn.Module, size: tuple[int, int], kind: type[nn.Module]) -> None:
-    """Outputs and gradients are those of PyTorch's layer; channels_last stays so."""
-    x = torch.randn(4, 6, *size, dtype=torch.float64)
-    x = x.contiguous(memory_format=torch.channels_last).requires_grad_()
-    y = ours(x)
-    expected = kind.forward(ours, x)
-    torch.testing.assert_close(y, expected)
-    assert y.is_contiguous(memory_format=torch.channels_last)
-    seed, inputs = torch.randn_like(y), (x, *ours.parameters())
-    found = torch.autograd.grad(y, inputs, seed)
-    torch.testing.assert_close(found, torch.autograd.grad(expected, inputs, seed))
-
-
-@pytest.mark.parametrize("size", SIZES, ids=str)
-@pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize(("kernel", "bias"), [(3, False), (3, True), (5, False)])
-def test_small_maps_are_convolved_as_others(
-    size: tuple[int, int], stride: int, kernel: int, bias: bool
-) -> None:
-    """The ways round oneDNN give what the plain layers give."""
-    padding = kernel // 2
-    layer = DepthwiseConv2d(6, 6, kernel, stride, padding=padding, groups=6, bias=bias)
-    assert_as_plain(layer.double(), size, nn.Conv2d)
-
-
-@pytest.mark.parametrize("size", SIZES, ids=str)
-@pytest.mark.parametrize("bias", [False, True])
-def test_small_maps_are_projected_as_others(size: tuple[int, int], bias: bool) -> None:
-    assert_as_plain(PointwiseConv2d(6, 9, 1, bias=bias).double(), size, nn.Conv2d)
-
-
-@pytest.mark.parametrize("size", SIZES, ids=str)
-def test_small_maps_are_normed_as_others(size: tuple[int, int]) -> None:
-    """In training, with the running statistics; in evaluation it is PyTorch's."""
-    ours, plain = BatchNorm2d(6).double(), BatchNorm2d(6).double()
-    assert_as_plain(ours, size, nn.BatchNorm2d)
-    x = torch.randn(4, 6, *size, dtype=torch.float64)
-    ours.reset_running_stats()
-    ours(x), nn.BatchNorm2d.forward(plain, x)
-    torch.testing.assert_close(dict(ours.named_buffers()), dict(plain.named_buffers()))
-    torch.testing.assert_close(ours.eval()(x), plain.eval()(x))
 
 
 def test_tutorial_is_layer_by_layer_the_tutorials(configure: Configure) -> None:

@@ -1,0 +1,64 @@
+"""The LightningModule and its network without a Trainer: a step, and what is decayed."""
+
+from types import SimpleNamespace
+
+import torch
+from torch.nn import functional as F
+
+from mnv2_lightning import build
+from tests.conftest import AUGMENTED, SMALL, Configure
+
+
+def test_one_batch_can_be_overfitted(configure: Configure) -> None:
+    torch.manual_seed(0)
+    cfg = configure(*SMALL)
+    network = build.build_network(cfg).train()
+    images, labels = torch.randn(10, 1, 28, 28), torch.arange(10)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.05, momentum=0.9)
+    for _ in range(40):
+        optimizer.zero_grad()
+        loss = F.cross_entropy(network(images), labels)
+        loss.backward()
+        optimizer.step()
+    assert loss < 0.01
+
+
+def test_a_step_reads_nothing_back_from_its_device(configure: Configure) -> None:
+    """On the meta device, whose tensors have no values, whatever would wait for a GPU fails: the
+    order of batches, gather, augmentation, forward pass, loss and the sums that are logged.
+    """
+    cfg = configure(*SMALL, *AUGMENTED)
+    data = build.build_datamodule(cfg)
+    data.setup()
+    assert data.train_set is not None
+    images = data.train_set.to(torch.device("meta"))
+    with torch.device("meta"):
+        classifier = build.build_classifier(cfg, build.build_network(cfg))
+    loader = data._loader(images, torch.arange(500, device="meta"), shuffle=True)
+    trainer = SimpleNamespace(
+        log_every_n_steps=10**9,
+        accumulate_grad_batches=1,
+        num_training_batches=10,
+        global_step=0,
+        optimizers=[SimpleNamespace(param_groups=[{"lr": 0.1}])],
+    )
+    classifier._trainer = trainer  # type: ignore[assignment]
+    for number, (batch, labels, indices) in zip(range(2), loader, strict=False):
+        x = data.prepare(batch, indices, epoch=0)
+        loss = classifier.training_step((x, labels, indices), number)
+        loss.backward()
+        assert loss.is_meta
+        assert classifier.window is not None
+        assert classifier.window.is_meta
+
+
+def test_weight_decay_leaves_out_biases_and_norms(configure: Configure) -> None:
+    cfg = configure(*SMALL)
+    classifier = build.build_classifier(cfg, build.build_network(cfg))
+    groups = classifier.make_optimizer(
+        [
+            {"params": [torch.nn.Parameter(torch.zeros(1, 1))]},
+            {"params": [torch.nn.Parameter(torch.zeros(1))], "weight_decay": 0.0},
+        ]
+    ).param_groups
+    assert [g["weight_decay"] for g in groups] == [0.0005, 0.0]
