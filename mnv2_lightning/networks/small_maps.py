@@ -16,20 +16,22 @@ class DepthwiseConv2d(nn.Conv2d):
     """A convolution of each channel by itself, padded so that stride 1 keeps the map's size.
 
     oneDNN's backward pass on 1 and 2 px takes many times what it takes on 4 px, though nearly all
-    that the kernel covers there is padding.
+    that the kernel covers there is padding: here each pixel of the output is a weighted sum of the
+    at most four pixels there are.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         height, width = x.shape[-2:]
         if not _is_within(x, 2):
             return super().forward(x)
-        if height == width == 1:  # only the kernel's centre meets the map
-            centre = self.weight[:, :, self.kernel_size[0] // 2, self.kernel_size[1] // 2]
-            y = x * centre.to(x.dtype)[..., None]
-            return y if self.bias is None else y + self.bias.to(x.dtype)[:, None, None]
-        out = super().forward(F.pad(x, (0, 2, 0, 2)))  # zeros, as beyond the border
-        # A copy without gaps, else batch norm takes the slowest of its ways.
-        return out[..., : -(-height // self.stride[0]), : -(-width // self.stride[1])].clone()
+        # Which tap of the kernel meets which pixel: (pixels, taps, pixels of the output).
+        pixels = torch.eye(height * width).unflatten(1, (1, height, width))
+        padding = self.kernel_size[0] // 2
+        meets = F.unfold(pixels, self.kernel_size, padding=padding, stride=self.stride)
+        weights = torch.einsum("ck,qkp->pqc", self.weight.flatten(1), meets.to(self.weight))
+        y = (x.permute(0, 2, 3, 1).flatten(1, 2)[:, None] * weights.to(x.dtype)).sum(2)
+        y = y.unflatten(1, (-(-height // self.stride[0]), -1)).permute(0, 3, 1, 2)
+        return y if self.bias is None else y + self.bias.to(x.dtype)[:, None, None]
 
 
 class PointwiseConv2d(nn.Conv2d):
