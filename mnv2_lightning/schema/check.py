@@ -158,6 +158,11 @@ def _check_fit(config: dict[str, Any]) -> None:
         )
     if config["optimizer"].get("nesterov") and not config["optimizer"]["momentum"]:
         raise ConfigError("optimizer.nesterov=true: needs optimizer.momentum above 0")
+    clips = trainer["gradient_clip_val"] and trainer["precision"] == "16-mixed"
+    if config["optimizer"].get("fused") and clips:
+        raise ConfigError(
+            "optimizer.fused=true: cannot clip gradients in 16-mixed; type optimizer.fused=null"
+        )
 
 
 def _check_strides(model: dict[str, Any], image_size: int) -> None:

@@ -210,6 +210,7 @@ class SGD(Partial):
     lr: Positive
     momentum: Share
     nesterov: bool
+    fused: bool | None
     weight_decay: NonNegative
 
 
