@@ -156,10 +156,14 @@ def _check_fit(config: dict[str, Any]) -> None:
             "callbacks: without `last` no run could go on; callbacks=[default,NAME] adds to the "
             "default ones, trainer.enable_checkpointing=false does without checkpoints"
         )
-    if config["optimizer"].get("nesterov") and not config["optimizer"]["momentum"]:
+    _check_optimizer(config["optimizer"], trainer)
+
+
+def _check_optimizer(optimizer: dict[str, Any], trainer: dict[str, Any]) -> None:
+    if optimizer.get("nesterov") and not optimizer["momentum"]:
         raise ConfigError("optimizer.nesterov=true: needs optimizer.momentum above 0")
     clips = trainer["gradient_clip_val"] and trainer["precision"] == "16-mixed"
-    if config["optimizer"].get("fused") and clips:
+    if optimizer.get("fused") and clips:
         raise ConfigError(
             "optimizer.fused=true: cannot clip gradients in 16-mixed; type optimizer.fused=null"
         )
