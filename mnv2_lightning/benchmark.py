@@ -23,9 +23,10 @@ def benchmark(cfg: DictConfig) -> dict[str, Any]:
 
     Written into `cfg.run_dir` as it grows. DataError.
     """
+    from mnv2_lightning import files
     from mnv2_lightning.data import files as data_files
     from mnv2_lightning.reports import benchmarks as report
-    from mnv2_lightning.runs import files, noise
+    from mnv2_lightning.runs import noise
     from mnv2_lightning.runs.hardware import hardware
     from mnv2_lightning.runs.record import git_commit, versions
 

@@ -7,11 +7,13 @@ import torch
 from hydra.utils import instantiate
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, ProgressBar
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from omegaconf import DictConfig
 from torch import nn
 
 from mnv2_lightning.classifier import Classifier
 from mnv2_lightning.data.datamodule import MNISTDataModule
+from mnv2_lightning.runs.checkpoint_io import DurableCheckpointIO
 from mnv2_lightning.runs.config import plain
 
 
@@ -74,7 +76,7 @@ def build_loggers(cfg: DictConfig, purge_step: int | None) -> list[Logger]:
 def build_trainer(
     cfg: DictConfig, callbacks: list[Callback], loggers: list[Logger], **overrides: Any
 ) -> L.Trainer:
-    return instantiate(
+    trainer: L.Trainer = instantiate(
         cfg.trainer,
         callbacks=callbacks,
         logger=loggers or False,
@@ -82,3 +84,6 @@ def build_trainer(
         _convert_="all",
         **overrides,
     )
+    if type(trainer.strategy) in (SingleDeviceStrategy, DDPStrategy):  # others write their own way
+        trainer.strategy.checkpoint_io = DurableCheckpointIO()
+    return trainer

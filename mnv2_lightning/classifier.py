@@ -83,6 +83,11 @@ class Classifier(L.LightningModule):
             self._log_window()
         return loss
 
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        """Where `max_steps` ends the fit within an epoch, it ends with a validation too."""
+        if self.global_step == self.trainer.max_steps:
+            self.trainer.should_stop = True
+
     def on_train_epoch_end(self) -> None:
         if self.window is not None:  # the last steps, fewer than are logged together
             self._log_window()

@@ -1,6 +1,7 @@
 """What the verbs' command lines share: Hydra, checks before any work, errors, exit statuses."""
 
 import argparse
+import errno
 import itertools
 import os
 import signal
@@ -23,11 +24,21 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from mnv2_lightning.files import require_writable
 from mnv2_lightning.runs.config import plain
-from mnv2_lightning.runs.folder import job_folder, require_writable, run_folder, run_id
+from mnv2_lightning.runs.folder import job_folder, run_folder, run_id
 from mnv2_lightning.schema.check import check
-from mnv2_lightning.schema.errors import ConfigError, Interrupted, Terminated, UserError
+from mnv2_lightning.schema.errors import (
+    ConfigError,
+    Interrupted,
+    StorageError,
+    Terminated,
+    UserError,
+)
 from mnv2_lightning.schema.nearest import did_you_mean, dotted_keys
+
+# What a full, failing, read-only or forbidden disk says; ours is a StorageError already.
+STORAGE = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM)
 
 Verb = Callable[[DictConfig], dict[str, Any]]
 
@@ -119,7 +130,8 @@ class Command:
         for folder, count in Counter(job.folder for job in jobs).items():
             if count > 1:
                 raise ConfigError(f"-m: {count} jobs would share the folder {folder}")
-            require_writable(folder)
+            if folder.resolve() != Path.cwd():  # a verb that writes nothing
+                require_writable(folder)
         if self.check_job is not None:
             for job in jobs:
                 self.check_job(job)
@@ -141,6 +153,9 @@ class Command:
             raise ConfigError(f"{missing[0]}: a value is required: {missing[0]}=...")
         run, sweep = composed.hydra.run, composed.hydra.sweep
         folder = Path(sweep.dir) / sweep.subdir if args.multirun else Path(run.dir)
+        OmegaConf.set_readonly(composed.hydra, False)  # set_config makes it so
+        composed.hydra.runtime.output_dir = str(folder.absolute())
+        HydraConfig.instance().set_config(composed)
         with open_dict(composed):
             del composed["hydra"]
         cfg = self.final_config(composed, overrides)
@@ -221,6 +236,8 @@ def _tell(error: BaseException, folder: Path | None) -> tuple[int, str]:
         return error.exit_status, str(error)
     if isinstance(error, KeyboardInterrupt):
         return Interrupted.exit_status, "interrupted"
+    if isinstance(error, OSError) and error.errno in STORAGE:
+        return StorageError.exit_status, _one_line(error)
     line = f"{type(error).__name__}: {_one_line(error)}"
     if folder is None:
         return 1, f"{line} (traceback=true shows where)"

@@ -17,10 +17,10 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
     Writes them as JSON, the confusion matrix as CSV and PNG, and the most confidently wrong images
     as PNG into `run_dir`/evaluation/; the rest of the run stays as it was. ConfigError, DataError.
     """
-    from mnv2_lightning import build
+    from mnv2_lightning import build, files
     from mnv2_lightning.callbacks.predictions import Predictions
     from mnv2_lightning.reports import figures, tables
-    from mnv2_lightning.runs import checkpoint, files, noise
+    from mnv2_lightning.runs import checkpoint, noise
 
     noise.quiet()
     run = folder.require_run("run_dir", cfg.run_dir)

@@ -22,8 +22,8 @@ def relu_collapse(cfg: DictConfig) -> dict[str, Any]:
     positive (and their rows of T independent, which random rows are). For a T whose entries are
     symmetric about 0 each output is positive with probability 1/2.
     """
+    from mnv2_lightning import files
     from mnv2_lightning.reports import figures
-    from mnv2_lightning.runs import files
 
     rng = np.random.default_rng(cfg.seed)
     x = spiral(cfg.points)

@@ -2,7 +2,6 @@
 
 import logging
 import math
-import os
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +20,17 @@ log = logging.getLogger(__name__)
 def train(cfg: DictConfig) -> dict[str, Any]:
     """Fit and test as `cfg` says, into `cfg.run_dir`; the run's record.
 
-    With `cfg.resume` the run goes on from its last checkpoint. ConfigError, DataError, Diverged.
+    With `cfg.resume` the run goes on from its last checkpoint. ConfigError, DataError, Diverged,
+    StorageError.
     """
     from lightning.pytorch import seed_everything
     from lightning.pytorch.utilities import rank_zero_only
 
-    from mnv2_lightning import build
+    from mnv2_lightning import build, files
     from mnv2_lightning.callbacks.throughput import throughput
     from mnv2_lightning.networks import complexity
     from mnv2_lightning.reports import tables
-    from mnv2_lightning.runs import checkpoint, files, noise
+    from mnv2_lightning.runs import checkpoint, noise
     from mnv2_lightning.runs.hardware import hardware
     from mnv2_lightning.runs.memory import keep_freed_memory, peak_rss_bytes, reset_peak_rss
     from mnv2_lightning.runs.record import Record, git_commit, versions
@@ -39,19 +39,19 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     keep_freed_memory()
     reset_peak_rss()
     run_dir = Path(cfg.run_dir)
-    resume_from = folder.require_checkpoint("resume", run_dir, "last") if cfg.resume else None
-    if resume_from and folder.is_finished(run_dir, cfg.trainer.max_epochs):
+    if cfg.resume and folder.is_finished(run_dir, cfg.trainer.max_epochs):
         log.info("already finished: %s", run_dir)
         return files.read_json(run_dir / "result.json")
-
+    resume_from, purge_step = _go_on(run_dir) if cfg.resume else (None, None)
     record = Record(run_dir, writes=rank_zero_only.rank == 0)  # type: ignore[attr-defined]
+    if record.writes:
+        _make_ready(run_dir, cfg)
     with record.following():
         seed_everything(cfg.seed, verbose=False)
         datamodule = build.build_datamodule(cfg)
         network = build.build_network(cfg)
         classifier = build.build_classifier(cfg, network)
         callbacks = build.build_callbacks(cfg)
-        purge_step = checkpoint.global_step(resume_from) if resume_from else None
         trainer = build.build_trainer(cfg, callbacks, build.build_loggers(cfg, purge_step))
 
         costs = complexity.measure(network, in_channels=1, image_size=cfg.data.image_size)
@@ -65,56 +65,71 @@ def train(cfg: DictConfig) -> dict[str, Any]:
             **costs.as_dict(),
         )
         if trainer.is_global_zero:
-            config.save(run_dir / "config.yaml", config.plain(cfg))
             log.info("%s", tables.start(record.data, trainer.accelerator.name(), cfg))
         datamodule.setup()  # before the clock starts: getting the files is not training
         try:
             trainer.fit(classifier, datamodule=datamodule, ckpt_path=resume_from, weights_only=True)
         finally:
             record.update(epochs=trainer.current_epoch, **throughput(callbacks))
-        is_finite = all(x.isfinite().all() for x in trainer.callback_metrics.values())
 
         if (path := checkpoint.to_test(trainer)) is not None:
             validated = checkpoint.load_weights(classifier, path)
             record.update(tested_checkpoint=path.stem, val_accuracy=validated.get("val/accuracy"))
         tested = trainer.test(classifier, datamodule=datamodule, verbose=False)
         metrics = tested[0] if tested else {}  # trainer.limit_test_batches=0
-        is_finite = is_finite and math.isfinite(metrics.get("test/loss", 0.0))
         record.update(
-            status="finished" if is_finite else "diverged",
+            status="finished",
             test_accuracy=metrics.get("test/accuracy"),
             test_loss=metrics.get("test/loss"),
             peak_rss_bytes=peak_rss_bytes(),
         )
+        if not math.isfinite(loss := metrics.get("test/loss", 0.0)):
+            raise Diverged(f"the test loss is {loss}; a smaller optimizer.lr? ({run_dir})")
     if trainer.is_global_zero:
         log.info("%s", tables.end(record.data, run_dir))
-    if not is_finite:
-        raise Diverged(
-            f"the loss became infinite or no number; a smaller optimizer.lr? ({run_dir})"
-        )
     return record.data
+
+
+def _go_on(run_dir: Path) -> tuple[Path | None, int]:
+    """The checkpoint that a resumed run goes on from, if one was written, and the step from which
+    it logs again. StorageError.
+    """
+    from mnv2_lightning.runs import checkpoint
+
+    newest = checkpoint.newest(run_dir)
+    log.info("goes on: %s", newest or f"{run_dir}, from its beginning: no epoch was finished")
+    return newest, checkpoint.global_step(newest) if newest else 0
+
+
+def _make_ready(run_dir: Path, cfg: DictConfig) -> None:
+    """The folder gets the run's config and loses what a crash left half-written. StorageError."""
+    from mnv2_lightning import files
+    from mnv2_lightning.runs import checkpoint
+
+    files.settle(run_dir)
+    config.save(run_dir / "config.yaml", config.plain(cfg))
+    checkpoint.tidy(run_dir)
 
 
 def final_config(cfg: DictConfig, overrides: list[str]) -> DictConfig:
     """A resumed run's own config in place of the one that was composed; a device a job of a sweep,
-    where none is asked for.
+    where none is asked for. A command goes on with the run that it left in the same folder.
     """
     if cfg.resume:
         return folder.resumed_config(cfg, overrides)
     if HydraConfig.get().mode == RunMode.MULTIRUN and cfg.trainer.devices == "auto":
         cfg.trainer.devices = 1
+    if folder.holds_this_run(Path(cfg.run_dir), cfg):
+        cfg.resume = cfg.run_dir
     return cfg
 
 
 def check_job(job: Job) -> None:
     """What needs torch or the disk, before any work. ConfigError."""
     cfg = job.cfg
-    if cfg.resume:
-        last = folder.require_checkpoint("resume", Path(cfg.run_dir), "last")
-        if job.is_swept or job.folder.resolve() != Path(cfg.resume).resolve():
-            raise ConfigError("resume: goes on with one run in its own folder; no -m, no run.dir")
-    elif "LOCAL_RANK" not in os.environ:  # other ranks find what the first made
-        folder.refuse_occupied(job.folder)
+    is_typed = any(override.startswith("resume=") for override in job.overrides)
+    if is_typed and (job.is_swept or job.folder.resolve() != Path(cfg.resume).resolve()):
+        raise ConfigError("resume: goes on with one run in its own folder; no -m, no run.dir")
 
     from mnv2_lightning.runs import hardware
 
@@ -133,8 +148,9 @@ def check_job(job: Job) -> None:
         raise ConfigError("-m: a job of a sweep takes one device; set trainer.devices=1")
     if cfg.data.batch_size < world_size:
         raise ConfigError(f"data.batch_size={cfg.data.batch_size}: fewer than {world_size} devices")
-    if cfg.resume and (cfg.trainer.max_epochs or -1) != -1:
-        done = checkpoint.epochs(last)
+    newest = checkpoint.newest(Path(cfg.run_dir)) if cfg.resume else None
+    if newest is not None and (cfg.trainer.max_epochs or -1) != -1:
+        done = checkpoint.epochs(newest)
         if cfg.trainer.max_epochs < done:
             raise ConfigError(
                 f"trainer.max_epochs={cfg.trainer.max_epochs}: {cfg.resume} has trained {done} "

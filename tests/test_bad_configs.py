@@ -84,7 +84,7 @@ BAD_FOR_TORCH = {
     "model._target_=os.system": r"model\._target_=os\.system: not allowed",
     "model._target_=mnv2_lightning.networks.complexity.copy.deepcopy": r"there is no such class",
     "model._target_=mnv2_lightning.networks.blocks.OrderedDict": r"it is collections's",
-    "model._target_=mnv2_lightning.runs.files.write_text": r"not allowed",
+    "model._target_=mnv2_lightning.files.write_text": r"not allowed",
     "model._target_=mnv2_lightning.data.files.load": r"not allowed; it is not a class",
     "model._target_=mnv2_lightning.networks.none.Such": r"there is no such class",
     "+callbacks.x._target_=torch.load": r"callbacks\.x\._target_=torch\.load: not allowed",

@@ -205,19 +205,23 @@ def imports(path: Path) -> set[str]:
 # Each part may import itself and those below it.
 BELOW: dict[str, set[str]] = {
     "schema": {"data", "networks"},  # sets.py and strides.py, which have no torch
+    "files": {"schema"},
     "networks": set(),
     "reports": set(),
     "schedules": set(),
-    "data": {"schema"},
+    "data": {"files", "schema"},
     "classifier": set(),
-    "runs": {"schema"},
-    "callbacks": {"classifier", "reports"},
+    "runs": {"files", "schema"},
+    "callbacks": {"classifier", "reports", "schema"},
     "build": {"classifier", "data", "runs"},
-    "command": {"runs", "schema"},
+    "command": {"files", "runs", "schema"},
     "benchmarks": {"build", "command", "data", "networks", "runs", "train"},
 }
 VERBS = {
-    verb: {"build", "callbacks", "command", "data", "networks", "reports", "runs", "schema"}
+    verb: {
+        *("build", "callbacks", "command", "data", "files", "networks", "reports", "runs"),
+        "schema",
+    }
     for verb in BY_VERB
 }
 VERBS["benchmark"] |= {"benchmarks", "train"}

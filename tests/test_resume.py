@@ -9,6 +9,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from mnv2_lightning import build
+from mnv2_lightning.runs.checkpoint_io import DurableCheckpointIO
 from mnv2_lightning.runs.config import plain
 from mnv2_lightning.runs.folder import read_config, resumed_config
 from mnv2_lightning.schema.errors import ConfigError
@@ -180,7 +181,7 @@ def test_a_moved_run_goes_on_and_keeps_its_best(configure: Configure, tmp_path: 
             if "best_model_score" in state and state["monitor"]:
                 state["best_model_score"] = torch.tensor(1.0)
                 state["best_k_models"] = dict.fromkeys(state["best_k_models"], torch.tensor(1.0))
-        torch.save(content, path)
+        DurableCheckpointIO().save_checkpoint(content, path)
     result = train(resumed(tmp_path / "b", "trainer.max_epochs=2"))
     assert result["tested_checkpoint"] == "best"
     assert load(tmp_path / "b", "best")["epoch"] == 0

@@ -15,6 +15,7 @@ from tensorboard.plugins.hparams import plugin_data_pb2
 
 from mnv2_lightning.classifier import Classifier
 from mnv2_lightning.evaluate import evaluate
+from mnv2_lightning.runs.checkpoint_io import DurableCheckpointIO
 from mnv2_lightning.runs.record import EMPTY
 from mnv2_lightning.schema.errors import Diverged
 from mnv2_lightning.train import train
@@ -28,6 +29,8 @@ def test_leaves_a_whole_run(run: Path) -> None:
         "metrics.csv",
         "result.json",
         "checkpoints/last.ckpt",
+        "checkpoints/previous.ckpt",
+        "checkpoints/manifest.json",
         "checkpoints/best.ckpt",
     }
     result = record(run)
@@ -108,7 +111,7 @@ def test_no_test(configure: Configure) -> None:
 
 
 def test_divergence_is_told(configure: Configure, tmp_path: Path) -> None:
-    """Also where an epoch before was good, and is what was tested."""
+    """With step, epoch and learning rate; what the epoch before left is kept."""
     folder = tmp_path / "run"
     with pytest.MonkeyPatch.context() as patch:
         plain_step = Classifier.training_step
@@ -117,10 +120,38 @@ def test_divergence_is_told(configure: Configure, tmp_path: Path) -> None:
             return plain_step(self, batch, batch_idx) * (1 if self.current_epoch < 1 else math.nan)
 
         patch.setattr(Classifier, "training_step", step)
-        with pytest.raises(Diverged, match="a smaller optimizer"):
+        with pytest.raises(
+            Diverged, match=r"epoch 2 at step 11, learning rate 0\.05.* \(loss nan\)"
+        ):
             train(configure(*SMALL, run_dir=folder))
     assert record(folder)["status"] == "diverged"
-    assert record(folder)["test_accuracy"] > 0
+    assert record(folder)["test_accuracy"] is None
+    assert load(folder, "last")["epoch"] == load(folder, "best")["epoch"] == 0
+
+
+def test_weights_that_overflow_reach_no_checkpoint(configure: Configure, tmp_path: Path) -> None:
+    """The last loss was a number, the step after it makes the weights infinite."""
+    folder = tmp_path / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        plain_step = Classifier.optimizer_step
+
+        def step(self: Classifier, *args: Any, **kwargs: Any) -> None:
+            plain_step(self, *args, **kwargs)
+            if self.global_step == 20:
+                next(self.network.parameters()).data.fill_(math.inf)
+
+        patch.setattr(Classifier, "optimizer_step", step)
+        with pytest.raises(Diverged, match="epoch 2 at step 20"):
+            train(configure(*SMALL, run_dir=folder))
+    assert load(folder, "last")["epoch"] == load(folder, "best")["epoch"] == 0
+
+
+def test_a_fit_that_steps_end_is_validated_there(configure: Configure, tmp_path: Path) -> None:
+    ends = ("trainer.max_epochs=-1", "trainer.max_steps=14")
+    train(configure(*SMALL, *ends, run_dir=tmp_path / "run"))
+    table = [int(r["step"]) for r in rows(tmp_path / "run") if r["val/accuracy"]]
+    assert table == [9, 13]
+    assert load(tmp_path / "run")["global_step"] == 14
 
 
 def test_peak_memory_of_a_job_is_its_own() -> None:
@@ -141,20 +172,33 @@ def test_without_validation(configure: Configure, tmp_path: Path) -> None:
     """`data.val_size=0`: no best checkpoint, the last one is tested, no validation accuracy."""
     folder = tmp_path / "run"
     result = train(configure(*SMALL, "data.val_size=0", run_dir=folder))
-    assert [p.name for p in (folder / "checkpoints").iterdir()] == ["last.ckpt"]
+    there = {p.name for p in (folder / "checkpoints").iterdir()}
+    assert there == {"last.ckpt", "previous.ckpt", "manifest.json"}
     assert result["tested_checkpoint"] == "last"
     assert result["val_accuracy"] is None
     assert result["test_accuracy"] > 0
 
 
 def test_last_is_last_where_best_is_first(configure: Configure, tmp_path: Path) -> None:
-    """`last` is of the last epoch also where validation got worse."""
+    """Ten epochs, each worse than the one before; no more than three checkpoints at any time."""
     folder = tmp_path / "run"
-    overrides = ("optimizer.lr=1e-9", "scheduler=constant", "trainer.max_epochs=3")
-    train(configure(*SMALL, *overrides, run_dir=folder))
-    assert load(folder, "last")["epoch"] == 2
-    assert load(folder, "best")["epoch"] <= 2
-    assert len(list((folder / "checkpoints").iterdir())) == 2
+    held: list[int] = []
+    with pytest.MonkeyPatch.context() as patch:
+        plain_save = DurableCheckpointIO.save_checkpoint
+
+        def save(self: DurableCheckpointIO, content: Any, path: Any, options: Any = None) -> None:
+            plain_save(self, content, path, options)
+            held.append(len(list((folder / "checkpoints").iterdir())))
+
+        def worse(self: Classifier, batch: Any, batch_idx: int) -> None:
+            self.log("val/accuracy", 1.0 - self.current_epoch / 10)
+
+        patch.setattr(DurableCheckpointIO, "save_checkpoint", save)
+        patch.setattr(Classifier, "validation_step", worse)
+        few = ("trainer.limit_train_batches=1", "callbacks.pictures=null")
+        train(configure(*SMALL, *few, "trainer.max_epochs=10", run_dir=folder))
+    assert [load(folder, name)["epoch"] for name in ("best", "previous", "last")] == [0, 8, 9]
+    assert max(held) == 4  # with the manifest
 
 
 @pytest.mark.parametrize(

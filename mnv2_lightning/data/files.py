@@ -6,8 +6,6 @@ Size and SHA-256 of the raw bytes are checked at every start; a wrong file is ne
 import gzip
 import hashlib
 import logging
-import os
-import tempfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +17,8 @@ from platformdirs import user_cache_path
 
 from mnv2_lightning.data.sets import DATA_SETS, IdxFile
 from mnv2_lightning.data.sources import SOURCES, SourceError
-from mnv2_lightning.schema.errors import DataError
+from mnv2_lightning.files import write_bytes
+from mnv2_lightning.schema.errors import DataError, StorageError
 
 log = logging.getLogger(__name__)
 
@@ -86,7 +85,7 @@ def _fetch(dataset: str, root: Path) -> dict[str, bytes]:
     def keep(name: str, raw: bytes) -> None:
         if not _is_right(files[name], raw):
             raise SourceError(f"{name}: not the right bytes (size or SHA-256)")
-        _write(folder / name, raw)
+        write_bytes(folder / name, raw)
         found[name] = raw
 
     try:
@@ -102,6 +101,8 @@ def _fetch(dataset: str, root: Path) -> dict[str, bytes]:
                 except SourceError as error:
                     log.warning("%s: %s", source, error)
                     problems.append(f"{source}: {error}")
+    except StorageError as error:
+        raise DataError(f"{error}; {by_hand}") from None
     except OSError as error:
         raise DataError(f"{folder}: cannot be written ({error.strerror}); {by_hand}") from None
     if len(found) < len(files):
@@ -122,13 +123,3 @@ def _locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-def _write(path: Path, raw: bytes) -> None:
-    """Whole or not at all."""
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".", delete=False) as stream:
-        stream.write(raw)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.chmod(stream.name, 0o644)
-    os.replace(stream.name, path)

@@ -1,5 +1,9 @@
-"""Reading checkpoints: plain data only, never code."""
+"""Reading checkpoints: whole ones only, and plain data only, never code."""
 
+import io
+import logging
+import os
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -7,15 +11,81 @@ import lightning.pytorch as L
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from mnv2_lightning.schema.errors import ConfigError
+from mnv2_lightning.files import remove_unfinished
+from mnv2_lightning.runs import manifest
+from mnv2_lightning.schema.errors import ConfigError, StorageError
+
+log = logging.getLogger(__name__)
 
 
 def read(path: Path) -> dict[str, Any]:
-    """The checkpoint's content, on the CPU. ConfigError: it is none, or holds more than data."""
+    """The checkpoint's content, on the CPU.
+
+    StorageError: it cannot be read, is damaged or another run's. ConfigError: it holds more than
+    data.
+    """
+    content = _whole(path)
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception as error:
         raise ConfigError(f"{path}: not a checkpoint ({str(error).splitlines()[0]})") from error
+
+
+def _whole(path: Path) -> bytes:
+    """The bytes that the run wrote. StorageError: these are others."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise StorageError(f"{path}: cannot be read ({error.strerror})") from error
+    if (written := manifest.known(path.parent)) is not None:
+        if manifest.sha256(content) not in {x["sha256"] for x in written}:
+            raise StorageError(f"{path}: damaged, or of another run: its SHA-256 is not known")
+    else:
+        where = path.parent / manifest.NAME
+        log.warning("%s: cannot be read; the sums within the checkpoint are", where)
+        try:
+            with zipfile.ZipFile(io.BytesIO(content)) as archive:
+                bad = archive.testzip()
+        except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+            raise StorageError(f"{path}: damaged ({error})") from None
+        if bad is not None:
+            raise StorageError(f"{path}: damaged ({bad})")
+    return content
+
+
+def newest(folder: Path) -> Path | None:
+    """The newest whole checkpoint of the run in `folder`; None: it never wrote one.
+
+    Each damaged one that is newer is named. StorageError: all are damaged.
+    """
+    damaged = []
+    for name in ("last", "previous", "best"):
+        path = folder / "checkpoints" / f"{name}.ckpt"
+        if path.is_file():
+            try:
+                _whole(path)
+            except StorageError as error:
+                log.warning("%s", error)
+                damaged.append(path.name)
+            else:
+                return path
+    if damaged:
+        names = ", ".join(damaged)
+        raise StorageError(f"{folder / 'checkpoints'}: no checkpoint is whole ({names})")
+    return None
+
+
+def tidy(folder: Path) -> None:
+    """Remove what a crash left half-written, and rename checkpoints that are not whole, lest the
+    next save keeps one as `previous`.
+    """
+    remove_unfinished(folder)
+    remove_unfinished(folder / "checkpoints")
+    for path in (folder / "checkpoints").glob("*.ckpt"):
+        try:
+            _whole(path)
+        except StorageError:
+            os.replace(path, path.with_suffix(".damaged"))
 
 
 def global_step(path: Path) -> int:

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
-from mnv2_lightning.runs.files import write_text
+from mnv2_lightning.files import write_text
 
 # What a run's outcome does not depend on: where things are, what is shown and logged.
 OUTSIDE = ("run_dir", "resume", "traceback", "logger", "data.dir", "data.classes")
@@ -22,7 +22,7 @@ OUTSIDE_TRAINER = (
     "model_registry",
     "profiler",
 )
-OUTSIDE_CALLBACKS = ("last", "pictures", "progress", "throughput")
+OUTSIDE_CALLBACKS = ("divergence", "last", "pictures", "progress", "throughput")
 # May change when a run goes on, though the outcome depends on it.
 MAY_CHANGE = tuple(
     f"trainer.{key}" for key in ("max_epochs", "accelerator", "devices", "strategy", "num_nodes")
@@ -56,7 +56,7 @@ def read(path: Path) -> dict[str, Any]:
     config = yaml.safe_load(path.read_text(encoding="utf-8"))
     run_dir = path.parent.resolve()
     config = _with_paths(config, lambda p: os.path.normpath(run_dir / p))
-    config["data"]["dir"] = os.environ.get(DATA_DIR, config["data"]["dir"])
+    config["data"]["dir"] = os.environ.get(DATA_DIR) or config["data"]["dir"]
     return config | {"run_dir": str(run_dir), "resume": None, "traceback": False}
 
 

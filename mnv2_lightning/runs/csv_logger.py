@@ -10,7 +10,7 @@ from typing import Any
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
-from mnv2_lightning.runs.files import write_text
+from mnv2_lightning.files import write_text
 
 
 class CSVLogger(Logger):

@@ -1,7 +1,6 @@
 """A run's folder, and going on with the run in it."""
 
 import hashlib
-import os
 import re
 import secrets
 from collections.abc import Sequence
@@ -12,9 +11,9 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
+from mnv2_lightning.files import read_json
 from mnv2_lightning.runs import config
 from mnv2_lightning.runs.config import MAY_CHANGE, outcome, plain
-from mnv2_lightning.runs.files import read_json
 from mnv2_lightning.schema.errors import ConfigError
 from mnv2_lightning.schema.nearest import did_you_mean, dotted_keys
 
@@ -62,7 +61,7 @@ def require_run(key: str, path: str) -> Path:
 
 def require_checkpoint(key: str, folder: Path, name: str | None) -> Path:
     """The checkpoint of that name; None: the best, or the last where there is no best."""
-    files = {n: folder / "checkpoints" / f"{n}.ckpt" for n in ("best", "last")}
+    files = {n: folder / "checkpoints" / f"{n}.ckpt" for n in ("best", "last", "previous")}
     name = name or ("best" if files["best"].is_file() else "last")
     path = files[name]
     if not path.is_file():
@@ -118,16 +117,20 @@ def resumed_config(composed: DictConfig, overrides: Sequence[str]) -> DictConfig
     return cfg
 
 
-def require_writable(folder: Path) -> None:
-    """ConfigError where no folder can be made there."""
-    there = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.exists())
-    if not there.is_dir():
-        raise ConfigError(f"{folder}: {there} is a file")
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise ConfigError(f"{folder}: {there} cannot be written to")
+def holds_this_run(folder: Path, cfg: DictConfig) -> bool:
+    """Whether a run of this config was started there, which the same command goes on with.
 
-
-def refuse_occupied(folder: Path) -> None:
-    """ConfigError where a fresh run would land in a folder that holds one already."""
-    if (folder / "result.json").exists():
-        raise ConfigError(f"{folder}: holds a run already; go on with resume={folder}")
+    ConfigError: the folder holds another one.
+    """
+    if not (folder / "config.yaml").is_file():
+        if (folder / "result.json").exists():
+            raise ConfigError(f"{folder}: holds a result.json of something else")
+        return False
+    before, now = outcome(plain(read_config(folder))), outcome(plain(cfg))
+    for key in before | now:
+        if before.get(key) != now.get(key) and key not in MAY_CHANGE:
+            raise ConfigError(
+                f"{folder}: holds a run with {key}={before.get(key)} already; take another folder, "
+                f"or go on with that run by resume={folder}"
+            )
+    return True

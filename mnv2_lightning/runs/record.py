@@ -4,13 +4,13 @@ import math
 import platform
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from mnv2_lightning.runs.files import write_json
-from mnv2_lightning.schema.errors import Interrupted, Terminated
+from mnv2_lightning.files import write_json
+from mnv2_lightning.schema.errors import Diverged, Interrupted, StorageError, Terminated
 
 PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "hydra-core", "numpy")
 # Everything that a record holds; what does not exist is null.
@@ -66,16 +66,23 @@ class Record:
         try:
             yield
         except (KeyboardInterrupt, SystemExit) as error:
-            self.update(status="interrupted")
+            self._end(status="interrupted")
             # Lightning turns Ctrl-C into SystemExit(1); of SIGTERM see command.py.
             by_term = getattr(error, "code", None) == Terminated.exit_status
             kind = Terminated if by_term else Interrupted
-            saved = (self.path.parent / "checkpoints" / "last.ckpt").is_file()
+            saved = any((self.path.parent / "checkpoints").glob("*.ckpt"))
             hint = f"go on with resume={self.path.parent}" if saved else "no epoch was finished"
             raise kind(f"{kind.__name__.lower()}; {hint}") from None
-        except BaseException as error:
-            self.update(status="failed", error=f"{type(error).__name__}: {error}")
+        except Diverged as error:
+            self._end(status="diverged", error=str(error))
             raise
+        except BaseException as error:
+            self._end(status="failed", error=f"{type(error).__name__}: {error}")
+            raise
+
+    def _end(self, **values: Any) -> None:
+        with suppress(StorageError):  # which may be what ended the run
+            self.update(**values)
 
 
 def versions() -> dict[str, str | None]:

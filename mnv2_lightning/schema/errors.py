@@ -19,6 +19,12 @@ class Diverged(UserError):
     exit_status = 3
 
 
+class StorageError(UserError):
+    """What is on the disk cannot be written, or is damaged."""
+
+    exit_status = 4
+
+
 class Interrupted(UserError):
     """Ctrl-C."""
 

@@ -109,7 +109,7 @@ class DataFolder(Table):
 
 class Evaluate(Table):
     run_dir: str
-    checkpoint: Literal["best", "last"] | None
+    checkpoint: Literal["best", "last", "previous"] | None
     split: Literal["test", "val"]
     data: DataFolder
     accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps"]
@@ -368,6 +368,7 @@ BY_TARGET: dict[str, type[Table]] = {
     "mnv2_lightning.callbacks.checkpoint.Checkpoint": ModelCheckpoint,
     "lightning.pytorch.callbacks.EarlyStopping": EarlyStopping,
     "mnv2_lightning.callbacks.ema.EMA": EMA,
+    "mnv2_lightning.callbacks.divergence.Divergence": Targeted,
     "mnv2_lightning.callbacks.throughput.Throughput": Throughput,
     "mnv2_lightning.callbacks.pictures.Pictures": Pictures,
 }

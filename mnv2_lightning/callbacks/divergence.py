@@ -1,0 +1,60 @@
+"""Stops a run whose loss is no number any more, before that reaches a checkpoint."""
+
+from typing import Any
+
+import lightning.pytorch as L
+import torch
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor
+
+from mnv2_lightning.classifier import ends_step
+from mnv2_lightning.schema.errors import Diverged
+
+
+class Divergence(Callback):
+    """Diverged where a loss, or at the end of an epoch a weight, is infinite or no number.
+
+    The losses stay on the device until there are `log_every_n_steps` of them, or a validation or
+    the end of an epoch, after which checkpoints are written, is near.
+    """
+
+    def __init__(self) -> None:
+        self.losses: list[Tensor] = []
+        self.steps: list[tuple[int, float]] = []  # the number and the learning rate of each
+
+    def on_train_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        self.losses.append(outputs["loss"].detach())
+        step = trainer.global_step + (not ends_step(trainer, batch_idx))
+        self.steps.append((step, float(pl_module.rate)))  # type: ignore[arg-type]
+        if len(self.losses) >= trainer.log_every_n_steps:  # type: ignore[attr-defined]
+            self._look(trainer, torch.stack(self.losses).isfinite().logical_not())
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.on_train_epoch_end(trainer, pl_module)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self.losses:
+            losses = torch.stack(self.losses).isfinite().logical_not()
+            numbers = [x for x in pl_module.state_dict().values() if x.is_floating_point()]
+            weights = torch.stack([x.isfinite().all() for x in numbers]).all().logical_not()
+            self._look(trainer, torch.cat([losses, weights[None]]))
+
+    def _look(self, trainer: L.Trainer, bad: Tensor) -> None:
+        """`bad`: of each loss, and of the weights where they are looked at."""
+        # All ranks stop where one of them has to.
+        if float(trainer.strategy.reduce(bad.any().float(), reduce_op="max")):
+            first = min(int(bad.int().argmax()), len(self.losses) - 1)
+            step, rate = self.steps[first]
+            loss = float(self.losses[first])
+            raise Diverged(
+                f"diverged in epoch {trainer.current_epoch + 1} at step {step}, learning rate "
+                f"{rate:.4g} (loss {loss:.4g}); a smaller optimizer.lr?"
+            )
+        self.losses, self.steps = [], []

@@ -1,0 +1,42 @@
+"""The long versions of what is promised, and the record that `make test-crash` writes."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mnv2_lightning.runs.hardware import hardware
+from mnv2_lightning.runs.record import git_commit, versions
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--reliability", metavar="FILE", help="the long versions, recorded in FILE")
+
+
+class Reliability:
+    """How often to try, and what came of it."""
+
+    def __init__(self, path: str | None) -> None:
+        self.path = Path(path) if path else None
+        self.found: dict[str, Any] = {}
+
+    def rounds(self, few: int, many: int) -> int:
+        """`many` in the long versions."""
+        return many if self.path else few
+
+    def note(self, name: str, **found: Any) -> None:
+        self.found[name] = found
+
+
+@pytest.fixture(scope="session")
+def reliability(request: pytest.FixtureRequest) -> Iterator[Reliability]:
+    made = Reliability(request.config.getoption("--reliability"))
+    yield made
+    if made.path:
+        made.path.parent.mkdir(parents=True, exist_ok=True)
+        about = {"hardware": hardware(), "versions": versions(), "git_commit": git_commit()}
+        failed = request.session.testsfailed
+        text = json.dumps({**about, "failed": failed, "cases": made.found}, indent=2)
+        made.path.write_text(text + "\n")

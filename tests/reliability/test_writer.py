@@ -1,0 +1,314 @@
+"""The checkpoint writer fails at every point, and the power is cut at every point."""
+
+import errno
+import os
+import random
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.fabric.plugins import TorchCheckpointIO
+
+from mnv2_lightning.runs import checkpoint
+from mnv2_lightning.runs.checkpoint_io import DurableCheckpointIO
+from mnv2_lightning.schema.errors import StorageError
+from tests.reliability.conftest import Reliability
+
+Save = Callable[[dict[str, Any], Path], None]
+
+
+class Crash(BaseException):
+    """Ends a save as the process's death would; nothing is tidied up after it."""
+
+
+def content(epoch: int) -> dict[str, Any]:
+    """A small checkpoint."""
+    weights = torch.full((4000,), float(epoch))
+    return {"epoch": epoch, "global_step": 10 * epoch, "state_dict": {"w": weights}}
+
+
+def save(epoch: int, run: Path) -> None:
+    DurableCheckpointIO().save_checkpoint(content(epoch), run / "checkpoints" / "last.ckpt")
+
+
+def newest_epoch(run: Path) -> int:
+    """Of the newest whole checkpoint, all of which is what was saved."""
+    path = checkpoint.newest(run)
+    assert path is not None
+    found = checkpoint.read(path)
+    assert torch.equal(found["state_dict"]["w"], content(found["epoch"])["state_dict"]["w"])
+    return found["epoch"]
+
+
+# Every call of the writer that can fail, as (where it is looked up, its name).
+CALLS = [
+    (tempfile, "mkstemp"),
+    (os, "fdopen"),
+    (os, "chmod"),
+    (os, "fsync"),
+    (os, "replace"),
+    (os, "open"),
+]
+
+
+def fail(patch: pytest.MonkeyPatch, owner: Any, name: str, when: int, error: Any) -> list[int]:
+    """The call of that name fails the `when`-th time; the list holds how often it was called."""
+    real, count = getattr(owner, name), [0]
+
+    def failing(*args: Any, **kwargs: Any) -> Any:
+        count[0] += 1
+        if count[0] != when:
+            return real(*args, **kwargs)
+        if name != "fdopen":
+            if isinstance(error, Crash):
+                patch.setattr(os, "unlink", lambda *args: None)
+            raise error
+        return HalfWritten(real(*args, **kwargs), patch, error)
+
+    patch.setattr(owner, name, failing)
+    return count
+
+
+class HalfWritten:
+    """A stream that fails at half of what it is given."""
+
+    def __init__(self, stream: Any, patch: pytest.MonkeyPatch, error: BaseException) -> None:
+        self.stream, self.patch, self.error = stream, patch, error
+
+    def __enter__(self) -> "HalfWritten":
+        return self
+
+    def __exit__(self, *args: Any) -> None:
+        self.stream.close()
+
+    def write(self, data: Any) -> None:
+        self.stream.write(bytes(data)[: len(data) // 2])
+        self.stream.flush()
+        if isinstance(self.error, Crash):
+            self.patch.setattr(os, "unlink", lambda *args: None)
+        raise self.error
+
+
+def calls_of_a_save(run: Path) -> Iterator[tuple[Any, str, int]]:
+    save(0, run)
+    save(1, run)
+    for owner, name in CALLS:
+        with pytest.MonkeyPatch.context() as patch:
+            count = fail(patch, owner, name, 0, None)
+            save(2, run)
+        for when in range(1, count[0] + 1):
+            yield owner, name, when
+
+
+def test_every_failure_leaves_a_good_checkpoint(tmp_path: Path, reliability: Reliability) -> None:
+    """Of this epoch or of the one before; the next save works and tidies up."""
+    errors = (
+        lambda: Crash(),
+        lambda: OSError(errno.ENOSPC, "No space left on device"),
+        lambda: OSError(errno.EIO, "Input/output error"),
+    )
+    cases = 0
+    for owner, name, when in calls_of_a_save(tmp_path / "first"):
+        for make in errors:
+            run, error = tmp_path / str(cases), make()
+            save(0, run)
+            save(1, run)
+            with pytest.MonkeyPatch.context() as patch:
+                fail(patch, owner, name, when, error)
+                with pytest.raises((Crash, StorageError)):
+                    save(2, run)
+            assert newest_epoch(run) in (1, 2), (name, when, error)
+            checkpoint.tidy(run)
+            save(3, run)
+            assert newest_epoch(run) == 3
+            left = {p.name for p in (run / "checkpoints").iterdir()}
+            assert left == {"last.ckpt", "previous.ckpt", "manifest.json"}, (name, when, error)
+            cases += 1
+    assert cases >= 3 * 2 * len(CALLS)  # the manifest and the checkpoint are written
+    reliability.note("failpoints", cases=cases, lost=0)
+
+
+class Disk:
+    """What a power cut may leave of a folder: only what fsync was called for is sure.
+
+    Follows the calls of a save and can then make the folder as it might be found afterwards:
+    contents that were not fsynced are torn, changes of names that were not are done or not.
+    """
+
+    def __init__(self, folder: Path, patch: pytest.MonkeyPatch) -> None:
+        assert not list(folder.iterdir())
+        self.events: list[tuple[str, Any, Any]] = []
+        real_fsync, real_replace, real_rename = os.fsync, os.replace, os.rename
+
+        def fsync(descriptor: int) -> None:
+            path = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+            real_fsync(descriptor)
+            if path.is_dir():
+                self.events.append(("names", None, None))
+            else:
+                self.events.append(("content", path.stat().st_ino, path.read_bytes()))
+
+        def move(real: Any) -> Any:
+            def moving(source: Any, target: Any, **kwargs: Any) -> None:
+                inode = os.stat(source).st_ino
+                written = Path(source).read_bytes()
+                real(source, target, **kwargs)
+                self.events.append(("seen", inode, written))
+                self.events.append(("move", (Path(source).name, Path(target).name), inode))
+
+            return moving
+
+        patch.setattr(os, "fsync", fsync)
+        patch.setattr(os, "replace", move(real_replace))
+        patch.setattr(os, "rename", move(real_rename))
+
+    def cut(self, after: int, place: Path, rng: random.Random) -> None:
+        """The folder as it may be where the power fails after `after` of the calls."""
+        names: dict[str, int] = {}
+        contents: dict[int, bytes] = {}  # what is sure
+        seen: dict[int, bytes] = {}
+        pending: list[tuple[tuple[str, str], int]] = []
+
+        def apply(moves: list[tuple[tuple[str, str], int]]) -> None:
+            for (source, target), inode in moves:
+                names.pop(source, None)
+                names[target] = inode
+
+        for kind, what, data in self.events[:after]:
+            if kind == "content":
+                contents[what] = data
+            elif kind == "seen":
+                seen[what] = data
+            elif kind == "move":
+                pending.append((what, data))
+            else:
+                apply(pending)
+                pending = []
+        apply(pending[: rng.randint(0, len(pending))])
+        place.mkdir(parents=True)
+        for name, inode in names.items():
+            torn = seen.get(inode, b"")
+            data = contents.get(inode, torn[: rng.randint(0, max(0, len(torn) - 1))])
+            (place / name).write_bytes(data)
+
+
+def power_cuts(tmp_path: Path, write: Save, count: int) -> list[bool]:
+    """Whether epoch 1 or 2 is loaded after each of so many power cuts while 2 is written."""
+    rng, loaded = random.Random(0), []
+    for number in range(count):
+        run = tmp_path / str(number)
+        (run / "checkpoints").mkdir(parents=True)
+        done = []
+        with pytest.MonkeyPatch.context() as patch:
+            disk = Disk(run / "checkpoints", patch)
+            for epoch in (0, 1, 2):
+                write(content(epoch), run / "checkpoints" / "last.ckpt")
+                done.append(len(disk.events))
+        cut = tmp_path / f"{number}-cut"
+        disk.cut(rng.randint(done[1], done[2]), cut / "checkpoints", rng)
+        try:
+            loaded.append(newest_epoch(cut) >= 1)
+        except (StorageError, AssertionError):
+            loaded.append(False)
+    return loaded
+
+
+def ours(made: dict[str, Any], path: Path) -> None:
+    DurableCheckpointIO().save_checkpoint(made, path)
+
+
+def test_power_cuts(tmp_path: Path, reliability: Reliability) -> None:
+    loaded = power_cuts(tmp_path, ours, 100)
+    reliability.note("power_cuts", cuts=100, loaded=sum(loaded))
+    assert all(loaded)
+
+
+def test_power_cuts_without_fsync(tmp_path: Path, reliability: Reliability) -> None:
+    """The test bites: without our fsync it fails."""
+
+    def without(made: dict[str, Any], path: Path) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(os, "fsync", lambda descriptor: None)
+            ours(made, path)
+
+    loaded = power_cuts(tmp_path, without, 100)
+    reliability.note("power_cuts_without_fsync", cuts=100, loaded=sum(loaded))
+    assert not all(loaded)
+
+
+def test_power_cuts_with_lightnings_writer(tmp_path: Path, reliability: Reliability) -> None:
+    """It never calls fsync."""
+    stock = TorchCheckpointIO()
+    loaded = power_cuts(tmp_path, lambda made, path: stock.save_checkpoint(made, path), 100)
+    reliability.note("power_cuts_lightnings_writer", cuts=100, loaded=sum(loaded))
+    assert not all(loaded)
+
+
+def moved_from_elsewhere(made: dict[str, Any], path: Path) -> None:
+    """`shutil.move` from another file system: a copy over the live file."""
+    elsewhere = "/dev/shm" if os.path.isdir("/dev/shm") else None
+    with tempfile.NamedTemporaryFile(dir=elsewhere, delete=False) as stream:
+        torch.save(made, stream)
+    shutil.move(stream.name, path)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+@pytest.mark.parametrize("write", [ours, moved_from_elsewhere], ids=["ours", "shutil.move"])
+def test_killed_while_it_writes(write: Save, tmp_path: Path, reliability: Reliability) -> None:
+    """SIGKILL at random; ours always leaves the last epoch that it said it had written."""
+    if write is moved_from_elsewhere and tmp_path.stat().st_dev == os.stat("/dev/shm").st_dev:
+        pytest.skip("needs two file systems")
+    big = {"w": torch.rand(2_000_000)}
+    rng, good, kills = random.Random(1), 0, reliability.rounds(10, 50)
+    for kill in range(kills):
+        path = tmp_path / str(kill) / "checkpoints" / "last.ckpt"
+        path.parent.mkdir(parents=True)
+        reader, writer = os.pipe()
+        if not (child := os.fork()):
+            for epoch in range(10_000):
+                write({"epoch": epoch, "global_step": 0, "state_dict": big}, path)
+                os.write(writer, epoch.to_bytes(2, "big"))
+        os.close(writer)
+        said = int.from_bytes(os.read(reader, 2), "big")
+        time.sleep(rng.uniform(0, 0.1))
+        os.kill(child, 9)
+        os.waitpid(child, 0)
+        while written := os.read(reader, 2):
+            said = int.from_bytes(written, "big")
+        os.close(reader)
+        try:
+            newest = checkpoint.newest(tmp_path / str(kill))
+            good += newest is not None and checkpoint.read(newest)["epoch"] >= said
+        except StorageError:
+            pass
+    name = "ours" if write is ours else "moved"
+    reliability.note(f"kills_of_the_writer_{name}", kills=kills, good=good)
+    assert (good == kills) is (write is ours)
+
+
+def test_a_removed_checkpoint_is_gone(tmp_path: Path) -> None:
+    save(0, tmp_path)
+    DurableCheckpointIO().remove_checkpoint(tmp_path / "checkpoints" / "last.ckpt")
+    assert checkpoint.newest(tmp_path) is None
+
+
+def test_what_a_save_costs(tmp_path: Path, reliability: Reliability) -> None:
+    """Of the default network with its momentum: half a megabyte twice."""
+    weights = {"w": torch.rand(126_898), "momentum": torch.rand(126_898)}
+    made = {"epoch": 0, "global_step": 0, "state_dict": weights}
+    stock, seconds = TorchCheckpointIO(), {"ours": [0.0], "lightnings": [0.0]}
+    for number in range(reliability.rounds(3, 50)):
+        for name, write in (("ours", ours), ("lightnings", stock.save_checkpoint)):
+            started = time.perf_counter()
+            write(made, tmp_path / name / "last.ckpt")
+            if number:  # the first makes folders
+                seconds[name].append(time.perf_counter() - started)
+    spent = {name: 1000 * statistics.median(times[1:]) for name, times in seconds.items()}
+    reliability.note("milliseconds_a_save", **spent)
+    assert spent["ours"] < 1000
