@@ -137,7 +137,7 @@ def test_weights_that_overflow_reach_no_checkpoint(configure: Configure, tmp_pat
 
         def step(self: Classifier, *args: Any, **kwargs: Any) -> None:
             plain_step(self, *args, **kwargs)
-            if self.global_step == 20:
+            if self.global_step == 19:  # counted after this
                 next(self.network.parameters()).data.fill_(math.inf)
 
         patch.setattr(Classifier, "optimizer_step", step)
@@ -186,8 +186,8 @@ def test_last_is_last_where_best_is_first(configure: Configure, tmp_path: Path) 
     with pytest.MonkeyPatch.context() as patch:
         plain_save = DurableCheckpointIO.save_checkpoint
 
-        def save(self: DurableCheckpointIO, content: Any, path: Any, options: Any = None) -> None:
-            plain_save(self, content, path, options)
+        def save(self: DurableCheckpointIO, *args: Any, **kwargs: Any) -> None:
+            plain_save(self, *args, **kwargs)
             held.append(len(list((folder / "checkpoints").iterdir())))
 
         def worse(self: Classifier, batch: Any, batch_idx: int) -> None:

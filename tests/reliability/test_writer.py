@@ -109,7 +109,7 @@ def calls_of_a_save(run: Path) -> Iterator[tuple[Any, str, int]]:
 def test_every_failure_leaves_a_good_checkpoint(tmp_path: Path, reliability: Reliability) -> None:
     """Of this epoch or of the one before; the next save works and tidies up."""
     errors = (
-        lambda: Crash(),
+        Crash,
         lambda: OSError(errno.ENOSPC, "No space left on device"),
         lambda: OSError(errno.EIO, "Input/output error"),
     )
@@ -245,7 +245,7 @@ def test_power_cuts_without_fsync(tmp_path: Path, reliability: Reliability) -> N
 def test_power_cuts_with_lightnings_writer(tmp_path: Path, reliability: Reliability) -> None:
     """It never calls fsync."""
     stock = TorchCheckpointIO()
-    loaded = power_cuts(tmp_path, lambda made, path: stock.save_checkpoint(made, path), 100)
+    loaded = power_cuts(tmp_path, stock.save_checkpoint, 100)
     reliability.note("power_cuts_lightnings_writer", cuts=100, loaded=sum(loaded))
     assert not all(loaded)
 
