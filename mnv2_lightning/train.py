@@ -131,6 +131,8 @@ def check_job(job: Job) -> None:
     if is_typed and (job.is_swept or job.folder.resolve() != Path(cfg.resume).resolve()):
         raise ConfigError("resume: goes on with one run in its own folder; no -m, no run.dir")
 
+    config.require_inside(config.plain(cfg))
+
     from mnv2_lightning.runs import hardware
 
     hardware.check_accelerator("trainer.accelerator", cfg.trainer.accelerator)

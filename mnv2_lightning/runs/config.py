@@ -11,6 +11,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from mnv2_lightning.files import write_text
+from mnv2_lightning.schema.errors import ConfigError
 
 # What a run's outcome does not depend on: where things are, what is shown and logged.
 OUTSIDE = ("run_dir", "resume", "traceback", "logger", "data.dir", "data.classes")
@@ -52,11 +53,14 @@ def save(path: Path, config: dict[str, Any]) -> None:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """What `save` wrote, for the folder that the file lies in now."""
-    config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    """What `save` wrote, for the folder that the file lies in now. ConfigError: it did not."""
     run_dir = path.parent.resolve()
-    config = _with_paths(config, lambda p: os.path.normpath(run_dir / p))
-    config["data"]["dir"] = os.environ.get(DATA_DIR) or config["data"]["dir"]
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+        config = _with_paths(config, lambda p: os.path.normpath(run_dir / p))
+        config["data"]["dir"] = os.environ.get(DATA_DIR) or config["data"]["dir"]
+    except (yaml.YAMLError, UnicodeDecodeError, AttributeError, KeyError, TypeError) as error:
+        raise ConfigError(f"{path}: not a run's config ({str(error).splitlines()[0]})") from error
     return config | {"run_dir": str(run_dir), "resume": None, "traceback": False}
 
 
@@ -88,6 +92,18 @@ def _with_paths(config: dict[str, Any], change: Callable[[str], str]) -> dict[st
         else value
         for key, value in config.items()
     }
+
+
+def require_inside(config: dict[str, Any]) -> None:
+    """ConfigError where a folder that the run writes into is not in its own."""
+    run_dir = Path(config["run_dir"]).resolve()
+
+    def check(path: str) -> str:
+        if not Path(path).resolve().is_relative_to(run_dir):
+            raise ConfigError(f"{path}: leads out of the run's folder {run_dir}")
+        return path
+
+    _with_paths(config, check)
 
 
 def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -56,6 +56,9 @@ def require_run(key: str, path: str) -> Path:
         raise ConfigError(f"{key}={path}: there is no such folder")
     if not (folder / "config.yaml").is_file():
         raise ConfigError(f"{key}={path}: not a run's folder (it has no config.yaml)")
+    for link in (p for p in folder.rglob("*") if p.is_symlink()):
+        if not link.resolve().is_relative_to(folder.resolve()):
+            raise ConfigError(f"{link}: leads out of the run's folder")
     return folder
 
 

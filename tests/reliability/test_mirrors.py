@@ -9,7 +9,7 @@ import socketserver
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -119,10 +119,8 @@ def mirror(content: dict[str, bytes], fault: str) -> Iterator[str]:
             pass
 
         def handle(self) -> None:
-            try:
+            with suppress(OSError, ValueError):  # the other end has gone
                 super().handle()
-            except (OSError, ValueError):  # the other end has gone
-                pass
 
     with Server(("127.0.0.1", 0), Handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()

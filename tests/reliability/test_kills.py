@@ -1,0 +1,169 @@
+"""SIGKILL on the user's own command: it goes on, to the bits that no kill would have given."""
+
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from mnv2_lightning.runs import checkpoint
+from tests.conftest import load
+from tests.reliability.conftest import Reliability
+from tests.test_resume import assert_same, comparable
+
+pytestmark = pytest.mark.slow
+EPOCHS = 12
+FEW = (
+    "callbacks=[default,ema]",
+    "callbacks.pictures=null",
+    "data.augment.degrees=10",
+    "data.val_size=500",
+    "model.dropout=0.1",
+    "model.width_mult=0.25",
+    "trainer.limit_test_batches=2",
+    "trainer.limit_train_batches=12",
+    "trainer.log_every_n_steps=4",
+    f"trainer.max_epochs={EPOCHS}",
+)
+
+
+def start(run: Path, *typed: str, **environment: str) -> subprocess.Popen[bytes]:
+    """The user's command, the same each time."""
+    command = [sys.executable, "-m", "mnv2_lightning.train", *FEW, *typed, f"hydra.run.dir={run}"]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+    return subprocess.Popen(command, env=os.environ | environment, cwd=run.parent, **quiet)  # type: ignore[call-overload]
+
+
+def epochs_done(run: Path) -> int:
+    """By the newest whole checkpoint."""
+    newest = checkpoint.newest(run)
+    return checkpoint.epochs(newest) if newest else 0
+
+
+def epochs_told(run: Path) -> int:
+    """By the log: epochs whose validation was reported."""
+    log = run / "train.log"
+    told = re.findall(r"epoch (\d+)/\d+  validation", log.read_text()) if log.exists() else []
+    return max(map(int, told), default=0)
+
+
+def finish(run: Path) -> None:
+    process = start(run)
+    _, err = process.communicate()
+    assert process.returncode == 0, err.decode()
+
+
+def kill_and_go_on(
+    folder: Path, whole: Path, kills: int, wait: Callable[[Path, float], None], wall: float
+) -> dict[str, int]:
+    """Kill, look, type the same command again; a run that ends is compared and a new one begun."""
+    rng = random.Random(0)
+    number, lost_most, equal, done = 0, 0, 0, 0
+    for kill in range(kills):
+        run = folder / f"run-{number}"
+        elsewhere = {"TMPDIR": "/dev/shm"} if kill % 2 and os.path.isdir("/dev/shm") else {}
+        process = start(run, **elsewhere)
+        wait(run, rng.uniform(0, wall))
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        now = epochs_done(run)
+        assert now >= done, "progress went back"
+        lost_most = max(lost_most, epochs_told(run) - now)
+        done = now
+        if done == EPOCHS:
+            finish(run)
+            assert_same(comparable(load(run)), comparable(load(whole)))
+            equal, number, done = equal + 1, number + 1, 0
+    finish(folder / f"run-{number}")
+    assert_same(comparable(load(folder / f"run-{number}")), comparable(load(whole)))
+    return {"kills": kills, "most_epochs_lost": lost_most, "runs_equal_to_the_bit": equal + 1}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float]:
+    """An uninterrupted run, and the seconds that it took."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    started = time.monotonic()
+    finish(folder)
+    return folder, time.monotonic() - started
+
+
+def test_random_kills(whole: tuple[Path, float], tmp_path: Path, reliability: Reliability) -> None:
+    def wait(run: Path, seconds: float) -> None:
+        time.sleep(seconds)
+
+    kills = reliability.rounds(5, 50)
+    found = kill_and_go_on(tmp_path, whole[0], kills, wait, whole[1])
+    reliability.note("random_kills", **found)
+    assert found["most_epochs_lost"] <= 1
+
+
+def test_kills_while_a_checkpoint_is_written(
+    whole: tuple[Path, float], tmp_path: Path, reliability: Reliability
+) -> None:
+    """Up to 20 ms after the writer's temporary file is seen."""
+
+    def wait(run: Path, seconds: float) -> None:
+        deadline = time.monotonic() + 120
+        folder = run / "checkpoints"
+        before = {p.name for p in folder.glob(".*")}
+        while time.monotonic() < deadline:
+            if folder.is_dir() and {p.name for p in folder.glob(".*")} - before:
+                time.sleep(seconds)
+                return
+            time.sleep(0.0002)
+            if (run / "result.json").exists() and epochs_done_fast(run):
+                return
+
+    def epochs_done_fast(run: Path) -> bool:
+        return '"status": "finished"' in (run / "result.json").read_text()
+
+    kills = reliability.rounds(5, 20)
+    found = kill_and_go_on(tmp_path, whole[0], kills, wait, 0.02)
+    reliability.note("kills_in_the_save_window", **found)
+    assert found["most_epochs_lost"] <= 1
+
+
+def test_signals(tmp_path: Path) -> None:
+    """Ctrl-C and SIGTERM end within 5 s, with the command to go on."""
+    for number, (sent, status) in enumerate(((signal.SIGINT, 130), (signal.SIGTERM, 143))):
+        run = tmp_path / str(number)
+        process = start(run, "trainer.max_epochs=1000")
+        while epochs_done(run) < 2:
+            assert process.poll() is None
+            time.sleep(0.2)
+        started = time.monotonic()
+        process.send_signal(sent)
+        _, err = process.communicate(timeout=60)
+        assert time.monotonic() - started < 5
+        assert process.returncode == status
+        assert f"go on with resume={run}" in err.decode()
+        assert epochs_done(run) >= 2
+
+
+def test_two_processes_go_on_to_the_same_bits(tmp_path: Path) -> None:
+    """DDP on a CPU (gloo): killed after an epoch and resumed, it equals the uninterrupted run."""
+    ddp = ("trainer.accelerator=cpu", "trainer.strategy=ddp", "trainer.devices=2")
+    short = (*ddp, "trainer.max_epochs=4")
+    for name in ("whole", "cut"):
+        process = start(tmp_path / name, *short)
+        if name == "cut":
+            while epochs_done(tmp_path / name) < 2:
+                assert process.poll() is None
+                time.sleep(0.05)
+            for child in (
+                Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+            ):
+                os.kill(int(child), signal.SIGKILL)
+            process.send_signal(signal.SIGKILL)
+            process.communicate()
+            process = start(tmp_path / name, *short)
+        _, err = process.communicate()
+        assert process.returncode == 0, err.decode()
+    assert_same(comparable(load(tmp_path / "cut")), comparable(load(tmp_path / "whole")))

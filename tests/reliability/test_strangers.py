@@ -1,0 +1,174 @@
+"""A stranger's run folder, config or checkpoint runs no code and writes nowhere else."""
+
+import os
+import pickle
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from mnv2_lightning.runs import manifest
+from tests.conftest import Call
+from tests.reliability.conftest import Reliability
+
+
+class Payload:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, (str(self.mark),)
+
+
+def in_place(path: str) -> Callable[[dict[str, Any], Payload], Any]:
+    """Puts the payload where the dotted path leads in a checkpoint."""
+
+    def put(content: dict[str, Any], payload: Payload) -> Any:
+        *way, last = path.split(".")
+        node: Any = content
+        for key in way:
+            node = node[int(key)] if isinstance(node, list) else node.setdefault(key, {})
+        node[last] = payload
+        return content
+
+    return put
+
+
+PLACES = (
+    "state_dict.network.x",
+    "hyper_parameters.model",
+    "optimizer_states.0.state",
+    "lr_schedulers.0.x",
+    "callbacks.x",
+    "loops.fit_loop",
+    "epoch",
+    "validation",
+    "anything",
+)
+
+
+def sign(path: Path) -> None:
+    """The stranger's manifest agrees with the stranger's file."""
+    manifest.add(path, path.read_bytes())
+
+
+@pytest.mark.parametrize("place", [*PLACES, "the whole file", "a bare pickle"])
+@pytest.mark.parametrize("name", ["last", "best"])
+def test_pickles_in_a_checkpoint(
+    place: str, name: str, run: Path, call: Call, tmp_path: Path, reliability: Reliability
+) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    path, mark = tmp_path / "run" / "checkpoints" / f"{name}.ckpt", tmp_path / "fired"
+    payload: Any = Payload(mark)
+    if place == "a bare pickle":
+        path.write_bytes(pickle.dumps(payload))
+    elif place == "the whole file":
+        torch.save(payload, path)
+    else:
+        content = torch.load(path, weights_only=True)
+        torch.save(in_place(place)(content, payload), path)
+    sign(path)
+    verb = ("train", "resume=run", "trainer.max_epochs=9")
+    ended = call(*verb) if name == "last" else call("evaluate", "run_dir=run")
+    assert not mark.exists()
+    assert ended.status == 2
+    assert "not a checkpoint" in ended.err
+    reliability.found.setdefault("strangers", {"cases": 0, "fired": 0})["cases"] += 1
+
+
+MARK = "fired"
+CONFIGS: dict[str, dict[str, Any]] = {
+    "a class of the system": {"model": {"_target_": "os.mkdir", "path": MARK}},
+    "an alias through ours": {
+        "model": {"_target_": "mnv2_lightning.networks.complexity.copy.os.mkdir", "path": MARK}
+    },
+    "a function of ours that writes": {
+        "model": {"_target_": "mnv2_lightning.files.make_folder", "folder": MARK}
+    },
+    "by interpolation": {
+        "model": {"_target_": "${classifier.name}", "path": MARK},
+        "classifier": {"_target_": "mnv2_lightning.classifier.Classifier", "name": "os.mkdir"},
+    },
+    "by the environment": {"model": {"_target_": "${oc.env:FIRED}", "path": MARK}},
+    "nested": {"optimizer": {"x": {"_target_": "os.mkdir", "path": MARK}}},
+    "in a list": {"trainer": {"plugins": [{"_target_": "os.mkdir", "path": MARK}]}},
+    "torch.load": {"model": {"_target_": "torch.load", "f": "payload.pt", "weights_only": False}},
+    "torch.hub": {"model": {"_target_": "torch.hub.load", "repo_or_dir": ".", "model": "x"}},
+    "hydra.callbacks": {"hydra": {"callbacks": {"x": {"_target_": "os.mkdir", "path": MARK}}}},
+    "a launcher": {"hydra": {"launcher": {"_target_": "os.mkdir", "path": MARK}}},
+    "args": {"model": {"_target_": "os.mkdir", "_args_": [MARK]}},
+}
+
+
+def change(config: dict[str, Any], changes: dict[str, Any]) -> None:
+    for key, value in changes.items():
+        if (
+            isinstance(value, dict)
+            and "_target_" not in value
+            and isinstance(config.get(key), dict)
+        ):
+            change(config[key], value)
+        else:
+            config[key] = value
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_configs_of_a_run_folder(
+    kind: str,
+    run: Path,
+    call: Call,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    reliability: Reliability,
+) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    torch.save(Payload(tmp_path / MARK), tmp_path / "payload.pt")
+    monkeypatch.setenv("FIRED", "os.mkdir")
+    path = tmp_path / "run" / "config.yaml"
+    config = yaml.safe_load(path.read_text())
+    change(config, CONFIGS[kind])
+    path.write_text(yaml.safe_dump(config))
+    for args in (("evaluate", "run_dir=run"), ("train", "resume=run", "trainer.max_epochs=9")):
+        ended = call(*args)
+        assert not (tmp_path / MARK).exists()
+        assert ended.status == 2, ended.err
+        assert ended.err.count("\n") == 1
+    reliability.found.setdefault("strangers", {"cases": 0, "fired": 0})["cases"] += 2
+
+
+def test_python_in_a_config(run: Path, call: Call, tmp_path: Path) -> None:
+    """YAML's tags make no objects."""
+    shutil.copytree(run, tmp_path / "run")
+    path = tmp_path / "run" / "config.yaml"
+    path.write_text(path.read_text() + f"x: !!python/object/apply:os.mkdir [{tmp_path / MARK}]\n")
+    for args in (("evaluate", "run_dir=run"), ("train", "resume=run")):
+        ended = call(*args)
+        assert ended.status == 2
+        assert "config.yaml: not a run's config" in ended.err
+    assert not (tmp_path / MARK).exists()
+
+
+@pytest.mark.parametrize("out", ["../../out", "/tmp/mnv2-out", "link"])
+def test_paths_that_lead_out(out: str, run: Path, call: Call, tmp_path: Path) -> None:
+    """A checkpoint folder that a stranger's config or link puts elsewhere is refused."""
+    shutil.copytree(run, tmp_path / "a" / "run")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    folder = tmp_path / "a" / "run"
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    if out == "link":
+        shutil.move(folder / "checkpoints", tmp_path / "kept")
+        (folder / "checkpoints").symlink_to(elsewhere)
+    else:
+        config["callbacks"]["last"]["dirpath"] = out
+        (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    ended = call("train", "resume=a/run", "trainer.max_epochs=3", "traceback=true")
+    assert ended.status == 2, ended.err
+    assert "leads out of the run's folder" in ended.err
+    assert list(elsewhere.iterdir()) == []

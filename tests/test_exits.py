@@ -1,0 +1,124 @@
+"""Each exit status, reached as a user would reach it; at most three lines, no traceback."""
+
+import errno
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mnv2_lightning.runs.checkpoint_io import DurableCheckpointIO
+from tests.conftest import SMALL, Call, load, record
+
+
+def nothing(patch: pytest.MonkeyPatch) -> None:
+    pass
+
+
+def diverge(patch: pytest.MonkeyPatch) -> None:
+    """No patch: a learning rate that is too large does it."""
+
+
+def full_at_start(patch: pytest.MonkeyPatch) -> None:
+    def full(**kwargs: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    patch.setattr(tempfile, "TemporaryFile", full)
+
+
+def full_in_mid_run(patch: pytest.MonkeyPatch) -> None:
+    """While the checkpoint of the second epoch is written."""
+    plain_save = DurableCheckpointIO.save_checkpoint
+
+    def full(*args: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def save(self: DurableCheckpointIO, content: Any, *args: Any, **kwargs: Any) -> None:
+        if content["epoch"] == 1:
+            patch.setattr(os, "fsync", full)
+        plain_save(self, content, *args, **kwargs)
+
+    patch.setattr(DurableCheckpointIO, "save_checkpoint", save)
+
+
+def no_sources(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr("mnv2_lightning.data.files.SOURCES", {})
+
+
+def raises(error: BaseException) -> Callable[[pytest.MonkeyPatch], None]:
+    def fail(*args: object, **kwargs: object) -> None:
+        raise error
+
+    return lambda patch: patch.setattr("mnv2_lightning.classifier.Classifier.training_step", fail)
+
+
+EXITS: dict[str, tuple[int, tuple[str, ...], Callable[[pytest.MonkeyPatch], None], str]] = {
+    "finished": (0, (), nothing, ""),
+    "bad config": (2, ("optimizer.lr=-1",), nothing, "optimizer.lr=-1: must be greater than 0"),
+    "diverged": (3, ("optimizer.lr=1e30",), diverge, "diverged in epoch 1 at step"),
+    "full at the start": (4, (), full_at_start, "cannot be written to (No space left"),
+    "full in mid-run": (4, (), full_in_mid_run, "cannot be written (No space left"),
+    "no data": (5, ("data.dir=nowhere",), no_sources, "put the four files"),
+    "Ctrl-C": (130, (), raises(KeyboardInterrupt()), "interrupted; "),
+    "SIGTERM": (143, (), raises(SystemExit(143)), "terminated; "),
+    "unforeseen": (1, (), raises(RuntimeError("broken")), "RuntimeError: broken (where: "),
+}
+
+
+@pytest.mark.parametrize("kind", EXITS)
+def test_exit_status(
+    kind: str, call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    status, typed, arrange, told = EXITS[kind]
+    arrange(monkeypatch)
+    ended = call("train", *SMALL, "callbacks.pictures=null", *typed, "hydra.run.dir=a")
+    assert ended.status == status, ended.err
+    assert told in ended.err
+    lines = [x for x in ended.err.splitlines() if x]
+    assert len(lines) <= 3
+    assert "Traceback" not in ended.err
+    if kind in ("bad config", "full at the start"):
+        assert list(tmp_path.iterdir()) == []
+    if kind == "full in mid-run":
+        assert load(tmp_path / "a")["epoch"] == 0
+        assert record(tmp_path / "a")["test_accuracy"] is None
+    if kind == "diverged":
+        assert record(tmp_path / "a")["status"] == "diverged"
+
+
+def test_read_only_folder(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def read_only(**kwargs: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", read_only)
+    ended = call("train", *SMALL, "hydra.run.dir=a")
+    assert ended.status == 4
+    assert ended.err == "error: a: cannot be written to (Read-only file system)\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_same_command_goes_on(call: Call, tmp_path: Path) -> None:
+    """Where it was killed before an epoch was done it starts again; finished, it does nothing."""
+    typed = ("train", *SMALL, "callbacks.pictures=null", "hydra.run.dir=a")
+    with pytest.MonkeyPatch.context() as patch:
+        raises(KeyboardInterrupt())(patch)
+        assert "no epoch was finished" in call(*typed).err
+    ended = call(*typed)
+    assert ended.status == 0, ended.err
+    assert "from its beginning" in ended.out
+    steps = [line.split(",")[0] for line in (tmp_path / "a" / "metrics.csv").read_text().split()]
+    assert len(steps) == len(set(steps))
+    before = (tmp_path / "a" / "result.json").read_text()
+    assert json.loads(before)["status"] == "finished"
+    assert "already finished" in call(*typed).out
+    assert (tmp_path / "a" / "result.json").read_text() == before
+    ended = call(*typed, "optimizer.lr=0.2")
+    assert ended.status == 2
+    assert "a: holds a run with optimizer.lr=0.1 already; take another folder" in ended.err
+    ended = call(*typed, "trainer.max_epochs=3")
+    assert ended.status == 0
+    assert "goes on: " in ended.out
+    assert record(tmp_path / "a")["epochs"] == 3
