@@ -7,7 +7,7 @@ ARGS ?=
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help train test test-slow lint format clean
+.PHONY: help train test test-slow test-crash audit lint format clean
 
 help: ## show this
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -20,6 +20,13 @@ test: $(READY) ## the tests that need no network and no minutes
 
 test-slow: $(READY) ## the tests on the real MNIST and of the wheel
 	$(BIN)/python -m pytest -m slow $(ARGS)
+
+test-crash: $(READY) ## kill, damage, cut the power many times (30 min); writes outputs/reliability/
+	$(BIN)/python -m pytest tests/reliability --reliability outputs/reliability/record.json $(ARGS)
+
+audit: $(READY) ## known vulnerabilities of the pinned packages, by pip-audit; needs the network
+	$(BIN)/python -m pip install --quiet "pip-audit>=2.9"
+	$(BIN)/python -m pip_audit --requirement .ci/constraints.txt --no-deps --disable-pip
 
 lint: $(READY) ## ruff and mypy
 	$(BIN)/ruff check .

@@ -1,5 +1,7 @@
 """Going on with a run: exact, in its own folder, and only as the run it was."""
 
+import random
+import re
 from pathlib import Path
 from typing import Any
 
@@ -7,10 +9,12 @@ import pytest
 import torch
 import yaml
 from omegaconf import DictConfig, OmegaConf
+from torch.utils.data import DataLoader
 
 from mnv2_lightning import build
+from mnv2_lightning.data.datamodule import MNISTDataModule
 from mnv2_lightning.runs.checkpoint_io import DurableCheckpointIO
-from mnv2_lightning.runs.config import plain
+from mnv2_lightning.runs.config import flatten, plain
 from mnv2_lightning.runs.folder import read_config, resumed_config
 from mnv2_lightning.schema.errors import ConfigError
 from mnv2_lightning.train import train
@@ -62,10 +66,16 @@ def assert_same(a: Any, b: Any, path: str = "") -> None:
 
 
 def comparable(checkpoint: dict[str, Any]) -> dict[str, Any]:
-    """All that makes the rest of the run: weights, averages, optimizer, schedule, counts."""
-    keys = ("state_dict", "optimizer_states", "lr_schedulers", "epoch", "global_step")
-    averages = ("current_model_state", "averaging_state")
-    return {k: checkpoint[k] for k in (*keys, *averages) if k in checkpoint}
+    """All of it but for times, paths, and how many epochs were asked for."""
+    callbacks = {
+        name: {k: v for k, v in state.items() if not re.search("path|best_k_models", k)}
+        for name, state in checkpoint["callbacks"].items()
+        if not name.startswith("Throughput")
+    }
+    asked = flatten(checkpoint["hyper_parameters"])
+    del asked["trainer.max_epochs"], asked["data.dir"]
+    kept = {key: value for key, value in asked.items() if not key.endswith(("dirpath", "run_dir"))}
+    return checkpoint | {"callbacks": callbacks, "hyper_parameters": kept}
 
 
 @pytest.mark.parametrize(
@@ -89,6 +99,40 @@ def test_resumed_equals_uninterrupted(
     assert curves(cut) == curves(whole)
     for key in ("test_accuracy", "test_loss", "val_accuracy", "tested_checkpoint"):
         assert result[key] == record(whole)[key]
+
+
+def test_two_resumes_in_a_row(configure: Configure, tmp_path: Path) -> None:
+    """Each after other random numbers were drawn."""
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    longer = ("trainer.max_epochs=3", "scheduler=constant", "callbacks=[default,ema]")
+    train(configure(*SMALL, *AUGMENTED, *longer, run_dir=whole))
+    for epochs in (1, 2, 3):
+        torch.manual_seed(1000 + epochs)
+        random.seed(epochs)
+        if epochs == 1:
+            few = (*longer, "trainer.max_epochs=1")
+            train(configure(*SMALL, *AUGMENTED, *few, run_dir=cut))
+        else:
+            train(resumed(cut, f"trainer.max_epochs={epochs}"))
+    assert_same(comparable(load(cut)), comparable(load(whole)))
+
+
+def test_without_our_order_of_batches_a_resume_differs(
+    configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The test above bites: torch's own shuffling goes on from the process's state."""
+
+    def stock(self: MNISTDataModule, images: Any, indices: Any, *, shuffle: bool = False) -> Any:
+        one = [images[index] for index in indices]
+        return DataLoader(one, batch_size=50, shuffle=shuffle)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(MNISTDataModule, "_loader", stock)
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    train(configure(*SMALL, "callbacks.pictures=null", run_dir=whole))
+    cut_after_one_epoch(configure, cut, "callbacks.pictures=null")
+    train(resumed(cut))
+    weight = "network.stem.conv.weight"
+    assert not torch.equal(load(cut)["state_dict"][weight], load(whole)["state_dict"][weight])
 
 
 def test_resume_of_a_finished_run_does_nothing(

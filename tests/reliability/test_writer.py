@@ -4,7 +4,6 @@ import errno
 import os
 import random
 import shutil
-import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -296,19 +295,3 @@ def test_a_removed_checkpoint_is_gone(tmp_path: Path) -> None:
     save(0, tmp_path)
     DurableCheckpointIO().remove_checkpoint(tmp_path / "checkpoints" / "last.ckpt")
     assert checkpoint.newest(tmp_path) is None
-
-
-def test_what_a_save_costs(tmp_path: Path, reliability: Reliability) -> None:
-    """Of the default network with its momentum: half a megabyte twice."""
-    weights = {"w": torch.rand(126_898), "momentum": torch.rand(126_898)}
-    made = {"epoch": 0, "global_step": 0, "state_dict": weights}
-    stock, seconds = TorchCheckpointIO(), {"ours": [0.0], "lightnings": [0.0]}
-    for number in range(reliability.rounds(3, 50)):
-        for name, write in (("ours", ours), ("lightnings", stock.save_checkpoint)):
-            started = time.perf_counter()
-            write(made, tmp_path / name / "last.ckpt")
-            if number:  # the first makes folders
-                seconds[name].append(time.perf_counter() - started)
-    spent = {name: 1000 * statistics.median(times[1:]) for name, times in seconds.items()}
-    reliability.note("milliseconds_a_save", **spent)
-    assert spent["ours"] < 1000

@@ -1,0 +1,103 @@
+"""What the promises cost, beside the work that they guard."""
+
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from statistics import median
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from lightning.fabric.plugins import TorchCheckpointIO
+from torch import nn
+
+from mnv2_lightning import build
+from mnv2_lightning.callbacks.divergence import Divergence
+from mnv2_lightning.data.augment import uniform
+from mnv2_lightning.data.batches import Batches
+from mnv2_lightning.runs.checkpoint_io import DurableCheckpointIO
+from tests.conftest import Configure
+from tests.reliability.conftest import Reliability
+
+TRAINED_ON, BATCH = 55_000, 128
+STEPS = -(-TRAINED_ON // BATCH)
+
+
+def milliseconds(function: Callable[[], Any], times: int) -> float:
+    """The median; the first call is left out."""
+    seconds = []
+    for _ in range(times + 1):
+        started = time.perf_counter()
+        function()
+        seconds.append(time.perf_counter() - started)
+    return 1000 * median(seconds[1:])
+
+
+def test_price(configure: Configure, tmp_path: Path, reliability: Reliability) -> None:
+    """Of the default network: a step, and beside it each guard as a share of an epoch of steps."""
+    times = reliability.rounds(3, 30)
+    network = build.build_network(configure())
+    optimizer = torch.optim.SGD(network.parameters(), 0.01, momentum=0.9)
+    images = torch.rand(BATCH, 1, 28, 28).contiguous(memory_format=torch.channels_last)
+    labels = torch.randint(10, (BATCH,))
+
+    def step() -> None:
+        optimizer.zero_grad()
+        F.cross_entropy(network(images), labels).backward()
+        optimizer.step()
+
+    spent = {"step": milliseconds(step, times)}
+    content = {
+        "epoch": 0,
+        "global_step": 0,
+        "state_dict": network.state_dict(),
+        "optimizer_states": [optimizer.state_dict()],
+    }
+    for name, writer in (("ours", DurableCheckpointIO()), ("lightnings", TorchCheckpointIO())):
+        save = partial(writer.save_checkpoint, content, tmp_path / name / "last.ckpt")
+        spent[f"save_{name}"] = milliseconds(save, times)
+
+    indices = torch.arange(TRAINED_ON)
+    batches = Batches(indices, BATCH, shuffle=True)
+    spent["order_ours"] = milliseconds(lambda: list(batches), times)
+    spent["order_torchs"] = milliseconds(lambda: torch.randperm(TRAINED_ON).split(BATCH), times)
+    some = indices[:BATCH]
+    spent["draws_ours"] = milliseconds(lambda: uniform(some, 0, 0, 5), 10 * times)
+    spent["draws_torchs"] = milliseconds(lambda: torch.rand(BATCH, 5), 10 * times)
+    spent["reseed"] = milliseconds(lambda: torch.manual_seed(1), times)
+    spent["divergence_epoch"] = milliseconds(lambda: watch(network), times)
+
+    epoch = STEPS * spent["step"]
+    exact = (
+        spent["order_ours"]
+        - spent["order_torchs"]
+        + STEPS * (spent["draws_ours"] - spent["draws_torchs"])
+        + spent["reseed"]
+    )
+    shares = {
+        "save": 100 * spent["save_ours"] / epoch,
+        "exactness": 100 * exact / epoch,
+        "divergence": 100 * spent["divergence_epoch"] / epoch,
+    }
+    reliability.note("price", milliseconds=spent, per_cent_of_an_epoch=shares)
+    assert max(shares.values()) < 1
+
+
+def watch(network: nn.Module) -> None:
+    """An epoch of the callback's work."""
+    strategy = SimpleNamespace(reduce=lambda tensor, reduce_op: tensor)
+    trainer: Any = SimpleNamespace(
+        strategy=strategy,
+        log_every_n_steps=50,
+        accumulate_grad_batches=1,
+        num_training_batches=STEPS,
+        global_step=1,
+        current_epoch=0,
+    )
+    module: Any = SimpleNamespace(rate=0.1, state_dict=network.state_dict)
+    callback, outputs = Divergence(), {"loss": torch.tensor(1.0)}
+    for batch in range(STEPS):
+        callback.on_train_batch_end(trainer, module, outputs, None, batch)
+    callback.on_train_epoch_end(trainer, module)
