@@ -227,6 +227,8 @@ def promises(record: dict[str, Any]) -> tuple[list[str], str]:
 def test_promises_are_those_of_the_record() -> None:
     record = json.loads((ROOT / "outputs/reliability/record.json").read_text())
     assert record["failed"] == 0
+    assert record["cases"]["two_resumes_in_a_row"]["resumed_equal"]
+    assert not record["cases"]["torchs_shuffling"]["resumed_equal"]
     rows, price = promises(record)
     for row in rows:
         assert row in README

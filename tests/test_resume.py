@@ -1,6 +1,5 @@
 """Going on with a run: exact, in its own folder, and only as the run it was."""
 
-import random
 import re
 from pathlib import Path
 from typing import Any
@@ -9,10 +8,8 @@ import pytest
 import torch
 import yaml
 from omegaconf import DictConfig, OmegaConf
-from torch.utils.data import DataLoader
 
 from mnv2_lightning import build
-from mnv2_lightning.data.datamodule import MNISTDataModule
 from mnv2_lightning.runs.checkpoint_io import DurableCheckpointIO
 from mnv2_lightning.runs.config import flatten, plain
 from mnv2_lightning.runs.folder import read_config, resumed_config
@@ -99,40 +96,6 @@ def test_resumed_equals_uninterrupted(
     assert curves(cut) == curves(whole)
     for key in ("test_accuracy", "test_loss", "val_accuracy", "tested_checkpoint"):
         assert result[key] == record(whole)[key]
-
-
-def test_two_resumes_in_a_row(configure: Configure, tmp_path: Path) -> None:
-    """Each after other random numbers were drawn."""
-    whole, cut = tmp_path / "whole", tmp_path / "cut"
-    longer = ("trainer.max_epochs=3", "scheduler=constant", "callbacks=[default,ema]")
-    train(configure(*SMALL, *AUGMENTED, *longer, run_dir=whole))
-    for epochs in (1, 2, 3):
-        torch.manual_seed(1000 + epochs)
-        random.seed(epochs)
-        if epochs == 1:
-            few = (*longer, "trainer.max_epochs=1")
-            train(configure(*SMALL, *AUGMENTED, *few, run_dir=cut))
-        else:
-            train(resumed(cut, f"trainer.max_epochs={epochs}"))
-    assert_same(comparable(load(cut)), comparable(load(whole)))
-
-
-def test_without_our_order_of_batches_a_resume_differs(
-    configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The test above bites: torch's own shuffling goes on from the process's state."""
-
-    def stock(self: MNISTDataModule, images: Any, indices: Any, *, shuffle: bool = False) -> Any:
-        one = [images[index] for index in indices]
-        return DataLoader(one, batch_size=50, shuffle=shuffle)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(MNISTDataModule, "_loader", stock)
-    whole, cut = tmp_path / "whole", tmp_path / "cut"
-    train(configure(*SMALL, "callbacks.pictures=null", run_dir=whole))
-    cut_after_one_epoch(configure, cut, "callbacks.pictures=null")
-    train(resumed(cut))
-    weight = "network.stem.conv.weight"
-    assert not torch.equal(load(cut)["state_dict"][weight], load(whole)["state_dict"][weight])
 
 
 def test_resume_of_a_finished_run_does_nothing(

@@ -1,0 +1,57 @@
+"""A run that was cut ends with the same bits, and the test of it bites."""
+
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from mnv2_lightning.data.datamodule import MNISTDataModule
+from mnv2_lightning.train import train
+from tests.conftest import AUGMENTED, SMALL, Configure, load
+from tests.reliability.conftest import Reliability
+from tests.test_resume import assert_same, comparable, cut_after_one_epoch, resumed
+
+
+def test_two_resumes_in_a_row(
+    configure: Configure, tmp_path: Path, reliability: Reliability
+) -> None:
+    """Each after other random numbers were drawn."""
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    longer = ("trainer.max_epochs=3", "scheduler=constant", "callbacks=[default,ema]")
+    train(configure(*SMALL, *AUGMENTED, *longer, run_dir=whole))
+    for epochs in (1, 2, 3):
+        torch.manual_seed(1000 + epochs)
+        random.seed(epochs)
+        if epochs == 1:
+            few = (*longer, "trainer.max_epochs=1")
+            train(configure(*SMALL, *AUGMENTED, *few, run_dir=cut))
+        else:
+            train(resumed(cut, f"trainer.max_epochs={epochs}"))
+    assert_same(comparable(load(cut)), comparable(load(whole)))
+    reliability.note("two_resumes_in_a_row", resumed_equal=True)
+
+
+def test_without_our_order_of_batches_a_resume_differs(
+    configure: Configure,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    reliability: Reliability,
+) -> None:
+    """The test above bites: torch's own shuffling goes on from the process's state."""
+
+    def stock(self: MNISTDataModule, images: Any, indices: Any, *, shuffle: bool = False) -> Any:
+        one = [images[index] for index in indices]
+        return DataLoader(one, batch_size=50, shuffle=shuffle)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(MNISTDataModule, "_loader", stock)
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    train(configure(*SMALL, "callbacks.pictures=null", run_dir=whole))
+    cut_after_one_epoch(configure, cut, "callbacks.pictures=null")
+    train(resumed(cut))
+    weight = "network.stem.conv.weight"
+    equal = torch.equal(load(cut)["state_dict"][weight], load(whole)["state_dict"][weight])
+    reliability.note("torchs_shuffling", resumed_equal=equal)
+    assert not equal
