@@ -91,8 +91,9 @@ SMALL = (
 
 
 @pytest.fixture
-def configure(tmp_path: Path, small_data: Path) -> Configure:
+def configure(tmp_path: Path, small_data: Path, monkeypatch: pytest.MonkeyPatch) -> Configure:
     """`configure("key=value", ...)`: train's config, on the made data, into a new folder."""
+    monkeypatch.delenv("MNV2_DATA_DIR", raising=False)
     register_resolvers()
 
     def make(*overrides: str, run_dir: Path = tmp_path / "run") -> DictConfig:

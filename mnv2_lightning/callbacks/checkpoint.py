@@ -22,3 +22,4 @@ class Checkpoint(ModelCheckpoint):
                 "best_k_models": {here(p): s for p, s in state_dict["best_k_models"].items()},
             }
         )
+        self.current_score = state_dict["current_score"]  # which Lightning's leaves out

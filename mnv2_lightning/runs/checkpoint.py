@@ -28,7 +28,7 @@ def read(path: Path) -> dict[str, Any]:
     try:
         return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception as error:
-        raise ConfigError(f"{path}: not a checkpoint ({str(error).splitlines()[0]})") from error
+        raise ConfigError(f"{path}: not a checkpoint ({_why(error)})") from error
 
 
 def _whole(path: Path) -> bytes:
@@ -40,17 +40,22 @@ def _whole(path: Path) -> bytes:
     if (written := manifest.known(path.parent)) is not None:
         if manifest.sha256(content) not in {x["sha256"] for x in written}:
             raise StorageError(f"{path}: damaged, or of another run: its SHA-256 is not known")
-    else:
-        where = path.parent / manifest.NAME
-        log.warning("%s: cannot be read; the sums within the checkpoint are", where)
-        try:
-            with zipfile.ZipFile(io.BytesIO(content)) as archive:
-                bad = archive.testzip()
-        except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
-            raise StorageError(f"{path}: damaged ({error})") from None
-        if bad is not None:
-            raise StorageError(f"{path}: damaged ({bad})")
+        return content
+    where = path.parent / manifest.NAME
+    log.warning("%s: cannot be read; the sums within the checkpoint are", where)
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            bad = archive.testzip()
+        torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except Exception as error:  # of many kinds, as the damage
+        raise StorageError(f"{path}: damaged ({_why(error)})") from error
+    if bad is not None:
+        raise StorageError(f"{path}: damaged ({bad})")
     return content
+
+
+def _why(error: Exception) -> str:
+    return str(error).partition("\n")[0] or type(error).__name__
 
 
 def newest(folder: Path) -> Path | None:
