@@ -81,16 +81,18 @@ def newest(folder: Path) -> Path | None:
 
 
 def tidy(folder: Path) -> None:
-    """Remove what a crash left half-written, and rename checkpoints that are not whole, lest the
-    next save keeps one as `previous`.
+    """Remove what a crash left half-written or unwritten; rename checkpoints that are not whole, lest
+    the next save keeps one as `previous`.
     """
     remove_unfinished(folder)
     remove_unfinished(folder / "checkpoints")
+    whole = set()
     for path in (folder / "checkpoints").glob("*.ckpt"):
         try:
-            _whole(path)
+            whole.add(manifest.sha256(_whole(path)))
         except StorageError:
             os.replace(path, path.with_suffix(".damaged"))
+    manifest.keep_only(folder / "checkpoints", whole)
 
 
 def global_step(path: Path) -> int:

@@ -23,6 +23,13 @@ def add(path: Path, content: bytes | memoryview, **about: Any) -> None:
     write_json(path.parent / NAME, {"checkpoints": [*others, *of_name[1 - KEPT :], new]})
 
 
+def keep_only(folder: Path, sums: set[str]) -> None:
+    """Forget the rest, which a crash left unwritten: a few such would crowd out those that are."""
+    there = known(folder) or []
+    if any(x["sha256"] not in sums for x in there):
+        write_json(folder / NAME, {"checkpoints": [x for x in there if x["sha256"] in sums]})
+
+
 def known(folder: Path) -> list[dict[str, Any]] | None:
     """What `add` wrote; None: there is none that can be read."""
     try:

@@ -291,6 +291,20 @@ def test_killed_while_it_writes(write: Save, tmp_path: Path, reliability: Reliab
     assert (good == kills) is (write is ours)
 
 
+def test_crash_after_crash_forgets_no_checkpoint(tmp_path: Path) -> None:
+    """Each leaves a sum in the manifest of a checkpoint that was never written."""
+    save(0, tmp_path)
+    save(1, tmp_path)
+    for crash in range(5):
+        with pytest.MonkeyPatch.context() as patch:
+            fail(patch, os, "replace", 2, Crash())  # after the manifest's
+            made = content(2) | {"seconds": crash}
+            with pytest.raises(Crash):
+                ours(made, tmp_path / "checkpoints" / "last.ckpt")
+        assert newest_epoch(tmp_path) == 1
+        checkpoint.tidy(tmp_path)
+
+
 def test_a_removed_checkpoint_is_gone(tmp_path: Path) -> None:
     save(0, tmp_path)
     DurableCheckpointIO().remove_checkpoint(tmp_path / "checkpoints" / "last.ckpt")
