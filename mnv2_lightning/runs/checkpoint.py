@@ -81,8 +81,8 @@ def newest(folder: Path) -> Path | None:
 
 
 def tidy(folder: Path) -> None:
-    """Remove what a crash left half-written or unwritten; rename checkpoints that are not whole, lest
-    the next save keeps one as `previous`.
+    """Remove what a crash left half-written or unwritten, and rename checkpoints that are damaged,
+    lest the next save keeps one as `previous`.
     """
     remove_unfinished(folder)
     remove_unfinished(folder / "checkpoints")
