@@ -18,17 +18,17 @@ from tests.reliability.conftest import Reliability
 from tests.test_resume import assert_same, comparable
 
 pytestmark = pytest.mark.slow
-EPOCHS = 12
+EPOCHS = 8
 FEW = (
     "callbacks=[default,ema]",
     "callbacks.pictures=null",
     "data.augment.degrees=10",
-    "data.val_size=500",
+    "data.val_size=100",
     "model.dropout=0.1",
     "model.width_mult=0.25",
     "trainer.limit_test_batches=2",
-    "trainer.limit_train_batches=12",
-    "trainer.log_every_n_steps=4",
+    "trainer.limit_train_batches=4",
+    "trainer.log_every_n_steps=2",
     f"trainer.max_epochs={EPOCHS}",
 )
 
