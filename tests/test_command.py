@@ -28,7 +28,7 @@ def test_jobs_of_a_sweep_share_no_folder(call: Call, tmp_path: Path) -> None:
     (tmp_path / "s" / "seed-2" / "result.json").write_text("{}")
     ended = call("train", "-m", "seed=1,2", "hydra.sweep.dir=s")
     assert ended.status == 2
-    assert "s/seed-2: holds a run already" in ended.err
+    assert "s/seed-2: holds a result.json of something else" in ended.err
 
 
 def test_multirun_of_several_ranks_is_refused(call: Call, tmp_path: Path) -> None:
@@ -80,7 +80,7 @@ def test_a_run_and_its_folder(call: Call, tmp_path: Path) -> None:
 
     ended = call("train", f"hydra.run.dir={run}")
     assert ended.status == 2
-    assert f"holds a run already; go on with resume={run}" in ended.err
+    assert f"already; take another folder, or go on with that run by resume={run}" in ended.err
 
     ended = call("train", f"resume={run}", "experiment=tutorial")
     assert ended.status == 2

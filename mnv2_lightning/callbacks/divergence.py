@@ -21,6 +21,7 @@ class Divergence(Callback):
     def __init__(self) -> None:
         self.losses: list[Tensor] = []
         self.steps: list[tuple[int, float]] = []  # the number and the learning rate of each
+        self.is_checked = True  # whether the weights were since the last step
 
     def on_train_batch_end(
         self,
@@ -30,21 +31,25 @@ class Divergence(Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
+        if len(self.losses) >= trainer.log_every_n_steps:  # type: ignore[attr-defined]
+            self._look(trainer, self._bad_losses())
         self.losses.append(outputs["loss"].detach())
         step = trainer.global_step + (not ends_step(trainer, batch_idx))
         self.steps.append((step, float(pl_module.rate)))  # type: ignore[arg-type]
-        if len(self.losses) >= trainer.log_every_n_steps:  # type: ignore[attr-defined]
-            self._look(trainer, torch.stack(self.losses).isfinite().logical_not())
+        self.is_checked = False
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.on_train_epoch_end(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if self.losses:
-            losses = torch.stack(self.losses).isfinite().logical_not()
+        if not self.is_checked:
             numbers = [x for x in pl_module.state_dict().values() if x.is_floating_point()]
             weights = torch.stack([x.isfinite().all() for x in numbers]).all().logical_not()
-            self._look(trainer, torch.cat([losses, weights[None]]))
+            self._look(trainer, torch.cat([self._bad_losses(), weights[None]]))
+            self.is_checked = True
+
+    def _bad_losses(self) -> Tensor:
+        return torch.stack(self.losses).isfinite().logical_not()
 
     def _look(self, trainer: L.Trainer, bad: Tensor) -> None:
         """`bad`: of each loss, and of the weights where they are looked at."""

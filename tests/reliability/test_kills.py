@@ -36,8 +36,15 @@ FEW = (
 def start(run: Path, *typed: str, **environment: str) -> subprocess.Popen[bytes]:
     """The user's command, the same each time."""
     command = [sys.executable, "-m", "mnv2_lightning.train", *FEW, *typed, f"hydra.run.dir={run}"]
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
-    return subprocess.Popen(command, env=os.environ | environment, cwd=run.parent, **quiet)  # type: ignore[call-overload]
+    # What a shell starts in the background ignores Ctrl-C, and so would the child.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    return subprocess.Popen(
+        command,
+        env=os.environ | environment,
+        cwd=run.parent,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
 
 
 def epochs_done(run: Path) -> int:
