@@ -78,8 +78,7 @@ class Classifier(L.LightningModule):
             sums = torch.stack([loss.float() * len(labels), hits, hits.new_full((), len(labels))])
             self.window = sums if self.window is None else self.window + sums
         self.rate = self.trainer.optimizers[0].param_groups[0]["lr"]  # of this step
-        every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if ends_step(self.trainer, batch_idx) and (self.global_step + 1) % every == 0:
+        if is_logged(self.trainer, batch_idx, self.global_step + 1):
             self._log_window()
         return loss
 
@@ -88,17 +87,12 @@ class Classifier(L.LightningModule):
         if self.global_step == self.trainer.max_steps:
             self.trainer.should_stop = True
 
-    def on_train_epoch_end(self) -> None:
-        if self.window is not None:  # the last steps, fewer than are logged together
-            self._log_window()
-
     def _log_window(self) -> None:
         """Loss and accuracy over the steps since the last log; nothing leaves the device before."""
         assert self.window is not None
         loss, hits, images = self.window
-        self.log("train/loss", loss / images, prog_bar=True)
-        self.log("train/accuracy", hits / images)
-        self.log("lr", self.rate)
+        metrics = {"train/loss": loss / images, "train/accuracy": hits / images, "lr": self.rate}
+        log_now(self, metrics, self.global_step)
         self.window = None
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -141,12 +135,41 @@ class Classifier(L.LightningModule):
         self.trainer.fit_loop.setup_data()  # else unknown here where max_steps alone ends the fit
         return math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
 
+    def on_train_start(self) -> None:
+        """A run that had stopped early when it was cut does not go on."""
+        for callback in self.trainer.early_stopping_callbacks:
+            if callback.stopped_epoch or callback.wait_count >= callback.patience:
+                self.trainer.should_stop = True
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep what the validation measured beside the weights that it measured."""
+        """What was logged before is on the disk first; what the validation measured is kept."""
+        for logger in self.trainer.loggers:
+            logger.save()
         measured = self.trainer.callback_metrics
         checkpoint["validation"] = {
             name: float(value) for name, value in measured.items() if name.startswith("val/")
         }
+
+
+def is_logged(trainer: L.Trainer, batch_idx: int, steps: int) -> bool:
+    """Whether metrics are logged at the batch that makes `steps` optimizer steps of those before:
+    every n steps, and at the last of an epoch or a fit.
+    """
+    every = trainer.log_every_n_steps  # type: ignore[attr-defined]
+    is_last = batch_idx + 1 == trainer.num_training_batches or steps == trainer.max_steps
+    return ends_step(trainer, batch_idx) and (steps % every == 0 or is_last)
+
+
+def log_now(module: L.LightningModule, metrics: dict[str, Any], step: int) -> None:
+    """To the loggers at once and not, as `module.log` does at an epoch's end, after a checkpoint
+    was written, from which a resume would go on without it. `train/loss` also goes on the bar.
+    """
+    trainer = module.trainer
+    for name, value in metrics.items():
+        module.log(name, value, prog_bar=name == "train/loss", logger=False)
+    numbers = {name: float(value) for name, value in metrics.items()}
+    for logger in trainer.loggers:
+        logger.log_metrics(numbers | {"epoch": trainer.current_epoch}, step)
 
 
 def ends_step(trainer: L.Trainer, batch_idx: int) -> bool:

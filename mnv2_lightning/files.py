@@ -11,6 +11,7 @@ from mnv2_lightning.schema.errors import ConfigError, StorageError
 
 TEMPORARY = ".unfinished"  # how the name of a file ends that a crash left half-written
 PROBE = 1 << 20  # bytes
+os.umask(UMASK := os.umask(0))  # what the user keeps from others; it cannot be read otherwise
 
 
 def write_bytes(path: Path, content: bytes | memoryview, *, keep: Path | None = None) -> None:
@@ -27,7 +28,7 @@ def write_bytes(path: Path, content: bytes | memoryview, *, keep: Path | None = 
             stream.write(content)
             stream.flush()
             os.fsync(stream.fileno())
-        os.chmod(temporary, 0o644)  # mkstemp's is readable by its owner only
+        os.chmod(temporary, 0o666 & ~UMASK)  # mkstemp's is readable by its owner only
         if keep is not None and path.exists():
             os.replace(path, keep)
         os.replace(temporary, path)

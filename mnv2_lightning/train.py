@@ -2,6 +2,7 @@
 
 import logging
 import math
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -42,11 +43,12 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     if cfg.resume and folder.is_finished(run_dir, cfg.trainer.max_epochs):
         log.info("already finished: %s", run_dir)
         return files.read_json(run_dir / "result.json")
-    resume_from, purge_step = _go_on(run_dir) if cfg.resume else (None, None)
-    record = Record(run_dir, writes=rank_zero_only.rank == 0)  # type: ignore[attr-defined]
-    if record.writes:
-        _make_ready(run_dir, cfg)
-    with record.following():
+    writes = rank_zero_only.rank == 0  # type: ignore[attr-defined]
+    record = Record(run_dir, writes=writes)
+    with folder.locked(run_dir) if writes else nullcontext(), record.following():
+        if writes:
+            _make_ready(run_dir, cfg)
+        resume_from, purge_step = _go_on(run_dir) if cfg.resume else (None, None)
         seed_everything(cfg.seed, verbose=False)
         datamodule = build.build_datamodule(cfg)
         network = build.build_network(cfg)
@@ -97,8 +99,11 @@ def _go_on(run_dir: Path) -> tuple[Path | None, int]:
     from mnv2_lightning.runs import checkpoint
 
     newest = checkpoint.newest(run_dir)
-    log.info("goes on: %s", newest or f"{run_dir}, from its beginning: no epoch was finished")
-    return newest, checkpoint.global_step(newest) if newest else 0
+    if newest is None:
+        log.info("goes on: %s, from its beginning: no epoch was finished", run_dir)
+        return None, 0
+    log.info("goes on: after epoch %d, %s", checkpoint.epochs(newest), newest)
+    return newest, checkpoint.global_step(newest)
 
 
 def _make_ready(run_dir: Path, cfg: DictConfig) -> None:

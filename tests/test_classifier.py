@@ -39,6 +39,7 @@ def test_a_step_reads_nothing_back_from_its_device(configure: Configure) -> None
         log_every_n_steps=10**9,
         accumulate_grad_batches=1,
         num_training_batches=10,
+        max_steps=-1,
         global_step=0,
         optimizers=[SimpleNamespace(param_groups=[{"lr": 0.1}])],
     )

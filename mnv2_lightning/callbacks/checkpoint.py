@@ -7,12 +7,18 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 
 class Checkpoint(ModelCheckpoint):
-    """Lightning's, which forgets the best score where its folder has another name than before."""
+    """Lightning's, which forgets the best score where its folder has another name than before.
+
+    Where the file of the best is damaged or gone, the best of the epochs to come is kept.
+    """
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         def here(path: str) -> str:
             return str(Path(str(self.dirpath)) / Path(path).name) if path else path
 
+        best = here(state_dict["best_model_path"])
+        if self.monitor is not None and best and not Path(best).is_file():
+            return
         paths = ("best_model_path", "kth_best_model_path", "last_model_path")
         super().load_state_dict(
             state_dict

@@ -14,8 +14,8 @@ from mnv2_lightning.schema.errors import Diverged
 class Divergence(Callback):
     """Diverged where a loss, or at the end of an epoch a weight, is infinite or no number.
 
-    The losses stay on the device until there are `log_every_n_steps` of them, or a validation or
-    the end of an epoch, after which checkpoints are written, is near.
+    The losses stay on the device until there are `log_every_n_steps` of them, or a validation, a
+    checkpoint or the end of an epoch is near.
     """
 
     def __init__(self) -> None:
@@ -39,6 +39,11 @@ class Divergence(Callback):
         self.is_checked = False
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.on_train_epoch_end(trainer, pl_module)
+
+    def on_save_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
         self.on_train_epoch_end(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

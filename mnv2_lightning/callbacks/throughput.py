@@ -6,7 +6,7 @@ from typing import Any
 import lightning.pytorch as L
 from lightning.pytorch.callbacks import Callback
 
-from mnv2_lightning.classifier import ends_step
+from mnv2_lightning.classifier import is_logged, log_now
 
 
 def throughput(callbacks: list[Callback]) -> dict[str, float | None]:
@@ -75,17 +75,10 @@ class Throughput(Callback):
         if self._steps > self.warmup_steps:
             self._images += images
             self._seconds += seconds
-        every = trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if ends_step(trainer, batch_idx) and trainer.global_step % every == 0:
-            self._log_window(pl_module)
-
-    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if self._window_images:
-            self._log_window(pl_module)
-
-    def _log_window(self, pl_module: L.LightningModule) -> None:
-        pl_module.log("images_per_second", self._window_images / self._window_seconds)
-        self._window_images, self._window_seconds = 0, 0.0
+        if is_logged(trainer, batch_idx, trainer.global_step):
+            rate = self._window_images / self._window_seconds
+            log_now(pl_module, {"images_per_second": rate}, trainer.global_step - 1)
+            self._window_images, self._window_seconds = 0, 0.0
 
     def state_dict(self) -> dict[str, Any]:
         return {

@@ -1,5 +1,6 @@
 """Reading checkpoints: whole ones only, and plain data only, never code."""
 
+import csv
 import io
 import logging
 import os
@@ -12,10 +13,14 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from mnv2_lightning.files import remove_unfinished
-from mnv2_lightning.runs import manifest
+from mnv2_lightning.runs import config, manifest
+from mnv2_lightning.runs.config import MAY_CHANGE, outcome
+from mnv2_lightning.runs.folder import read_record
 from mnv2_lightning.schema.errors import ConfigError, StorageError
 
 log = logging.getLogger(__name__)
+
+NAMES = ("last", "previous", "best")
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -41,9 +46,7 @@ def _whole(path: Path) -> bytes:
         if manifest.sha256(content) not in {x["sha256"] for x in written}:
             raise StorageError(f"{path}: damaged, or of another run: its SHA-256 is not known")
         return content
-    where = path.parent / manifest.NAME
-    log.warning("%s: cannot be read; the sums within the checkpoint are", where)
-    try:
+    try:  # by the sums that are in it
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             bad = archive.testzip()
         torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
@@ -61,23 +64,52 @@ def _why(error: Exception) -> str:
 def newest(folder: Path) -> Path | None:
     """The newest whole checkpoint of the run in `folder`; None: it never wrote one.
 
-    Each damaged one that is newer is named. StorageError: all are damaged.
+    StorageError: those that it wrote are damaged, another run's, or gone.
     """
-    damaged = []
-    for name in ("last", "previous", "best"):
+    damaged, whole = [], []
+    for name in NAMES:
         path = folder / "checkpoints" / f"{name}.ckpt"
         if path.is_file():
             try:
-                _whole(path)
-            except StorageError as error:
-                log.warning("%s", error)
+                whole.append((_require_of_run(folder, path)["global_step"], path))
+            except StorageError:
                 damaged.append(path.name)
             else:
-                return path
+                if name == "last":
+                    break
+    if whole:
+        return max(whole, key=lambda x: x[0])[1]  # the first of equals
     if damaged:
         names = ", ".join(damaged)
         raise StorageError(f"{folder / 'checkpoints'}: no checkpoint is whole ({names})")
+    if _has_trained(folder):
+        raise StorageError(f"{folder / 'checkpoints'}: the run's checkpoints are gone")
     return None
+
+
+def _require_of_run(folder: Path, path: Path) -> dict[str, Any]:
+    """What is in it. StorageError: it is damaged, or was written by a run of another config."""
+    content = read(path)
+    if (folder / "config.yaml").is_file():
+        mine = outcome(config.read(folder / "config.yaml"))
+        its = outcome(content.get("hyper_parameters", {}))
+        for key in mine.keys() & its.keys():
+            if mine[key] != its[key] and key not in MAY_CHANGE:
+                raise StorageError(f"{path}: another run's ({key}={its[key]}, not {mine[key]})")
+    return content
+
+
+def _has_trained(folder: Path) -> bool:
+    """Whether the run in `folder` came past its first epoch, after which it writes checkpoints."""
+    if not (folder / "config.yaml").is_file():
+        return False
+    if not config.read(folder / "config.yaml")["trainer"]["enable_checkpointing"]:
+        return False
+    if (path := folder / "metrics.csv").is_file():
+        with path.open(encoding="utf-8", newline="") as stream:
+            if any(int(row["epoch"] or 0) > 0 for row in csv.DictReader(stream)):
+                return True
+    return bool(read_record(folder).get("epochs"))
 
 
 def tidy(folder: Path) -> None:
@@ -86,13 +118,20 @@ def tidy(folder: Path) -> None:
     """
     remove_unfinished(folder)
     remove_unfinished(folder / "checkpoints")
-    whole = set()
-    for path in (folder / "checkpoints").glob("*.ckpt"):
+    whole, checkpoints = {}, folder / "checkpoints"
+    is_lost = manifest.known(checkpoints) is None
+    for path in sorted(checkpoints.glob("*.ckpt")):
         try:
-            whole.add(manifest.sha256(_whole(path)))
-        except StorageError:
-            os.replace(path, path.with_suffix(".damaged"))
-    manifest.keep_only(folder / "checkpoints", whole)
+            _require_of_run(folder, path)
+            whole[path.name] = manifest.sha256(path.read_bytes())
+        except StorageError as error:
+            damaged = path.with_suffix(".damaged")
+            log.warning("%s; it is now %s", error, damaged.name)
+            os.replace(path, damaged)
+    if is_lost and whole:
+        log.warning("%s: cannot be read; made anew", checkpoints / manifest.NAME)
+    if whole or not is_lost:
+        manifest.settle(checkpoints, whole)
 
 
 def global_step(path: Path) -> int:

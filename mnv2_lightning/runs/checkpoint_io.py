@@ -10,6 +10,7 @@ from lightning.fabric.utilities.types import _PATH
 
 from mnv2_lightning.files import sync_folder, write_bytes
 from mnv2_lightning.runs import checkpoint, manifest
+from mnv2_lightning.schema.errors import StorageError
 
 
 class DurableCheckpointIO(CheckpointIO):
@@ -38,5 +39,9 @@ class DurableCheckpointIO(CheckpointIO):
         return checkpoint.read(Path(path))
 
     def remove_checkpoint(self, path: _PATH) -> None:
-        Path(path).unlink(missing_ok=True)
-        sync_folder(Path(path).parent)
+        """StorageError."""
+        try:
+            Path(path).unlink(missing_ok=True)
+            sync_folder(Path(path).parent)
+        except OSError as error:
+            raise StorageError(f"{path}: cannot be removed ({error.strerror})") from error

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import time
 from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +12,9 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
 from mnv2_lightning.files import write_text
+
+
+SECONDS = 2.0  # within an epoch it is written no more often: each time costs some 10 ms
 
 
 class CSVLogger(Logger):
@@ -25,6 +29,7 @@ class CSVLogger(Logger):
         self.path = Path(run_dir) / "metrics.csv"
         self.columns = ["step", "epoch"]
         self.rows: list[dict[str, Any]] = []
+        self.is_written, self.written = True, time.monotonic()
         if purge_step is not None and self.path.is_file():
             with self.path.open(newline="", encoding="utf-8") as stream:
                 reader = csv.DictReader(stream)
@@ -55,16 +60,20 @@ class CSVLogger(Logger):
         else:
             self.rows.append(values)
         self.columns += [key for key in values if key not in self.columns]
+        self.is_written = False
+        if time.monotonic() - self.written > SECONDS:
+            self.save()
 
     @rank_zero_only
     def save(self) -> None:
-        """Lightning calls it after each `log_metrics`."""
-        if self.rows:
+        """Called after each validation, and before a checkpoint is written."""
+        if not self.is_written:
             text = io.StringIO()
             writer = csv.DictWriter(text, self.columns, lineterminator="\n")
             writer.writeheader()
             writer.writerows(self.rows)
             write_text(self.path, text.getvalue())
+            self.is_written, self.written = True, time.monotonic()
 
     @rank_zero_only
     def finalize(self, status: str) -> None:

@@ -3,15 +3,17 @@
 import hashlib
 import re
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
-from mnv2_lightning.files import read_json
+from mnv2_lightning.files import make_folder, read_json
 from mnv2_lightning.runs import config
 from mnv2_lightning.runs.config import MAY_CHANGE, outcome, plain
 from mnv2_lightning.schema.errors import ConfigError
@@ -62,6 +64,21 @@ def require_run(key: str, path: str) -> Path:
     return folder
 
 
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """For as long as a process trains there. ConfigError: another one does."""
+    make_folder(folder)
+    lock = FileLock(folder / ".lock", blocking=False)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise ConfigError(f"{folder}: another process is training there") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def require_checkpoint(key: str, folder: Path, name: str | None) -> Path:
     """The checkpoint of that name; None: the best, or the last where there is no best."""
     files = {n: folder / "checkpoints" / f"{n}.ckpt" for n in ("best", "last", "previous")}
@@ -75,9 +92,16 @@ def require_checkpoint(key: str, folder: Path, name: str | None) -> Path:
 
 def is_finished(folder: Path, max_epochs: int | None) -> bool:
     """Whether its run has ended, and had been asked for as many epochs as now."""
-    path = folder / "result.json"
-    status = read_json(path).get("status") if path.is_file() else None
-    return status == "finished" and read_config(folder).trainer.max_epochs == max_epochs
+    return read_record(folder).get("status") == "finished" and read_config(folder).trainer.max_epochs == max_epochs
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """Its result.json; empty where there is none that can be read."""
+    try:
+        found = read_json(folder / "result.json")
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def read_config(folder: Path) -> DictConfig:

@@ -13,21 +13,29 @@ KEPT = 3  # of each name: `last`, what it becomes (`previous`), and one that a c
 def add(path: Path, content: bytes | memoryview, **about: Any) -> None:
     """Before `content` is written to `path`, so that no crash leaves a checkpoint without its sum.
 
-    Forgets those that are overwritten or gone. StorageError.
+    Of each name it knows the last few, also of those that were renamed since. StorageError.
     """
     new = {"file": path.name, "sha256": sha256(content), "bytes": len(content), **about}
-    there = [x for x in known(path.parent) or [] if x["sha256"] != new["sha256"]]
-    there = [x for x in there if x["file"] == path.name or (path.parent / x["file"]).is_file()]
-    of_name = [x for x in there if x["file"] == path.name]
-    others = [x for x in there if x["file"] != path.name]
-    write_json(path.parent / NAME, {"checkpoints": [*others, *of_name[1 - KEPT :], new]})
+    entries = [x for x in known(path.parent) or [] if x["sha256"] != new["sha256"]] + [new]
+    names = {x["file"] for x in entries}
+    kept = [[x for x in entries if x["file"] == name][-KEPT:] for name in sorted(names)]
+    _write(path.parent, [x for of_name in kept for x in of_name])
 
 
-def keep_only(folder: Path, sums: set[str]) -> None:
-    """Forget the rest, which a crash left unwritten: a few such would crowd out those that are."""
-    there = known(folder) or []
-    if any(x["sha256"] not in sums for x in there):
-        write_json(folder / NAME, {"checkpoints": [x for x in there if x["sha256"] in sums]})
+def settle(folder: Path, whole: dict[str, str]) -> None:
+    """Know the checkpoints `whole`, SHA-256 by file name, and forget the rest, which a crash left
+    unwritten: a few such would crowd out those that are. Makes one that is lost anew.
+    """
+    before = known(folder)
+    entries = [x for x in before or [] if x["sha256"] in whole.values()]
+    sums = {x["sha256"] for x in entries}
+    entries += [{"file": f, "sha256": s} for f, s in whole.items() if s not in sums]
+    if entries != (before or []):
+        _write(folder, entries)
+
+
+def _write(folder: Path, entries: list[dict[str, Any]]) -> None:
+    write_json(folder / NAME, {"checkpoints": entries})
 
 
 def known(folder: Path) -> list[dict[str, Any]] | None:
