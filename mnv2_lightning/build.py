@@ -7,7 +7,7 @@ import torch
 from hydra.utils import instantiate
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, ProgressBar
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
+from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy, SingleDeviceStrategy
 from omegaconf import DictConfig
 from torch import nn
 
@@ -84,6 +84,7 @@ def build_trainer(
         _convert_="all",
         **overrides,
     )
-    if type(trainer.strategy) in (SingleDeviceStrategy, DDPStrategy):  # others write their own way
+    if type(trainer.strategy) in (SingleDeviceStrategy, DDPStrategy, FSDPStrategy):
+        # XLA and DeepSpeed write in a way of their own.
         trainer.strategy.checkpoint_io = DurableCheckpointIO()
     return trainer

@@ -75,6 +75,11 @@ def comparable(checkpoint: dict[str, Any]) -> dict[str, Any]:
     return checkpoint | {"callbacks": callbacks, "hyper_parameters": kept}
 
 
+def curves(run: Path) -> list[dict[str, str]]:
+    """metrics.csv without times."""
+    return [{k: v for k, v in r.items() if k != "images_per_second"} for r in rows(run)]
+
+
 @pytest.mark.parametrize(
     "overrides", [(), ("callbacks=[default,ema]", *AUGMENTED)], ids=["plain", "ema-augmented"]
 )
@@ -89,13 +94,63 @@ def test_resumed_equals_uninterrupted(
     result = train(resumed(cut))
     assert result["status"] == "finished"
     assert_same(comparable(load(cut)), comparable(load(whole)))
-
-    def curves(run: Path) -> list[dict[str, str]]:
-        return [{k: v for k, v in r.items() if k != "images_per_second"} for r in rows(run)]
-
     assert curves(cut) == curves(whole)
     for key in ("test_accuracy", "test_loss", "val_accuracy", "tested_checkpoint"):
         assert result[key] == record(whole)[key]
+
+
+def test_killed_after_a_checkpoint(configure: Configure, tmp_path: Path) -> None:
+    """All that was logged before it is on the disk, also what is fewer than a log's steps."""
+    odd = ("trainer.log_every_n_steps=4",)  # of 10 steps an epoch
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    train(configure(*SMALL, *odd, run_dir=whole))
+    save = DurableCheckpointIO.save_checkpoint
+    with pytest.MonkeyPatch.context() as patch:
+
+        def dies(self: DurableCheckpointIO, content: Any, path: Any, **kwargs: Any) -> None:
+            save(self, content, path, **kwargs)
+            if Path(path).stem == "last":
+                patch.setattr("mnv2_lightning.runs.csv_logger.write_text", lambda *args: None)
+                raise RuntimeError("killed")
+
+        patch.setattr(DurableCheckpointIO, "save_checkpoint", dies)
+        with pytest.raises(RuntimeError, match="killed"):
+            train(configure(*SMALL, *odd, run_dir=cut))
+    train(resumed(cut))
+    assert curves(cut) == curves(whole)
+
+
+def test_a_run_that_stopped_early_stays_stopped(configure: Configure, tmp_path: Path) -> None:
+    """Killed in its test it tests, and trains no more."""
+    early = (
+        "callbacks=[default,early_stopping]",
+        "callbacks.early_stopping.patience=1",
+        "callbacks.early_stopping.min_delta=10",
+        "trainer.max_epochs=9",
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lightning.pytorch.Trainer.test", raise_killed)
+        with pytest.raises(RuntimeError, match="killed"):
+            train(configure(*SMALL, *early, run_dir=tmp_path))
+    assert load(tmp_path)["epoch"] == 1
+    assert train(resumed(tmp_path))["status"] == "finished"
+    assert load(tmp_path)["epoch"] == 1
+
+
+def raise_killed(*args: Any, **kwargs: Any) -> None:
+    raise RuntimeError("killed")
+
+
+def test_killed_while_a_finished_run_is_extended(configure: Configure, tmp_path: Path) -> None:
+    """Before it trains: the same command again does not take it for finished."""
+    short = (*SMALL, "scheduler=constant")
+    train(configure(*short, "trainer.max_epochs=1", run_dir=tmp_path))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mnv2_lightning.runs.checkpoint.tidy", raise_killed)
+        with pytest.raises(RuntimeError, match="killed"):
+            train(resumed(tmp_path, "trainer.max_epochs=2"))
+    train(resumed(tmp_path, "trainer.max_epochs=2"))
+    assert load(tmp_path)["epoch"] == 1
 
 
 def test_resume_of_a_finished_run_does_nothing(

@@ -13,7 +13,6 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from mnv2_lightning.files import write_text
 
-
 SECONDS = 2.0  # within an epoch it is written no more often: each time costs some 10 ms
 
 

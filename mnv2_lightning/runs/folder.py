@@ -92,7 +92,10 @@ def require_checkpoint(key: str, folder: Path, name: str | None) -> Path:
 
 def is_finished(folder: Path, max_epochs: int | None) -> bool:
     """Whether its run has ended, and had been asked for as many epochs as now."""
-    return read_record(folder).get("status") == "finished" and read_config(folder).trainer.max_epochs == max_epochs
+    return (
+        read_record(folder).get("status") == "finished"
+        and read_config(folder).trainer.max_epochs == max_epochs
+    )
 
 
 def read_record(folder: Path) -> dict[str, Any]:

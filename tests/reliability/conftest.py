@@ -15,6 +15,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--reliability", metavar="FILE", help="the long versions, recorded in FILE")
 
 
+FAILED: list[str] = []  # tests of this session
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    if report.failed:
+        FAILED.append(report.nodeid)
+
+
 class Reliability:
     """How often to try, and what came of it."""
 
@@ -37,6 +45,5 @@ def reliability(request: pytest.FixtureRequest) -> Iterator[Reliability]:
     if made.path:
         made.path.parent.mkdir(parents=True, exist_ok=True)
         about = {"hardware": hardware(), "versions": versions(), "git_commit": git_commit()}
-        failed = request.session.testsfailed
-        text = json.dumps({**about, "failed": failed, "cases": made.found}, indent=2)
+        text = json.dumps({**about, "failed": FAILED, "cases": made.found}, indent=2)
         made.path.write_text(text + "\n")

@@ -1,18 +1,32 @@
 """Damaged checkpoints: each is named, and the newest whole one is taken."""
 
+import io
 import random
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
-from mnv2_lightning.runs import checkpoint
-from mnv2_lightning.schema.errors import StorageError
+from mnv2_lightning.classifier import Classifier
+from mnv2_lightning.runs import checkpoint, folder
+from mnv2_lightning.schema.errors import ConfigError, Diverged, StorageError
 from mnv2_lightning.train import train
 from tests.conftest import SMALL, Call, Configure, load, record
 from tests.reliability.conftest import Reliability
 from tests.reliability.test_mirrors import DAMAGE
+from tests.reliability.test_writer import epoch_ends
 from tests.test_resume import assert_same, comparable, resumed
+
+
+def another_runs(raw: bytes) -> bytes:
+    """A whole checkpoint whose run had another learning rate."""
+    content = torch.load(io.BytesIO(raw), weights_only=True)
+    content["hyper_parameters"]["optimizer"]["lr"] *= 2
+    stream = io.BytesIO()
+    torch.save(content, stream)
+    return stream.getvalue()
 
 
 @pytest.mark.parametrize("has_manifest", [True, False], ids=["manifest", "no manifest"])
@@ -22,27 +36,22 @@ def test_every_mutation_is_detected(
     has_manifest: bool,
     run: Path,
     tmp_path: Path,
-    caplog: pytest.LogCaptureFixture,
     reliability: Reliability,
 ) -> None:
-    """By SHA-256; without the manifest by the file's own sums, but for a file of another run."""
-    if damage == "swapped" and not has_manifest:
-        pytest.skip("a whole checkpoint of another run is told by the manifest alone")
+    """By SHA-256; without the manifest by the file's own sums, and by the config that is in it."""
     rng = random.Random(damage)
     folder = tmp_path / "checkpoints"
     shutil.copytree(run / "checkpoints", folder)
     raw = (folder / "last.ckpt").read_bytes()
-    other = raw.replace(b"mobilenet_v2", b"mobilenet_v1", 1)
-    assert other != raw
+    shutil.copy(run / "config.yaml", tmp_path)
+    other = another_runs(raw)
     if not has_manifest:
         (folder / "manifest.json").write_text("{")
     rounds, detected = reliability.rounds(5, 50), 0
     for _ in range(rounds):
         bad = DAMAGE[damage](raw, other, rng)
         (folder / "last.ckpt").write_bytes(bad)
-        caplog.clear()
         if checkpoint.newest(tmp_path) == folder / "previous.ckpt":
-            assert "last.ckpt: damaged" in caplog.text
             detected += 1
         else:  # a bit that no one reads
             assert not has_manifest
@@ -55,8 +64,10 @@ def test_every_mutation_is_detected(
     assert detected == rounds
 
 
-def test_goes_on_from_the_newest_whole_one(configure: Configure, tmp_path: Path) -> None:
-    """To the same bits; the damaged one is kept by another name."""
+def test_goes_on_from_the_newest_whole_one(
+    configure: Configure, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """To the same bits; the damaged one is named, and kept by another name."""
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     still = ("scheduler=constant", "trainer.max_epochs=3")
     train(configure(*SMALL, *still, run_dir=whole))
@@ -65,6 +76,7 @@ def test_goes_on_from_the_newest_whole_one(configure: Configure, tmp_path: Path)
     path.write_bytes(path.read_bytes()[:-1])
     train(resumed(cut, "trainer.max_epochs=3"))
     assert (cut / "checkpoints" / "last.damaged").is_file()
+    assert caplog.text.count("last.ckpt: damaged") == 1
     assert_same(comparable(load(cut)), comparable(load(whole)))
     assert record(cut)["test_loss"] == record(whole)["test_loss"]
 
@@ -75,6 +87,7 @@ def test_none_is_whole(run: Path, call: Call, tmp_path: Path) -> None:
         path.write_bytes(b"")
     ended = call("train", "resume=run", "trainer.max_epochs=9")
     assert ended.status == 4
+    assert ended.err.count("\n") == 1
     assert "no checkpoint is whole (last.ckpt, previous.ckpt, best.ckpt)" in ended.err
     ended = call("evaluate", "run_dir=run")
     assert ended.status == 4
@@ -84,3 +97,75 @@ def test_none_is_whole(run: Path, call: Call, tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="cannot be read"):
         checkpoint.read(tmp_path / "checkpoints" / "last.ckpt")
+
+
+def test_the_newest_of_the_rest_is_taken(tmp_path: Path) -> None:
+    """The best may be newer than the one before the last."""
+    epoch_ends(0, tmp_path)
+    epoch_ends(1, tmp_path)
+    (tmp_path / "checkpoints" / "last.ckpt").write_bytes(b"")
+    assert checkpoint.newest(tmp_path) == tmp_path / "checkpoints" / "best.ckpt"
+
+
+@pytest.mark.parametrize("gone", ["checkpoints", "*.ckpt"])
+def test_checkpoints_that_are_gone(gone: str, run: Path, call: Call, tmp_path: Path) -> None:
+    """The run does not begin again as if it had never been."""
+    shutil.copytree(run, tmp_path / "run")
+    for path in [*(tmp_path / "run").glob(gone), *(tmp_path / "run" / "checkpoints").glob(gone)]:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    before = (tmp_path / "run" / "metrics.csv").read_bytes()
+    ended = call("train", "resume=run", "trainer.max_epochs=9")
+    assert ended.status == 4
+    assert "the run's checkpoints are gone" in ended.err
+    assert (tmp_path / "run" / "metrics.csv").read_bytes() == before
+
+
+@pytest.mark.parametrize("lost", ["manifest.json", "best.ckpt"])
+def test_a_lost_manifest_and_a_damaged_best(
+    lost: str, configure: Configure, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With a metric that falls: an intact best stays the best, a damaged one is named and gives
+    way to the best of the epochs to come.
+    """
+
+    def falls(self: Classifier, batch: object, batch_idx: int) -> None:
+        self.log("val/accuracy", 1.0 - self.current_epoch / 10)
+
+    still = (*SMALL, "scheduler=constant", "trainer.limit_test_batches=0")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Classifier, "validation_step", falls)
+        train(configure(*still, "trainer.max_epochs=1", run_dir=tmp_path))
+        path = tmp_path / "checkpoints" / lost
+        path.write_bytes(path.read_bytes()[:-2])
+        train(resumed(tmp_path, "trainer.max_epochs=2"))
+    assert f"{lost}: " in caplog.text
+    assert record(tmp_path)["tested_checkpoint"] == "best"
+    assert load(tmp_path, "best")["epoch"] == (0 if lost == "manifest.json" else 1)
+
+
+def test_divergence_keeps_checkpoints_by_steps_finite(configure: Configure, tmp_path: Path) -> None:
+    """They are written between two looks at the losses."""
+    plain_step = Classifier.training_step
+
+    def diverges(self: Classifier, batch: Any, batch_idx: int) -> torch.Tensor:
+        return plain_step(self, batch, batch_idx) * (float("nan") if self.global_step >= 3 else 1)
+
+    by_steps = (
+        "+callbacks.last.every_n_train_steps=2",
+        "callbacks.last.save_on_train_epoch_end=false",
+        "trainer.log_every_n_steps=50",
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Classifier, "training_step", diverges)
+        with pytest.raises(Diverged, match="at step 4"):
+            train(configure(*SMALL, *by_steps, run_dir=tmp_path))
+    assert load(tmp_path)["global_step"] == 2
+
+
+def test_two_processes_do_not_train_in_one_folder(configure: Configure, tmp_path: Path) -> None:
+    with (
+        folder.locked(tmp_path),
+        pytest.raises(ConfigError, match="another process is training there"),
+    ):
+        train(configure(*SMALL, run_dir=tmp_path))
+    assert not (tmp_path / "result.json").exists()
