@@ -12,6 +12,7 @@ import torch
 from mnv2_lightning.data import files, sources
 from mnv2_lightning.data.datamodule import MNISTDataModule
 from mnv2_lightning.data.sets import DATA_SETS, DataSet, IdxFile
+from mnv2_lightning.files import TEMPORARY
 from mnv2_lightning.schema.errors import DataError
 from tests.conftest import TRAIN, pack
 
@@ -110,6 +111,17 @@ def test_unwritable_folder(
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match=r"cannot be written .*data\.dir=PATH"):
         files.load("mnist", str(tmp_path / "file"))
+
+
+def test_what_a_killed_process_left_is_removed(
+    small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = tmp_path / "mnist" / f".x{TEMPORARY}"
+    left.parent.mkdir()
+    left.write_bytes(bytes(1000))
+    monkeypatch.setattr(files, "SOURCES", given(raw_files(small_data)))
+    files.load("mnist", str(tmp_path))
+    assert not left.exists()
 
 
 def _race(folder: Path, target: Path, small: tuple[IdxFile, ...]) -> int:

@@ -17,7 +17,7 @@ from platformdirs import user_cache_path
 
 from mnv2_lightning.data.sets import DATA_SETS, IdxFile
 from mnv2_lightning.data.sources import SOURCES, SourceError
-from mnv2_lightning.files import write_bytes
+from mnv2_lightning.files import remove_unfinished, write_bytes
 from mnv2_lightning.schema.errors import DataError, StorageError
 
 log = logging.getLogger(__name__)
@@ -120,6 +120,7 @@ def _locked(folder: Path) -> Iterator[None]:
         log.info("another process is fetching into %s: waiting for it", folder)
         lock.acquire()
     try:
+        remove_unfinished(folder)
         yield
     finally:
         lock.release()
