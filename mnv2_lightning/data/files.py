@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 from platformdirs import user_cache_path
 
 from mnv2_lightning.data.sets import DATA_SETS, IdxFile
-from mnv2_lightning.data.sources import SOURCES, SourceError
+from mnv2_lightning.data.sources import SOURCES, Patience, SourceError
 from mnv2_lightning.files import remove_unfinished, write_bytes
 from mnv2_lightning.schema.errors import DataError, StorageError
 
@@ -76,7 +76,11 @@ def _read(path: Path, size: int) -> bytes:
 
 
 def _fetch(dataset: str, root: Path) -> dict[str, bytes]:
-    """Ask each source in turn for what is missing; one process does, the others wait for it."""
+    """Ask each source in turn for what is missing; one process does, the others wait for it.
+
+    DataError, within the time of `Patience`, the wait included: what to do by hand.
+    """
+    patience = Patience()
     folder, files = root / dataset, {file.name: file for file in DATA_SETS[dataset].files}
     by_hand = f"put the four files, raw or .gz, into {folder}, or set data.dir=PATH"
     found: dict[str, bytes] = {}
@@ -89,7 +93,7 @@ def _fetch(dataset: str, root: Path) -> dict[str, bytes]:
         found[name] = raw
 
     try:
-        with _locked(folder):
+        with _locked(folder, patience):
             # Another process may have fetched them while this one waited.
             found |= _read_all(DATA_SETS[dataset].files, _folders(root, dataset))
             for source, fetch in SOURCES.items():
@@ -97,28 +101,32 @@ def _fetch(dataset: str, root: Path) -> dict[str, bytes]:
                 if not missing:
                     break
                 try:
-                    fetch(dataset, missing, keep)
+                    fetch(dataset, missing, keep, patience)
                 except SourceError as error:
                     log.warning("%s: %s", source, error)
                     problems.append(f"{source}: {error}")
+            if len(found) < len(files):
+                failure = f"{dataset} could not be had ({'; '.join(problems)}); {by_hand}"
+                raise DataError(failure)
+    except Timeout:
+        failure = f"{folder}: another process is fetching still: start again when it has ended"
+        raise DataError(f"{failure}; or {by_hand}") from None
     except StorageError as error:
         raise DataError(f"{error}; {by_hand}") from None
     except OSError as error:
         raise DataError(f"{folder}: cannot be written ({error.strerror}); {by_hand}") from None
-    if len(found) < len(files):
-        raise DataError(f"{dataset} could not be had ({'; '.join(problems)}); {by_hand}")
     return found
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
+def _locked(folder: Path, patience: Patience) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / ".lock")
     try:
         lock.acquire(timeout=0.5)
     except Timeout:
         log.info("another process is fetching into %s: waiting for it", folder)
-        lock.acquire()
+        lock.acquire(timeout=patience.left())
     try:
         remove_unfinished(folder)
         yield
