@@ -17,10 +17,12 @@ from platformdirs import user_cache_path
 
 from mnv2_lightning.data.sets import DATA_SETS, IdxFile
 from mnv2_lightning.data.sources import SOURCES, Patience, SourceError
-from mnv2_lightning.files import remove_unfinished, write_bytes
+from mnv2_lightning.files import remove_unfinished, write_bytes, write_text
 from mnv2_lightning.schema.errors import DataError, StorageError
 
 log = logging.getLogger(__name__)
+
+FAILED = ".failed"  # the file that tells those that waited why the last fetch failed
 
 
 def _is_right(file: IdxFile, raw: bytes) -> bool:
@@ -107,6 +109,7 @@ def _fetch(dataset: str, root: Path) -> dict[str, bytes]:
                     problems.append(f"{source}: {error}")
             if len(found) < len(files):
                 failure = f"{dataset} could not be had ({'; '.join(problems)}); {by_hand}"
+                write_text(folder / FAILED, failure)
                 raise DataError(failure)
     except Timeout:
         failure = f"{folder}: another process is fetching still: start again when it has ended"
@@ -120,14 +123,19 @@ def _fetch(dataset: str, root: Path) -> dict[str, bytes]:
 
 @contextmanager
 def _locked(folder: Path, patience: Patience) -> Iterator[None]:
+    """One process at a time. DataError: the one that this one waited for found no source."""
     folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / ".lock")
+    lock, failed, waited = FileLock(folder / ".lock"), folder / FAILED, False
     try:
         lock.acquire(timeout=0.5)
     except Timeout:
         log.info("another process is fetching into %s: waiting for it", folder)
         lock.acquire(timeout=patience.left())
+        waited = True
     try:
+        if waited and failed.exists():  # else all that wait would ask, one after the other
+            raise DataError(failed.read_text(encoding="utf-8"))
+        failed.unlink(missing_ok=True)
         remove_unfinished(folder)
         yield
     finally:

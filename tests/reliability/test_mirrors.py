@@ -10,6 +10,7 @@ import socketserver
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -259,6 +260,26 @@ def test_a_slow_link_that_gets_on_is_let_finish(
         monkeypatch.setattr(datasets.MNIST, "mirrors", [slow])
         assert len(files.load("mnist", str(tmp_path))) == 4
     assert time.monotonic() - started > 3
+
+
+def test_those_that_waited_fail_with_the_one_that_asked(
+    hurried: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Eight that wait, while one asks for a second and fails: nobody else asks."""
+    asked = []
+
+    def source(*args: object) -> None:
+        asked.append(1)
+        time.sleep(1)
+        raise sources.SourceError("not today")
+
+    monkeypatch.setattr(files, "SOURCES", {"source": source})
+    with ThreadPoolExecutor(9) as pool:
+        took = list(pool.map(seconds_to_give_up, [tmp_path] * 9, ["source: not today"] * 9))
+    assert len(asked) == 1
+    assert max(took) < 2
+    seconds_to_give_up(tmp_path, "source: not today")
+    assert len(asked) == 2  # who comes later asks anew
 
 
 def test_a_lock_that_is_never_given_back(hurried: None, tmp_path: Path) -> None:
