@@ -1,6 +1,7 @@
 """A run's folder, and going on with the run in it."""
 
 import hashlib
+import os
 import re
 import secrets
 from collections.abc import Iterator, Sequence
@@ -58,9 +59,7 @@ def require_run(key: str, path: str) -> Path:
         raise ConfigError(f"{key}={path}: there is no such folder")
     if not (folder / "config.yaml").is_file():
         raise ConfigError(f"{key}={path}: not a run's folder (it has no config.yaml)")
-    for link in (p for p in folder.rglob("*") if p.is_symlink()):
-        if not link.resolve().is_relative_to(folder.resolve()):
-            raise ConfigError(f"{link}: leads out of the run's folder")
+    require_closed(folder)
     return folder
 
 
@@ -77,6 +76,17 @@ def locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def require_closed(folder: Path) -> None:
+    """ConfigError: a link in it leads out of it, and what is written there would follow.
+
+    To be called before Hydra opens the log.
+    """
+    for link in (p for p in folder.rglob("*") if p.is_symlink()):
+        # Path.resolve() fails where a link leads to itself.
+        if not Path(os.path.realpath(link)).is_relative_to(folder.resolve()):
+            raise ConfigError(f"{link}: leads out of the run's folder")
 
 
 def require_checkpoint(key: str, folder: Path, name: str | None) -> Path:
@@ -150,8 +160,9 @@ def resumed_config(composed: DictConfig, overrides: Sequence[str]) -> DictConfig
 def holds_this_run(folder: Path, cfg: DictConfig) -> bool:
     """Whether a run of this config was started there, which the same command goes on with.
 
-    ConfigError: the folder holds another one.
+    ConfigError: the folder holds another one, or a link that leads out of it.
     """
+    require_closed(folder)
     if not (folder / "config.yaml").is_file():
         if (folder / "result.json").exists():
             raise ConfigError(f"{folder}: holds a result.json of something else")

@@ -12,7 +12,7 @@ import torch
 import yaml
 
 from mnv2_lightning.runs import manifest
-from tests.conftest import Call
+from tests.conftest import AUGMENTED, SMALL, Call
 from tests.reliability.conftest import Reliability
 
 
@@ -172,3 +172,28 @@ def test_paths_that_lead_out(out: str, run: Path, call: Call, tmp_path: Path) ->
     assert ended.status == 2, ended.err
     assert "leads out of the run's folder" in ended.err
     assert list(elsewhere.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["train.log", "checkpoints/last.ckpt"])
+@pytest.mark.parametrize("is_run", [True, False])
+def test_links_where_the_same_command_goes_on(
+    name: str, is_run: bool, run: Path, call: Call, tmp_path: Path
+) -> None:
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    if is_run:
+        shutil.copytree(run, tmp_path / "run", dirs_exist_ok=True)
+    victim = tmp_path / "victim"
+    victim.write_text("mine\n")
+    link = tmp_path / "run" / name
+    link.unlink(missing_ok=True)
+    link.symlink_to(victim)
+    ended = call("train", *SMALL, *AUGMENTED, "callbacks=[default,ema]", "hydra.run.dir=run")
+    assert victim.read_text() == "mine\n"
+    assert ended.status == 2
+    assert f"{Path('run') / name}: leads out of the run's folder" in ended.err
+
+
+def test_a_link_to_itself_leads_nowhere(run: Path, call: Call, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    (tmp_path / "run" / "loop").symlink_to("loop")
+    assert call("evaluate", "run_dir=run").status == 0
