@@ -23,17 +23,27 @@ log = logging.getLogger(__name__)
 NAMES = ("last", "previous", "best")
 
 
+# What a checkpoint holds at least, of Lightning's keys.
+HOLDS = {"epoch": int, "global_step": int, "state_dict": dict}
+
+
 def read(path: Path) -> dict[str, Any]:
     """The checkpoint's content, on the CPU.
 
     StorageError: it cannot be read, is damaged or another run's. ConfigError: it holds more than
-    data.
+    data, or not what a checkpoint does.
     """
-    content = _whole(path)
+    whole = _whole(path)
     try:
-        return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        content = torch.load(io.BytesIO(whole), map_location="cpu", weights_only=True)
     except Exception as error:
         raise ConfigError(f"{path}: not a checkpoint ({_why(error)})") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: not a checkpoint (it holds a {type(content).__name__})")
+    for key, kind in HOLDS.items():
+        if not isinstance(content.get(key), kind):
+            raise ConfigError(f"{path}: not a checkpoint (it has no {key} of type {kind.__name__})")
+    return content
 
 
 def _whole(path: Path) -> bytes:
@@ -148,9 +158,15 @@ def load_weights(module: L.LightningModule, path: Path) -> dict[str, float]:
     """Returns what the validation before it measured; none without validation.
 
     Not by the Trainer: under EMA it would put the weights before averaging in their place.
+    ConfigError: they are another network's.
     """
     content = read(path)
-    module.load_state_dict(content["state_dict"])
+    try:
+        module.load_state_dict(content["state_dict"])
+    except (RuntimeError, AttributeError) as error:  # the latter where a name is no text
+        # Of torch's lines the first says only that there are more; each is long.
+        why = " ".join(str(error).splitlines()[-1].split())[:200]
+        raise ConfigError(f"{path}: its weights do not fit the run's network ({why})") from error
     return content.get("validation", {})
 
 

@@ -102,19 +102,17 @@ def require_checkpoint(key: str, folder: Path, name: str | None) -> Path:
 
 def is_finished(folder: Path, max_epochs: int | None) -> bool:
     """Whether its run has ended, and had been asked for as many epochs as now."""
-    return (
-        read_record(folder).get("status") == "finished"
-        and read_config(folder).trainer.max_epochs == max_epochs
-    )
+    status = read_record(folder).get("status")
+    return status == "finished" and read_config(folder).trainer.max_epochs == max_epochs
 
 
 def read_record(folder: Path) -> dict[str, Any]:
     """Its result.json; empty where there is none that can be read."""
     try:
-        found = read_json(folder / "result.json")
-    except (OSError, ValueError):
+        record = read_json(folder / "result.json")
+    except (OSError, ValueError, RecursionError):  # UnicodeDecodeError is a ValueError
         return {}
-    return found if isinstance(found, dict) else {}
+    return record if isinstance(record, dict) else {}
 
 
 def read_config(folder: Path) -> DictConfig:

@@ -12,7 +12,7 @@ import torch
 import yaml
 
 from mnv2_lightning.runs import manifest
-from tests.conftest import AUGMENTED, SMALL, Call
+from tests.conftest import AUGMENTED, SMALL, Call, record
 from tests.reliability.conftest import Reliability
 
 
@@ -197,3 +197,50 @@ def test_a_link_to_itself_leads_nowhere(run: Path, call: Call, tmp_path: Path) -
     shutil.copytree(run, tmp_path / "run")
     (tmp_path / "run" / "loop").symlink_to("loop")
     assert call("evaluate", "run_dir=run").status == 0
+
+
+def without(key: str) -> Callable[[dict[str, Any]], Any]:
+    return lambda content: {k: v for k, v in content.items() if k != key}
+
+
+def with_weights(weights: Any) -> Callable[[dict[str, Any]], Any]:
+    return lambda content: content | {"state_dict": weights}
+
+
+CHECKPOINTS: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "a list": lambda content: [content],
+    "no epoch": without("epoch"),
+    "no step": without("global_step"),
+    "no weights": without("state_dict"),
+    "a text for an epoch": lambda content: content | {"epoch": "1"},
+    "a list of weights": with_weights([]),
+    "other weights": with_weights({"x": torch.zeros(1)}),
+    "weights without names": with_weights({1: torch.zeros(1)}),
+    "weights that are none": with_weights({"network.stem.0.weight": "x"}),
+}
+
+
+@pytest.mark.parametrize("kind", CHECKPOINTS)
+def test_checkpoints_that_are_none(kind: str, run: Path, call: Call, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    for name in ("last", "best"):
+        path = tmp_path / "run" / "checkpoints" / f"{name}.ckpt"
+        torch.save(CHECKPOINTS[kind](torch.load(path, weights_only=True)), path)
+        sign(path)
+    ended = call("evaluate", "run_dir=run")
+    assert (ended.status, ended.err.count("\n")) == (2, 1), ended.err
+    assert "best.ckpt: " in ended.err
+    if kind in list(CHECKPOINTS)[:6]:  # the Trainer loads the weights
+        ended = call("train", "resume=run", "trainer.max_epochs=3")
+        assert (ended.status, ended.err.count("\n")) == (2, 1), ended.err
+        assert "last.ckpt: " in ended.err
+
+
+@pytest.mark.parametrize("content", ["{", "[1]", "1", '"finished"', "", "\xff"])
+def test_a_record_that_is_none(content: str, run: Path, call: Call, tmp_path: Path) -> None:
+    """The run goes on as one that has not ended."""
+    shutil.copytree(run, tmp_path / "run")
+    (tmp_path / "run" / "result.json").write_bytes(content.encode("latin-1"))
+    ended = call("train", "resume=run")
+    assert ended.status == 0, ended.err
+    assert record(tmp_path / "run")["status"] == "finished"
