@@ -1,5 +1,6 @@
 """Checkpoints of a run that may have been moved."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ class Checkpoint(ModelCheckpoint):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         def here(path: str) -> str:
-            return str(Path(str(self.dirpath)) / Path(path).name) if path else path
+            name = Path(os.path.normpath(f"/{path}")).name  # never `..`: what it names is removed
+            return str(Path(str(self.dirpath)) / name) if path else path
 
         best = here(state_dict["best_model_path"])
         if self.monitor is not None and best and not Path(best).is_file():

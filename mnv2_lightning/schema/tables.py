@@ -364,7 +364,6 @@ BY_TARGET: dict[str, type[Table]] = {
     "mnv2_lightning.schedules.cosine": Warmup,
     "mnv2_lightning.schedules.exponential": Exponential,
     "lightning.pytorch.Trainer": Trainer,
-    "lightning.pytorch.callbacks.ModelCheckpoint": ModelCheckpoint,
     "mnv2_lightning.callbacks.checkpoint.Checkpoint": ModelCheckpoint,
     "lightning.pytorch.callbacks.EarlyStopping": EarlyStopping,
     "mnv2_lightning.callbacks.ema.EMA": EMA,

@@ -28,33 +28,40 @@ GIVEN = {
     "optimizer": {"params"},
     "scheduler": {"total_steps", "steps_per_epoch"},
 }
+# Lightning's, each with the part of a config that it belongs to: a logger or profiler that stands
+# elsewhere would pass for harmless when a run goes on. Its ModelCheckpoint is left out: it removes
+# whatever file a checkpoint calls the best before.
 LIGHTNING = {
-    "lightning.pytorch.Trainer",
-    *(
-        f"lightning.pytorch.callbacks.{name}"
-        for name in (
-            "DeviceStatsMonitor",
-            "EarlyStopping",
-            "GradientAccumulationScheduler",
-            "LearningRateMonitor",
-            "ModelCheckpoint",
-            "RichModelSummary",
-            "StochasticWeightAveraging",
-            "Timer",
-        )
-    ),
-    *(
-        f"lightning.pytorch.loggers.{name}"
-        for name in ("CSVLogger", "MLFlowLogger", "TensorBoardLogger", "WandbLogger")
-    ),
-    *(
-        f"lightning.pytorch.strategies.{name}"
-        for name in ("DDPStrategy", "FSDPStrategy", "SingleDeviceStrategy")
-    ),
-    *(
-        f"lightning.pytorch.profilers.{name}"
-        for name in ("AdvancedProfiler", "PyTorchProfiler", "SimpleProfiler")
-    ),
+    f"lightning.pytorch.{name}": part
+    for part, names in {
+        "trainer": ("Trainer",),
+        "callbacks": (
+            "callbacks.DeviceStatsMonitor",
+            "callbacks.EarlyStopping",
+            "callbacks.GradientAccumulationScheduler",
+            "callbacks.LearningRateMonitor",
+            "callbacks.RichModelSummary",
+            "callbacks.StochasticWeightAveraging",
+            "callbacks.Timer",
+        ),
+        "logger": (
+            "loggers.CSVLogger",
+            "loggers.MLFlowLogger",
+            "loggers.TensorBoardLogger",
+            "loggers.WandbLogger",
+        ),
+        "trainer.strategy": (
+            "strategies.DDPStrategy",
+            "strategies.FSDPStrategy",
+            "strategies.SingleDeviceStrategy",
+        ),
+        "trainer.profiler": (
+            "profilers.AdvancedProfiler",
+            "profilers.PyTorchProfiler",
+            "profilers.SimpleProfiler",
+        ),
+    }.items()
+    for name in names
 }
 
 
@@ -63,12 +70,14 @@ def check_targets(config: dict[str, Any]) -> None:
     nodes = list(targeted_nodes(config))
     for path, node in nodes:  # all names first: imports take seconds
         target = node["_target_"]
-        if not isinstance(target, str) or not _is_allowed(target):
+        if not isinstance(target, str) or not _is_allowed(path, target):
             raise ConfigError(
                 f"{path}._target_={target}: not allowed; a config may name what is in {OURS} "
-                "(networks, data, callbacks, ...), torch.optim, torchmetrics, and the Lightning "
+                "(networks, data, callbacks, ...), torch.optim, and in their parts the Lightning "
                 "classes of mnv2_lightning/schema/targets.py"
             )
+        if "_args_" in node:  # no check of a key would see them
+            raise ConfigError(f"{path}._args_: not allowed; give each value by its name")
     for path, node in nodes:
         _check_signature(path, node, resolve(path, node["_target_"]))
 
@@ -89,16 +98,14 @@ def resolve(path: str, target: str) -> Any:
     return found
 
 
-def _is_allowed(target: str) -> bool:
+def _is_allowed(path: str, target: str) -> bool:
     parts = target.split(".")
     if not all(part.isidentifier() and not part.startswith("_") for part in parts):
         return False
-    if target in LIGHTNING:
-        return True
+    if (part := LIGHTNING.get(target)) is not None:
+        return f"{path}.".startswith(f"{part}.")
     if parts[:2] == ["torch", "optim"]:
         return len(parts) == 3 and parts[2][0].isupper()
-    if parts[0] == "torchmetrics":
-        return len(parts) in (2, 3) and parts[-1][0].isupper()
     return parts[0] == OURS and _is_in(target, CLASSES_IN)
 
 

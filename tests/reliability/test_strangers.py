@@ -11,6 +11,7 @@ import pytest
 import torch
 import yaml
 
+from mnv2_lightning.callbacks.checkpoint import Checkpoint
 from mnv2_lightning.runs import manifest
 from tests.conftest import AUGMENTED, SMALL, Call, record
 from tests.reliability.conftest import Reliability
@@ -102,6 +103,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "torch.hub": {"model": {"_target_": "torch.hub.load", "repo_or_dir": ".", "model": "x"}},
     "hydra.callbacks": {"hydra": {"callbacks": {"x": {"_target_": "os.mkdir", "path": MARK}}}},
     "a launcher": {"hydra": {"launcher": {"_target_": "os.mkdir", "path": MARK}}},
+    "a metric that downloads": {"model": {"_target_": "torchmetrics.text.ROUGEScore"}},
     "args": {"model": {"_target_": "os.mkdir", "_args_": [MARK]}},
 }
 
@@ -172,6 +174,52 @@ def test_paths_that_lead_out(out: str, run: Path, call: Call, tmp_path: Path) ->
     assert ended.status == 2, ended.err
     assert "leads out of the run's folder" in ended.err
     assert list(elsewhere.iterdir()) == []
+
+
+def strange(run: Path, folder: Path, changes: dict[str, Any]) -> Path:
+    """A copy of the run in `folder`, its config changed."""
+    shutil.copytree(run, folder)
+    path = folder / "config.yaml"
+    config = yaml.safe_load(path.read_text())
+    change(config, changes)
+    path.write_text(yaml.safe_dump(config))
+    return folder
+
+
+def test_a_checkpoint_deletes_nothing_elsewhere(run: Path, call: Call, tmp_path: Path) -> None:
+    """Lightning's own callback removes the file that its state calls the best before."""
+    victim = tmp_path / "victim"
+    victim.write_text("kept")
+    target = "lightning.pytorch.callbacks.ModelCheckpoint"
+    folder = strange(run, tmp_path / "run", {"callbacks": {"best": {"dirpath": "checkpoints"}}})
+    text = (folder / "config.yaml").read_text()
+    (folder / "config.yaml").write_text(
+        text.replace("mnv2_lightning.callbacks.checkpoint.Checkpoint", target)
+    )
+    path = folder / "checkpoints" / "last.ckpt"
+    content = torch.load(path, weights_only=True)
+    wrong = f"{folder}/checkpoints/../../victim"
+    states = content["callbacks"]
+    for key in [k for k in states if k.startswith("Checkpoint")]:
+        states[f"Model{key}"] = states.pop(key) | {
+            "dirpath": str(folder / "checkpoints"),
+            "best_model_path": wrong,
+            "kth_best_model_path": wrong,
+            "best_k_models": {wrong: torch.tensor(-1.0)},
+            "kth_value": torch.tensor(-1.0),
+        }
+    torch.save(content, path)
+    sign(path)
+    ended = call("train", "resume=run", "trainer.max_epochs=3")
+    assert victim.is_file()
+    assert ended.status == 2, ended.err
+
+
+def test_a_checkpoint_names_no_folder_above(tmp_path: Path) -> None:
+    callback = Checkpoint(dirpath=tmp_path)
+    state = callback.state_dict()
+    callback.load_state_dict(state | {"best_k_models": {"a/..": 0, "..": 1, "../../x.ckpt": 2}})
+    assert set(callback.best_k_models) == {str(tmp_path), str(tmp_path / "x.ckpt")}
 
 
 @pytest.mark.parametrize("name", ["train.log", "checkpoints/last.ckpt"])
