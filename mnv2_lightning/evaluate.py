@@ -82,18 +82,17 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
 def check_job(job: Job) -> None:
     """What needs the disk or torch, before any work. ConfigError."""
     from mnv2_lightning.runs import config, hardware
-    from mnv2_lightning.schema.check import check
     from mnv2_lightning.schema.errors import ConfigError
     from mnv2_lightning.schema.targets import check_targets
 
     cfg = job.cfg
     run = folder.require_run("run_dir", cfg.run_dir)
     folder.require_checkpoint("run_dir", run, cfg.checkpoint)
-    run_config = config.plain(folder.read_config(run))
-    check("train", run_config)
+    run_config = config.plain(folder.read_checked(run))
     if cfg.split == "val" and not run_config["data"]["val_size"]:
         raise ConfigError("split=val: the run held out no images (data.val_size=0)")
     hardware.check_accelerator("accelerator", cfg.accelerator)
+    config.require_inside(run_config)
     check_targets(run_config)
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from mnv2_lightning.files import write_text
+from mnv2_lightning.schema.check import targeted_nodes
 from mnv2_lightning.schema.errors import ConfigError
 
 # What a run's outcome does not depend on: where things are, what is shown and logged.
@@ -30,6 +32,9 @@ MAY_CHANGE = tuple(
 )
 
 DATA_DIR = "MNV2_DATA_DIR"  # the variable that conf/data/ reads
+FOLDERS = ("run_dir", "dirpath", "save_dir", "log_dir")  # keys of what is written into
+# `last`, `{epoch}-{val/loss:.3f}`: no more, as a format can make a slash of a number.
+FILENAME = re.compile(r"([\w =,+.-]|\{\w+(/\w+)*(:[\d.]*[defg%]?)?\})+")
 
 
 def plain(cfg: DictConfig) -> dict[str, Any]:
@@ -83,27 +88,31 @@ def to_yaml(config: dict[str, Any]) -> str:
 
 
 def _with_paths(config: dict[str, Any], change: Callable[[str], str]) -> dict[str, Any]:
-    """`config` with the keys that name the run's folder changed."""
+    """`config` with the keys that name a folder to write into changed."""
     return {
         key: _with_paths(value, change)
         if isinstance(value, dict)
         else change(value)
-        if key in ("run_dir", "dirpath") and value is not None
+        if key in FOLDERS and value is not None
         else value
         for key, value in config.items()
     }
 
 
 def require_inside(config: dict[str, Any]) -> None:
-    """ConfigError where a folder that the run writes into is not in its own."""
+    """ConfigError where a folder that the run writes into, or a checkpoint's name, leads out."""
     run_dir = Path(config["run_dir"]).resolve()
-
-    def check(path: str) -> str:
-        if not Path(path).resolve().is_relative_to(run_dir):
-            raise ConfigError(f"{path}: leads out of the run's folder {run_dir}")
-        return path
-
-    _with_paths(config, check)
+    for path, node in targeted_nodes(config):
+        for key in FOLDERS:
+            value = node.get(key)
+            if value is not None and not Path(str(value)).resolve().is_relative_to(run_dir):
+                raise ConfigError(f"{path}.{key}={value}: leads out of the run's folder {run_dir}")
+        name = str(node.get("filename") or "last")
+        if ".." in name or not FILENAME.fullmatch(name):
+            raise ConfigError(
+                f"{path}.filename={name}: must be a name without a folder, its fields like "
+                "{epoch} or {val/loss:.3f}"
+            )
 
 
 def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:

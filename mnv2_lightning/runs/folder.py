@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from mnv2_lightning.files import make_folder, read_json
 from mnv2_lightning.runs import config
 from mnv2_lightning.runs.config import MAY_CHANGE, outcome, plain
+from mnv2_lightning.schema.check import check
 from mnv2_lightning.schema.errors import ConfigError
 from mnv2_lightning.schema.nearest import did_you_mean, dotted_keys
 
@@ -120,13 +121,23 @@ def read_config(folder: Path) -> DictConfig:
     return OmegaConf.create(config.read(folder / "config.yaml"))
 
 
+def read_checked(folder: Path) -> DictConfig:
+    """The same, checked as one that is typed: keys, types, ranges, sizes. ConfigError."""
+    cfg = read_config(folder)
+    try:
+        check("train", plain(cfg))
+    except ConfigError as error:
+        raise ConfigError(f"{folder / 'config.yaml'}: {error}") from None
+    return cfg
+
+
 def resumed_config(composed: DictConfig, overrides: Sequence[str]) -> DictConfig:
     """The config of the run `composed.resume`, with what was typed now on top.
 
     ConfigError: no such run, or an override that changes what the run means.
     """
     folder = require_run("resume", composed.resume)
-    cfg = read_config(folder)
+    cfg = read_checked(folder)
     before = outcome(plain(cfg))
     for override in OverridesParser.create().parse_overrides(list(overrides)):
         key = override.key_or_group

@@ -4,6 +4,7 @@ import os
 import pickle
 import shutil
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ import yaml
 
 from mnv2_lightning.callbacks.checkpoint import Checkpoint
 from mnv2_lightning.runs import manifest
+from mnv2_lightning.runs.config import require_inside
+from mnv2_lightning.schema.errors import ConfigError
 from tests.conftest import AUGMENTED, SMALL, Call, record
 from tests.reliability.conftest import Reliability
 
@@ -184,6 +187,30 @@ def strange(run: Path, folder: Path, changes: dict[str, Any]) -> Path:
     change(config, changes)
     path.write_text(yaml.safe_dump(config))
     return folder
+
+
+@pytest.mark.parametrize(
+    ("filename", "is_one"),
+    [
+        ("last", True),
+        ("{epoch}-{step}", True),
+        ("epoch={epoch:02d} val={val/accuracy:.4f}", True),
+        ("../last", False),
+        ("/tmp/last", False),
+        ("a\\b", False),
+        ("{epoch:/>2}", False),  # "/0"
+        ("{epoch:c}tmp{epoch:c}x", False),  # "/tmp/x" in epoch 47
+        ("{/tmp/x}", False),  # "/tmp/x=0"
+        ("{epoch.__class__}", False),
+    ],
+)
+def test_names_of_checkpoints(filename: str, is_one: bool, tmp_path: Path) -> None:
+    node = {"_target_": "mnv2_lightning.callbacks.checkpoint.Checkpoint", "filename": filename}
+    config = {"run_dir": str(tmp_path), "callbacks": {"last": node}}
+    with (
+        nullcontext() if is_one else pytest.raises(ConfigError, match=r"callbacks\.last\.filename=")
+    ):
+        require_inside(config)
 
 
 def test_a_checkpoint_deletes_nothing_elsewhere(run: Path, call: Call, tmp_path: Path) -> None:
