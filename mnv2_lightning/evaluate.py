@@ -43,6 +43,7 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
         num_nodes=1,
         enable_checkpointing=False,
         enable_progress_bar=False,
+        profiler=None,
         fast_dev_run=False,
         limit_test_batches=None,
         limit_val_batches=None,

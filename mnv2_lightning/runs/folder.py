@@ -17,11 +17,13 @@ from omegaconf import DictConfig, OmegaConf
 from mnv2_lightning.files import make_folder, read_json
 from mnv2_lightning.runs import config
 from mnv2_lightning.runs.config import MAY_CHANGE, outcome, plain
-from mnv2_lightning.schema.check import check
+from mnv2_lightning.schema.check import check, targeted_nodes
 from mnv2_lightning.schema.errors import ConfigError
 from mnv2_lightning.schema.nearest import did_you_mean, dotted_keys
 
 _ABSENT: Any = object()
+# What of a run's config that is not ours writes where it likes, or sends: it is typed, or not used.
+TYPED = ("logger", "trainer.profiler", "trainer.model_registry")
 LONGEST = 120  # characters of a folder's name
 # The time and chance: no two runs share a folder, not if they start within one second.
 RUN_ID = f"{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
@@ -139,11 +141,13 @@ def resumed_config(composed: DictConfig, overrides: Sequence[str]) -> DictConfig
     folder = require_run("resume", composed.resume)
     cfg = read_checked(folder)
     before = outcome(plain(cfg))
+    typed = set()
     for override in OverridesParser.create().parse_overrides(list(overrides)):
         key = override.key_or_group
         if key in ("resume", "traceback") or key.startswith("hydra."):
             continue
         old, value = OmegaConf.select(cfg, key, default=_ABSENT), override.value()
+        typed.add(key)
         if key == "experiment":
             raise ConfigError("experiment: cannot change when a run goes on")
         if old is _ABSENT:
@@ -153,7 +157,8 @@ def resumed_config(composed: DictConfig, overrides: Sequence[str]) -> DictConfig
         elif isinstance(old, DictConfig) and not (value is None or isinstance(value, dict)):
             raise ConfigError(f"{key}={value}: a group cannot change when a run goes on")
         else:
-            OmegaConf.update(cfg, key, value)
+            OmegaConf.update(cfg, key, value, merge=key not in TYPED)
+    _require_typed(plain(cfg), typed)
     after = outcome(plain(cfg))
     for key in before | after:
         old, value = before.get(key), after.get(key)
@@ -164,6 +169,22 @@ def resumed_config(composed: DictConfig, overrides: Sequence[str]) -> DictConfig
             )
     cfg.resume = str(folder)
     return cfg
+
+
+def _require_typed(config: dict[str, Any], typed: set[str]) -> None:
+    """ConfigError: the run's config has something of TYPED that was not typed now."""
+    named = [(path, str(node["_target_"])) for path, node in targeted_nodes(config)]
+    if registry := config["trainer"].get("model_registry"):
+        named.append(("trainer.model_registry", f"the registry {registry}"))
+    for path, name in named:
+        for part in TYPED:
+            is_in = path == part or path.startswith(f"{part}.")
+            if is_in and part not in typed and not name.startswith("mnv2_lightning."):
+                without = "logger=default" if part == "logger" else f"{part}=null"
+                raise ConfigError(
+                    f"{path}: {name} is not taken from a run's config; type {part}=... again, or "
+                    f"{without}"
+                )
 
 
 def holds_this_run(folder: Path, cfg: DictConfig) -> bool:

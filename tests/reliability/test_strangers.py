@@ -11,10 +11,12 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from omegaconf import OmegaConf
 
 from mnv2_lightning.callbacks.checkpoint import Checkpoint
 from mnv2_lightning.runs import manifest
 from mnv2_lightning.runs.config import require_inside
+from mnv2_lightning.runs.folder import resumed_config
 from mnv2_lightning.schema.errors import ConfigError
 from tests.conftest import AUGMENTED, SMALL, Call, record
 from tests.reliability.conftest import Reliability
@@ -189,6 +191,54 @@ def strange(run: Path, folder: Path, changes: dict[str, Any]) -> Path:
     return folder
 
 
+def outside(folder: Path, root: Path) -> dict[Path, bytes]:
+    """What lies below `root` and not in `folder`."""
+    there = (p for p in root.rglob("*") if p != folder and folder not in p.parents)
+    return {p: p.read_bytes() if p.is_file() else b"" for p in there}
+
+
+LOGGERS, PROFILERS = "lightning.pytorch.loggers", "lightning.pytorch.profilers"
+SIMPLE = {"_target_": f"{PROFILERS}.SimpleProfiler", "filename": "evil"}
+WRITES: dict[str, dict[str, Any]] = {
+    "a checkpoint's name": {"callbacks": {"last": {"filename": "../../../evil"}}},
+    "a checkpoint's name behind another key": {
+        "callbacks": {"last": {"filename": "../../../evil"}, "last.filename": None}
+    },
+    "a logger": {"logger": {"x": {"_target_": f"{LOGGERS}.CSVLogger", "save_dir": "../evil"}}},
+    "a logger's name": {
+        "logger": {"x": {"_target_": f"{LOGGERS}.CSVLogger", "save_dir": ".", "name": "../../evil"}}
+    },
+    "a logger's arguments": {
+        "logger": {"x": {"_target_": f"{LOGGERS}.CSVLogger", "_args_": ["evil"]}}
+    },
+    "a logger that sends": {
+        "logger": {
+            "x": {"_target_": f"{LOGGERS}.MLFlowLogger", "tracking_uri": "http://127.0.0.1:9"}
+        }
+    },
+    "a profiler": {"trainer": {"profiler": SIMPLE | {"dirpath": "../evil"}}},
+    "a profiler's arguments": {
+        "trainer": {"profiler": {"_target_": SIMPLE["_target_"], "_args_": ["evil", "evil"]}}
+    },
+    "a profiler elsewhere": {"callbacks": {"x": SIMPLE | {"dirpath": "x"}}},
+    "a model's name": {"trainer": {"model_registry": "them/evil"}},
+}
+
+
+@pytest.mark.parametrize("kind", WRITES)
+def test_what_would_write_elsewhere_or_send(
+    kind: str, run: Path, call: Call, tmp_path: Path
+) -> None:
+    folder = strange(run, tmp_path / "a" / "run", WRITES[kind])
+    before = outside(folder, tmp_path)
+    ended = call("evaluate", "run_dir=a/run")
+    assert outside(folder, tmp_path) == before
+    assert (ended.status, ended.err.count("\n")) in ((0, 0), (2, 1)), ended.err
+    ended = call("train", "resume=a/run", "trainer.max_epochs=3")
+    assert outside(folder, tmp_path) == before
+    assert (ended.status, ended.err.count("\n")) == (2, 1), ended.err
+
+
 @pytest.mark.parametrize(
     ("filename", "is_one"),
     [
@@ -242,11 +292,43 @@ def test_a_checkpoint_deletes_nothing_elsewhere(run: Path, call: Call, tmp_path:
     assert ended.status == 2, ended.err
 
 
+def test_what_is_typed_takes_the_place_of_a_strangers(run: Path, tmp_path: Path) -> None:
+    """All of it: no key of theirs is left."""
+    node = SIMPLE | {"dirpath": "evil"}
+    folder = strange(run, tmp_path / "run", {"trainer": {"profiler": node}})
+    composed = OmegaConf.create({"resume": str(folder)})
+    typed = f"trainer.profiler={{_target_: {PROFILERS}.AdvancedProfiler}}"
+    cfg = resumed_config(composed, [typed])
+    assert cfg.trainer.profiler == {"_target_": f"{PROFILERS}.AdvancedProfiler"}
+    assert resumed_config(composed, ["trainer.profiler=null"]).trainer.profiler is None
+    with pytest.raises(
+        ConfigError, match=r"trainer\.profiler: .* type trainer\.profiler=\.\.\. aga"
+    ):
+        resumed_config(composed, ["trainer.profiler.dirpath=x"])
+
+
 def test_a_checkpoint_names_no_folder_above(tmp_path: Path) -> None:
     callback = Checkpoint(dirpath=tmp_path)
     state = callback.state_dict()
     callback.load_state_dict(state | {"best_k_models": {"a/..": 0, "..": 1, "../../x.ckpt": 2}})
     assert set(callback.best_k_models) == {str(tmp_path), str(tmp_path / "x.ckpt")}
+
+
+def test_a_logger_of_ones_own(call: Call, tmp_path: Path) -> None:
+    """Goes on with the same command; by `resume=` it is typed again, and `evaluate` needs none."""
+    node = f"{{_target_: {LOGGERS}.CSVLogger, save_dir: '${{run_dir}}', name: mine}}"
+    command = (*SMALL, "callbacks.pictures=null", f"+logger.mine={node}", "hydra.run.dir=run")
+    assert call("train", *command, "trainer.max_epochs=1").status == 0
+    ended = call("train", *command, "trainer.max_epochs=2")
+    assert ended.status == 0, ended.err
+    assert len(list((tmp_path / "run" / "mine").iterdir())) == 2
+    assert call("evaluate", "run_dir=run").status == 0
+    ended = call("train", "resume=run", "trainer.max_epochs=3")
+    assert ended.status == 2
+    assert f"logger.mine: {LOGGERS}.CSVLogger" in ended.err
+    assert "type logger=" in ended.err
+    ended = call("train", "resume=run", "trainer.max_epochs=3", "logger=default")
+    assert ended.status == 0, ended.err
 
 
 @pytest.mark.parametrize("name", ["train.log", "checkpoints/last.ckpt"])
