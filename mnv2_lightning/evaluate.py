@@ -24,7 +24,7 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
 
     noise.quiet()
     run = folder.require_run("run_dir", cfg.run_dir)
-    run_cfg = folder.read_config(run)
+    run_cfg = folder.read_checked(run)
     run_cfg.data.dir = cfg.data.dir or run_cfg.data.dir
     datamodule = build.build_datamodule(run_cfg)
     classifier = build.build_classifier(run_cfg, build.build_network(run_cfg))

@@ -211,7 +211,7 @@ BELOW: dict[str, set[str]] = {
     "schedules": set(),
     "data": {"files", "schema"},
     "classifier": set(),
-    "runs": {"files", "schema"},
+    "runs": {"data", "files", "schema"},
     "callbacks": {"classifier", "reports", "schema"},
     "build": {"classifier", "data", "runs"},
     "command": {"files", "runs", "schema"},

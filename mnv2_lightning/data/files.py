@@ -6,6 +6,7 @@ Size and SHA-256 of the raw bytes are checked at every start; a wrong file is ne
 import gzip
 import hashlib
 import logging
+import os
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -47,6 +48,13 @@ def load(dataset: str, directory: str | None) -> dict[str, np.ndarray]:
     if len(raw) < len(files):
         raw = _fetch(dataset, root)
     return {file.name.split("-idx")[0]: _array(file, raw[file.name]) for file in files}
+
+
+def has(dataset: str, directory: str) -> bool:
+    """Whether `load` finds all files there. Writes and fetches nothing."""
+    root = Path(os.path.expanduser(directory))  # Path.expanduser() fails for a user that is none
+    files = DATA_SETS[dataset].files
+    return len(_read_all(files, _folders(root, dataset))) == len(files)
 
 
 def _folders(root: Path, dataset: str) -> tuple[Path, ...]:

@@ -1,6 +1,7 @@
 """A run's folder, and going on with the run in it."""
 
 import hashlib
+import logging
 import os
 import re
 import secrets
@@ -16,10 +17,12 @@ from omegaconf import DictConfig, OmegaConf
 
 from mnv2_lightning.files import make_folder, read_json
 from mnv2_lightning.runs import config
-from mnv2_lightning.runs.config import MAY_CHANGE, outcome, plain
+from mnv2_lightning.runs.config import DATA_DIR, MAY_CHANGE, outcome, plain
 from mnv2_lightning.schema.check import check, targeted_nodes
 from mnv2_lightning.schema.errors import ConfigError
 from mnv2_lightning.schema.nearest import did_you_mean, dotted_keys
+
+log = logging.getLogger(__name__)
 
 _ABSENT: Any = object()
 # What of a run's config that is not ours writes where it likes, or sends: it is typed, or not used.
@@ -124,12 +127,21 @@ def read_config(folder: Path) -> DictConfig:
 
 
 def read_checked(folder: Path) -> DictConfig:
-    """The same, checked as one that is typed: keys, types, ranges, sizes. ConfigError."""
+    """The same, to be used: checked as one that is typed, and its `data.dir` only read from.
+
+    ConfigError.
+    """
+    from mnv2_lightning.data import files  # late: imports numpy
+
     cfg = read_config(folder)
     try:
         check("train", plain(cfg))
     except ConfigError as error:
         raise ConfigError(f"{folder / 'config.yaml'}: {error}") from None
+    named = cfg.data.dir
+    if named not in (None, os.environ.get(DATA_DIR)) and not files.has(cfg.data.dataset, named):
+        log.info("data.dir=%s, as in the run's config, lacks the files: not used", named)
+        cfg.data.dir = None
     return cfg
 
 

@@ -331,6 +331,38 @@ def test_a_logger_of_ones_own(call: Call, tmp_path: Path) -> None:
     assert ended.status == 0, ended.err
 
 
+@pytest.mark.parametrize("kind", ["absent", "damaged", "of nobody"])
+def test_a_data_folder_is_not_written_into(
+    kind: str, run: Path, call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a run's config names one without the files, the default is used."""
+    monkeypatch.delenv("MNV2_DATA_DIR")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr("mnv2_lightning.data.files.SOURCES", {})
+    evil = tmp_path / "evil"
+    if kind == "damaged":
+        evil.mkdir()
+        (evil / "train-images-idx3-ubyte").write_text("damaged")
+    before = outside(tmp_path / "cache", evil)
+    named = "~nobody-of-that-name" if kind == "of nobody" else str(evil)
+    strange(run, tmp_path / "run", {"data": {"dir": named}})
+    for args in (("evaluate", "run_dir=run"), ("train", "resume=run", "trainer.max_epochs=3")):
+        ended = call(*args)
+        assert ended.status == 5, ended.err
+        assert str(tmp_path / "cache") in ended.err
+        assert evil.exists() == (kind == "damaged")
+        assert outside(tmp_path / "cache", evil) == before
+
+
+def test_a_data_folder_with_the_files_is_read(
+    run: Path, call: Call, tmp_path: Path, small_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MNV2_DATA_DIR")
+    monkeypatch.setattr("mnv2_lightning.data.files.SOURCES", {})
+    strange(run, tmp_path / "run", {"data": {"dir": str(small_data)}})
+    assert call("evaluate", "run_dir=run").status == 0
+
+
 @pytest.mark.parametrize("name", ["train.log", "checkpoints/last.ckpt"])
 @pytest.mark.parametrize("is_run", [True, False])
 def test_links_where_the_same_command_goes_on(
