@@ -36,6 +36,16 @@ FOLDERS = ("run_dir", "dirpath", "save_dir", "log_dir")  # keys of what is writt
 # `last`, `{epoch}-{val/loss:.3f}`: no more, as a format can make a slash of a number.
 FILENAME = re.compile(r"([\w =,+.-]|\{\w+(/\w+)*(:[\d.]*[defg%]?)?\})+")
 
+# What reading a config raises where it is none: no YAML, no text, not of JSON types or our keys.
+NOT_A_CONFIG = (
+    yaml.YAMLError,
+    ValueError,
+    AttributeError,
+    KeyError,
+    TypeError,
+    RecursionError,
+)
+
 
 def plain(cfg: DictConfig) -> dict[str, Any]:
     """Resolved, of JSON types only."""
@@ -61,10 +71,12 @@ def read(path: Path) -> dict[str, Any]:
     """What `save` wrote, for the folder that the file lies in now. ConfigError: it did not."""
     run_dir = path.parent.resolve()
     try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
-        config = _with_paths(config, lambda p: os.path.normpath(run_dir / p))
+        text = json.dumps(yaml.safe_load(path.read_text(encoding="utf-8")))
+        if "${" in text:  # `save` resolves them; what they stand for could change after a check
+            raise ValueError("it holds an interpolation")
+        config = _with_paths(json.loads(text), lambda p: os.path.normpath(run_dir / p))
         config["data"]["dir"] = os.environ.get(DATA_DIR) or config["data"]["dir"]
-    except (yaml.YAMLError, UnicodeDecodeError, AttributeError, KeyError, TypeError) as error:
+    except NOT_A_CONFIG as error:
         raise ConfigError(f"{path}: not a run's config ({str(error).splitlines()[0]})") from error
     return config | {"run_dir": str(run_dir), "resume": None, "traceback": False}
 

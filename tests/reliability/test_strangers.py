@@ -433,3 +433,28 @@ def test_a_record_that_is_none(content: str, run: Path, call: Call, tmp_path: Pa
     ended = call("train", "resume=run")
     assert ended.status == 0, ended.err
     assert record(tmp_path / "run")["status"] == "finished"
+
+
+PLAIN: dict[str, str] = {
+    "a circle": "x: &x {y: *x}",
+    "a date": "x: 2020-01-01",
+    "bytes": "x: !!binary aGk=",
+    "a set": "x: !!set {a}",
+    "a list": "- 1",
+    "a deep list": "x: " + "[" * 5000,
+    "an interpolation": 'seed: "\\x24{data.seed}"',
+    "null for a key": "x: {null: 1}",
+    "empty": "",
+}
+
+
+@pytest.mark.parametrize("kind", PLAIN)
+def test_configs_that_are_none(kind: str, run: Path, call: Call, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    path = tmp_path / "run" / "config.yaml"
+    kept = "" if kind in ("a list", "empty") else path.read_text()
+    path.write_text(kept + PLAIN[kind] + "\n")
+    for args in (("evaluate", "run_dir=run"), ("train", "resume=run")):
+        ended = call(*args)
+        assert (ended.status, ended.err.count("\n")) == (2, 1), ended.err
+        assert "config.yaml: " in ended.err
