@@ -3,10 +3,12 @@
 import logging
 from typing import Any
 
+from hydra.errors import InstantiationException
 from omegaconf import DictConfig
 
 from mnv2_lightning.command import Command, Job
 from mnv2_lightning.runs import folder
+from mnv2_lightning.schema.errors import ConfigError
 
 log = logging.getLogger(__name__)
 
@@ -26,28 +28,31 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
     run = folder.require_run("run_dir", cfg.run_dir)
     run_cfg = folder.read_checked(run)
     run_cfg.data.dir = cfg.data.dir or run_cfg.data.dir
-    datamodule = build.build_datamodule(run_cfg)
-    classifier = build.build_classifier(run_cfg, build.build_network(run_cfg))
+    predictions = Predictions()
+    try:
+        datamodule = build.build_datamodule(run_cfg)
+        classifier = build.build_classifier(run_cfg, build.build_network(run_cfg))
+        # One device: what is reported holds for every image once.
+        trainer = build.build_trainer(
+            run_cfg,
+            [predictions],
+            [],
+            accelerator=cfg.accelerator,
+            strategy="auto",
+            devices=1,
+            num_nodes=1,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            profiler=None,
+            fast_dev_run=False,
+            limit_test_batches=None,
+            limit_val_batches=None,
+        )
+    except InstantiationException as error:
+        why = str(error.__cause__ or error).splitlines()[0]
+        raise ConfigError(f"{run / 'config.yaml'}: {why}") from error
     path = folder.require_checkpoint("run_dir", run, cfg.checkpoint)
     checkpoint.load_weights(classifier, path)
-
-    predictions = Predictions()
-    # One device: what is reported holds for every image once.
-    trainer = build.build_trainer(
-        run_cfg,
-        [predictions],
-        [],
-        accelerator=cfg.accelerator,
-        strategy="auto",
-        devices=1,
-        num_nodes=1,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        profiler=None,
-        fast_dev_run=False,
-        limit_test_batches=None,
-        limit_val_batches=None,
-    )
     measure = trainer.test if cfg.split == "test" else trainer.validate
     (metrics,) = measure(classifier, datamodule=datamodule, verbose=False)
 
@@ -83,7 +88,6 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
 def check_job(job: Job) -> None:
     """What needs the disk or torch, before any work. ConfigError."""
     from mnv2_lightning.runs import config, hardware
-    from mnv2_lightning.schema.errors import ConfigError
     from mnv2_lightning.schema.targets import check_targets
 
     cfg = job.cfg

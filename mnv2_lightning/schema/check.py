@@ -34,7 +34,7 @@ def check(verb: str, config: dict[str, Any]) -> None:
     """`config`: the composed, resolved config of a job. ConfigError: one line on what is wrong."""
     _validate(BY_VERB[verb], config, "", config)
     for path, node in targeted_nodes(config):
-        if (table := BY_TARGET.get(node["_target_"])) is not None:
+        if (table := BY_TARGET.get(str(node["_target_"]))) is not None:
             _validate(table, node, f"{path}.", config)
     if verb == "train":
         _check_fit(config)

@@ -30,6 +30,12 @@ def _data_set(name: str) -> str:
     return name
 
 
+def _named(node: dict[str, Any]) -> dict[str, Any]:
+    if not isinstance(node.get("_target_"), str):
+        raise ValueError("must be a group of keys with a _target_")
+    return node
+
+
 def _devices(value: Any) -> Any:
     if value in (0, "0", "", []) and not isinstance(value, bool):
         raise ValueError("must be a number of devices, -1 for all, or a list of their indices")
@@ -73,7 +79,8 @@ Stride = Literal[1, 2]
 StageRow = Annotated[tuple[PositiveInt, PositiveInt, PositiveInt, Stride], Field(strict=False)]
 LayerRow = Annotated[tuple[PositiveInt, Stride], Field(strict=False)]
 Betas = Annotated[tuple[Share, Share], Field(strict=False)]
-Node = dict[str, Any]  # holds a `_target_`; its own table, if there is one, is in BY_TARGET
+# Its own table, if there is one, is in BY_TARGET.
+Node = Annotated[dict[str, Any], AfterValidator(_named)]
 
 
 class Table(BaseModel):
@@ -86,21 +93,6 @@ class Targeted(Table):
 
 class Partial(Targeted):
     partial: Literal[True] = Field(alias="_partial_")
-
-
-class Train(Table):
-    model: Node
-    data: Node
-    classifier: Node
-    optimizer: Node
-    scheduler: Node
-    trainer: Node
-    callbacks: dict[str, Node | None]
-    logger: dict[str, Node | None]
-    seed: Seed
-    resume: str | None
-    traceback: bool
-    run_dir: str
 
 
 class DataFolder(Table):
@@ -186,17 +178,26 @@ class Augment(Table):
     shear: UpToOne
 
 
-class MNISTDataModule(Targeted):
+class Data(Targeted):
+    """What every data module has; one of the user's own may have more."""
+
+    model_config = ConfigDict(extra="allow")
+
     dataset: Annotated[str, AfterValidator(_data_set)]
     dir: str | None
     batch_size: Annotated[int, Field(ge=1, le=TRAIN)]
     val_size: Annotated[int, Field(ge=0, lt=TRAIN)]
-    crop: Annotated[int, Field(ge=4, le=SIDE)]
     image_size: Annotated[int, Field(ge=4, le=1024)]
+    classes: Annotated[list[str], Field(min_length=10, max_length=10)]
+
+
+class MNISTDataModule(Data):
+    model_config = ConfigDict(extra="forbid")
+
+    crop: Annotated[int, Field(ge=4, le=SIDE)]
     mean: UpToOne
     std: Annotated[Number, Field(gt=0, le=1)]
     augment: Augment
-    classes: Annotated[list[str], Field(min_length=10, max_length=10)]
     seed: Seed
 
 
@@ -342,6 +343,21 @@ class Throughput(Targeted):
 
 class Pictures(Targeted):
     images: Annotated[int, Field(ge=1, le=400)]
+
+
+class Train(Table):
+    model: Node
+    data: Data
+    classifier: Node
+    optimizer: Node
+    scheduler: Node
+    trainer: Trainer
+    callbacks: dict[str, Node | None]
+    logger: dict[str, Node | None]
+    seed: Seed
+    resume: str | None
+    traceback: bool
+    run_dir: str
 
 
 BY_VERB: dict[str, type[Table]] = {

@@ -458,3 +458,41 @@ def test_configs_that_are_none(kind: str, run: Path, call: Call, tmp_path: Path)
         ended = call(*args)
         assert (ended.status, ended.err.count("\n")) == (2, 1), ended.err
         assert "config.yaml: " in ended.err
+
+
+PARTS: dict[str, dict[str, Any]] = {
+    "no class": {"model": {}},
+    "a list for a class": {"model": {"_target_": []}},
+    "a list for a class within": {"optimizer.x": {"_target_": []}},
+    "a class of another part": {"trainer": {"_target_": "torch.optim.SGD"}},
+    "nothing of what data have": {"data": {"_target_": "mnv2_lightning.data.augment.RandomAffine"}},
+    "a callback without a class": {"callbacks.x": {"monitor": "val/loss"}},
+    "a strategy without a class": {"trainer.strategy": {}},
+    "a network that cannot be made": {
+        "model": {
+            "_target_": "mnv2_lightning.networks.blocks.conv_norm",
+            "in_channels": 1,
+            "out_channels": 0.5,
+        }
+    },
+    "a plugin that is none": {
+        "trainer.plugins": {
+            "_target_": "mnv2_lightning.networks.blocks.make_divisible",
+            "channels": 1,
+            "divisor": 1,
+        }
+    },
+}
+
+
+@pytest.mark.parametrize("kind", PARTS)
+def test_configs_with_a_part_that_is_none(kind: str, run: Path, call: Call, tmp_path: Path) -> None:
+    path = strange(run, tmp_path / "run", {}) / "config.yaml"
+    config = yaml.safe_load(path.read_text())
+    for part, node in PARTS[kind].items():  # whole, where change() would add to what is there
+        within, _, key = part.rpartition(".")
+        (config[within] if within else config)[key] = node
+    path.write_text(yaml.safe_dump(config))
+    for args in (("evaluate", "run_dir=run"), ("train", "resume=run", "trainer.max_epochs=9")):
+        ended = call(*args)
+        assert (ended.status, ended.err.count("\n")) == (2, 1), ended.err
