@@ -1,5 +1,10 @@
 """Measure this machine's speed: `python -m mnv2_lightning.benchmark`."""
 
+if __name__ == "__main__":  # before what takes time to import
+    from mnv2_lightning import signals
+
+    signals.end_at_once()
+
 import logging
 import os
 import shlex

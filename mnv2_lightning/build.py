@@ -84,6 +84,8 @@ def build_trainer(
         _convert_="all",
         **overrides,
     )
+    # It broadcasts from within a signal handler, in the midst of other collectives: a deadlock.
+    trainer._signal_connector._sigterm_notifier_fn = lambda *_: None  # type: ignore[method-assign]
     if type(trainer.strategy) in (SingleDeviceStrategy, DDPStrategy, FSDPStrategy):
         # XLA and DeepSpeed write in a way of their own.
         trainer.strategy.checkpoint_io = DurableCheckpointIO()

@@ -1,15 +1,14 @@
 """What the verbs' command lines share: Hydra, checks before any work, errors, exit statuses."""
 
 import argparse
-import errno
 import itertools
+import logging
 import os
-import signal
 import sys
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from mnv2_lightning.files import require_writable
+from mnv2_lightning import ranks, signals
+from mnv2_lightning.files import require_writable, write_text
 from mnv2_lightning.runs.config import plain
 from mnv2_lightning.runs.folder import job_folder, run_folder, run_id
 from mnv2_lightning.schema.check import check
@@ -34,11 +34,9 @@ from mnv2_lightning.schema.errors import (
     StorageError,
     Terminated,
     UserError,
+    is_of_storage,
 )
 from mnv2_lightning.schema.nearest import did_you_mean, dotted_keys
-
-# What a full, failing, read-only or forbidden disk says; ours is a StorageError already.
-STORAGE = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM)
 
 Verb = Callable[[DictConfig], dict[str, Any]]
 
@@ -89,10 +87,10 @@ class Command:
     def run(self) -> None:
         """Ends the process: 0, or the status of what went wrong (`schema/errors.py`; 1: other)."""
         self.statuses = []
-        # What ends by SIGTERM ends as by Ctrl-C: the run is recorded as interrupted.
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(Terminated.exit_status))
         register_resolvers()
         os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors are told here, not by Hydra
+        if ranks.rank():  # warns with a C++ stack when the first has ended; torch is not loaded yet
+            os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
         args = get_args_parser().parse_args()
         main = hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=self.name)(
             self._job
@@ -109,19 +107,23 @@ class Command:
             self.check_all(args)
             main()
         failed = [told.status, *self.statuses]
-        if len(self.statuses) > 1:
-            sys.exit(1 if any(failed) else 0)
-        sys.exit(max(failed))
+        status = max(failed) if len(self.statuses) < 2 else int(any(failed))
+        if status:
+            signals.leave(status)
+        sys.exit(0)
 
     def _job(self, cfg: DictConfig) -> None:
         """A single run, or one of a multirun; a failed one does not end the others."""
-        folder = Path(HydraConfig.get().runtime.output_dir)
-        with self._told(cfg.traceback, folder if folder != Path.cwd() else None) as told:
+        output_dir = Path(HydraConfig.get().runtime.output_dir)
+        folder = output_dir if output_dir != Path.cwd() else None
+        if ranks.rank():
+            logging.getLogger(__package__).setLevel(logging.ERROR)
+        with signals.raising(folder), self._told(cfg.traceback, folder) as told:
             overrides = list(HydraConfig.get().overrides.task)
             self.function(self.final_config(cfg, overrides))
         self.statuses.append(told.status)
         if told.status in (Interrupted.exit_status, Terminated.exit_status):
-            sys.exit(told.status)  # ends a multirun too
+            signals.leave(told.status)  # ends a multirun too
 
     def check_all(self, args: argparse.Namespace) -> None:
         """Compose every job's config as Hydra will, and check them all. ConfigError."""
@@ -219,11 +221,17 @@ class Command:
         told = _Told()
         try:
             yield told
-        except (Exception, KeyboardInterrupt) as error:
+        except (Exception, KeyboardInterrupt, SystemExit) as error:
+            if isinstance(error, SystemExit) and not signals.is_ending():
+                raise  # Hydra's or our own
+            if ranks.first_tells(error):
+                ranks.let_first_end()
+                signals.leave(getattr(error, "exit_status", 1))
+            told.status, line = _tell(error, folder)
             if shows_traceback:
                 traceback.print_exc()
-            told.status, line = _tell(error, folder)
-            print(f"error: {line}", file=sys.stderr, flush=True)
+            by = f"rank {ranks.rank()}: " if ranks.rank() else ""
+            print(f"error: {by}{line}", file=sys.stderr, flush=True)
 
 
 class _Told:
@@ -232,18 +240,21 @@ class _Told:
 
 def _tell(error: BaseException, folder: Path | None) -> tuple[int, str]:
     """The exit status and the line for an error; an unforeseen one leaves `folder`/error.txt."""
-    if isinstance(error, UserError):
+    kind = signals.ended_by(error)
+    if isinstance(error, UserError) and (kind is None or isinstance(error, kind)):
         return error.exit_status, str(error)
-    if isinstance(error, KeyboardInterrupt):
-        return Interrupted.exit_status, "interrupted"
-    if isinstance(error, OSError) and error.errno in STORAGE:
-        return StorageError.exit_status, _one_line(error)
+    if kind is not None:
+        return kind.exit_status, kind.__name__.lower()
+    if isinstance(error, OSError) and is_of_storage(error):
+        where = error.filename or folder
+        return StorageError.exit_status, f"{where}: {error.strerror}" if where else _one_line(error)
     line = f"{type(error).__name__}: {_one_line(error)}"
-    if folder is None:
-        return 1, f"{line} (traceback=true shows where)"
-    where = folder / "error.txt"
-    where.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
-    return 1, f"{line} (where: {where})"
+    if folder is not None:
+        where = folder / (f"error-{ranks.rank()}.txt" if ranks.rank() else "error.txt")
+        with suppress(StorageError):
+            write_text(where, "".join(traceback.format_exception(error)))
+            return 1, f"{line} (where: {where})"
+    return 1, f"{line} (traceback=true shows where)"
 
 
 def _one_line(error: BaseException) -> str:

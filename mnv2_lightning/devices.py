@@ -1,5 +1,10 @@
 """Show what this machine can train on: `python -m mnv2_lightning.devices`."""
 
+if __name__ == "__main__":  # before what takes time to import
+    from mnv2_lightning import signals
+
+    signals.end_at_once()
+
 import logging
 from typing import Any
 

@@ -1,5 +1,10 @@
 """Measure a run's checkpoint: `python -m mnv2_lightning.evaluate run_dir=PATH`."""
 
+if __name__ == "__main__":  # before what takes time to import
+    from mnv2_lightning import signals
+
+    signals.end_at_once()
+
 import logging
 from typing import Any
 

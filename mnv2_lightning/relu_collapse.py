@@ -1,5 +1,10 @@
 """What ReLU destroys in few dimensions: `python -m mnv2_lightning.relu_collapse`."""
 
+if __name__ == "__main__":  # before what takes time to import
+    from mnv2_lightning import signals
+
+    signals.end_at_once()
+
 import logging
 import math
 from pathlib import Path

@@ -1,5 +1,10 @@
 """Train a network, test it, and leave a run: `python -m mnv2_lightning.train key=value ...`."""
 
+if __name__ == "__main__":  # before what takes time to import
+    from mnv2_lightning import signals
+
+    signals.end_at_once()
+
 import logging
 import math
 from contextlib import nullcontext
@@ -72,7 +77,7 @@ def train(cfg: DictConfig) -> dict[str, Any]:
         try:
             trainer.fit(classifier, datamodule=datamodule, ckpt_path=resume_from, weights_only=True)
         finally:
-            record.update(epochs=trainer.current_epoch, **throughput(callbacks))
+            record.note(epochs=trainer.current_epoch, **throughput(callbacks))
 
         if (path := checkpoint.to_test(trainer)) is not None:
             validated = checkpoint.load_weights(classifier, path)
@@ -132,8 +137,7 @@ def final_config(cfg: DictConfig, overrides: list[str]) -> DictConfig:
 def check_job(job: Job) -> None:
     """What needs torch or the disk, before any work. ConfigError."""
     cfg = job.cfg
-    is_typed = any(override.startswith("resume=") for override in job.overrides)
-    if is_typed and (job.is_swept or job.folder.resolve() != Path(cfg.resume).resolve()):
+    if cfg.resume and job.folder.resolve() != Path(cfg.resume).resolve():
         raise ConfigError("resume: goes on with one run in its own folder; no -m, no run.dir")
 
     config.require_inside(config.plain(cfg))

@@ -11,7 +11,12 @@ from typing import Any
 import pytest
 
 from mnv2_lightning.runs.checkpoint_io import DurableCheckpointIO
+from mnv2_lightning.schema.errors import Diverged
 from tests.conftest import SMALL, Call, load, record
+
+
+def no_space(*args: object, **kwargs: object) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
 
 
 def nothing(patch: pytest.MonkeyPatch) -> None:
@@ -23,25 +28,32 @@ def diverge(patch: pytest.MonkeyPatch) -> None:
 
 
 def full_at_start(patch: pytest.MonkeyPatch) -> None:
-    def full(**kwargs: Any) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    patch.setattr(tempfile, "TemporaryFile", full)
+    patch.setattr(tempfile, "TemporaryFile", no_space)
 
 
 def full_in_mid_run(patch: pytest.MonkeyPatch) -> None:
     """While the checkpoint of the second epoch is written."""
     plain_save = DurableCheckpointIO.save_checkpoint
 
-    def full(*args: Any) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
     def save(self: DurableCheckpointIO, content: Any, *args: Any, **kwargs: Any) -> None:
         if content["epoch"] == 1:
-            patch.setattr(os, "fsync", full)
+            patch.setattr(os, "fsync", no_space)
         plain_save(self, content, *args, **kwargs)
 
     patch.setattr(DurableCheckpointIO, "save_checkpoint", save)
+
+
+def full_from(error: BaseException) -> Callable[[pytest.MonkeyPatch], None]:
+    """The disk is full when the run fails by something else."""
+
+    def arrange(patch: pytest.MonkeyPatch) -> None:
+        def fail(*args: object, **kwargs: object) -> None:
+            patch.setattr(os, "fsync", no_space)
+            raise error
+
+        patch.setattr("mnv2_lightning.classifier.Classifier.validation_step", fail)
+
+    return arrange
 
 
 def no_sources(patch: pytest.MonkeyPatch) -> None:
@@ -60,7 +72,10 @@ EXITS: dict[str, tuple[int, tuple[str, ...], Callable[[pytest.MonkeyPatch], None
     "bad config": (2, ("optimizer.lr=-1",), nothing, "optimizer.lr=-1: must be greater than 0"),
     "diverged": (3, ("optimizer.lr=1e30",), diverge, "diverged in epoch 1 at step"),
     "full at the start": (4, (), full_at_start, "cannot be written to (No space left"),
-    "full in mid-run": (4, (), full_in_mid_run, "cannot be written (No space left"),
+    "full in mid-run": (4, (), full_in_mid_run, "manifest.json: cannot be written (No space left"),
+    "diverged, then full": (3, (), full_from(Diverged("diverged")), "error: diverged\n"),
+    "Ctrl-C, then full": (130, (), full_from(KeyboardInterrupt()), "interrupted; "),
+    "unforeseen, then full": (1, (), full_from(RuntimeError("x")), "RuntimeError: x (traceback="),
     "no data": (5, ("data.dir=nowhere",), no_sources, "put the four files"),
     "Ctrl-C": (130, (), raises(KeyboardInterrupt()), "interrupted; "),
     "SIGTERM": (143, (), raises(SystemExit(143)), "terminated; "),
@@ -100,13 +115,26 @@ def test_read_only_folder(call: Call, tmp_path: Path, monkeypatch: pytest.Monkey
     assert list(tmp_path.iterdir()) == []
 
 
+def test_error_text_follows_no_link(
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "mine.txt").write_text("mine")
+    (tmp_path / "a" / "error.txt").symlink_to(tmp_path / "a" / "mine.txt")
+    raises(RuntimeError("broken"))(monkeypatch)
+    ended = call("train", *SMALL, "callbacks.pictures=null", "hydra.run.dir=a")
+    assert ended.status == 1
+    assert (tmp_path / "a" / "mine.txt").read_text() == "mine"
+    assert "broken" in (tmp_path / "a" / "error.txt").read_text()
+
+
 def test_the_same_command_goes_on(call: Call, tmp_path: Path) -> None:
     """Where it was killed before an epoch was done it starts again; finished, it does nothing."""
     typed = ("train", *SMALL, "callbacks.pictures=null", "hydra.run.dir=a")
     with pytest.MonkeyPatch.context() as patch:
         raises(KeyboardInterrupt())(patch)
         assert "no epoch was finished" in call(*typed).err
-    ended = call(*typed)
+    ended = call(*typed, "resume=null")  # as without it
     assert ended.status == 0, ended.err
     assert "from its beginning" in ended.out
     steps = [line.split(",")[0] for line in (tmp_path / "a" / "metrics.csv").read_text().split()]
@@ -114,6 +142,7 @@ def test_the_same_command_goes_on(call: Call, tmp_path: Path) -> None:
     before = (tmp_path / "a" / "result.json").read_text()
     assert json.loads(before)["status"] == "finished"
     assert "already finished" in call(*typed).out
+    assert "already finished" in call(*typed, "resume=null").out
     assert (tmp_path / "a" / "result.json").read_text() == before
     ended = call(*typed, "optimizer.lr=0.2")
     assert ended.status == 2

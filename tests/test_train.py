@@ -5,14 +5,17 @@ import math
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from omegaconf import OmegaConf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import plugin_data_pb2
 
+from mnv2_lightning.callbacks.divergence import Divergence
 from mnv2_lightning.classifier import Classifier
 from mnv2_lightning.evaluate import evaluate
 from mnv2_lightning.runs.checkpoint_io import DurableCheckpointIO
@@ -24,7 +27,7 @@ from tests.conftest import SMALL, Configure, load, record, rows
 
 def test_leaves_a_whole_run(run: Path) -> None:
     there = {p.relative_to(run).as_posix() for p in run.rglob("*") if p.is_file()}
-    assert {p for p in there if not p.startswith("events")} == {
+    assert {p for p in there if not p.startswith(("events", ".lock"))} == {
         "config.yaml",
         "metrics.csv",
         "result.json",
@@ -127,6 +130,21 @@ def test_divergence_is_told(configure: Configure, tmp_path: Path) -> None:
     assert record(folder)["status"] == "diverged"
     assert record(folder)["test_accuracy"] is None
     assert load(folder, "last")["epoch"] == load(folder, "best")["epoch"] == 0
+
+
+def test_divergence_of_another_rank_is_told() -> None:
+    """The losses are numbers here; the second is none there."""
+
+    def reduce(tensor: torch.Tensor, reduce_op: str) -> torch.Tensor:
+        there = {"min": torch.tensor(1), "mean": torch.tensor(math.nan)}[reduce_op]
+        return torch.minimum(tensor, there) if reduce_op == "min" else (tensor + there) / 2
+
+    trainer: Any = SimpleNamespace(strategy=SimpleNamespace(reduce=reduce), current_epoch=0)
+    watch = Divergence()
+    watch.losses = [torch.tensor(1.0), torch.tensor(2.0), torch.tensor(3.0)]
+    watch.steps = [(1, 0.1), (2, 0.2), (3, 0.3)]
+    with pytest.raises(Diverged, match=r"step 2, learning rate 0\.2 \(loss nan\)"):
+        watch._look(trainer, watch._bad_losses())
 
 
 def test_weights_that_overflow_reach_no_checkpoint(configure: Configure, tmp_path: Path) -> None:

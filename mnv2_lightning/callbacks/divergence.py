@@ -58,11 +58,13 @@ class Divergence(Callback):
 
     def _look(self, trainer: L.Trainer, bad: Tensor) -> None:
         """`bad`: of each loss, and of the weights where they are looked at."""
-        # All ranks stop where one of them has to.
-        if float(trainer.strategy.reduce(bad.any().float(), reduce_op="max")):
-            first = min(int(bad.int().argmax()), len(self.losses) - 1)
-            step, rate = self.steps[first]
-            loss = float(self.losses[first])
+        # All ranks stop where one of them has to, and tell of the first step that was bad on any.
+        first = bad.int().argmax().where(bad.any(), len(bad))
+        first = trainer.strategy.reduce(first, reduce_op="min")
+        if int(first) < len(bad):
+            place = min(int(first), len(self.losses) - 1)
+            step, rate = self.steps[place]
+            loss = float(trainer.strategy.reduce(self.losses[place].float(), reduce_op="mean"))
             raise Diverged(
                 f"diverged in epoch {trainer.current_epoch + 1} at step {step}, learning rate "
                 f"{rate:.4g} (loss {loss:.4g}); a smaller optimizer.lr?"

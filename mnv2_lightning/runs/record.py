@@ -9,8 +9,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from mnv2_lightning import signals
 from mnv2_lightning.files import write_json
-from mnv2_lightning.schema.errors import Diverged, Interrupted, StorageError, Terminated
+from mnv2_lightning.schema.errors import Diverged, StorageError, is_of_storage
 
 PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "hydra-core", "numpy")
 # Everything that a record holds; what does not exist is null.
@@ -49,15 +50,19 @@ class Record:
         self.data = dict(EMPTY)
 
     def update(self, **values: Any) -> None:
-        """Set `values` and write the file, whole or not at all."""
+        """Set `values` and write the file, whole or not at all. StorageError."""
+        self.note(**values)
+        if self.writes:
+            write_json(self.path, self.data)
+
+    def note(self, **values: Any) -> None:
+        """Set `values`, for the next `update` to write."""
         unknown = values.keys() - EMPTY.keys()
         assert not unknown, unknown
         self.data |= {
             key: None if isinstance(value, float) and not math.isfinite(value) else value
             for key, value in values.items()
         }
-        if self.writes:
-            write_json(self.path, self.data)
 
     @contextmanager
     def following(self) -> Iterator[None]:
@@ -65,24 +70,35 @@ class Record:
         self.update(status="running", error=None)
         try:
             yield
-        except (KeyboardInterrupt, SystemExit) as error:
-            self._end(status="interrupted")
-            # Lightning turns Ctrl-C into SystemExit(1); of SIGTERM see command.py.
-            by_term = getattr(error, "code", None) == Terminated.exit_status
-            kind = Terminated if by_term else Interrupted
-            saved = any((self.path.parent / "checkpoints").glob("*.ckpt"))
-            hint = f"go on with resume={self.path.parent}" if saved else "no epoch was finished"
-            raise kind(f"{kind.__name__.lower()}; {hint}") from None
-        except Diverged as error:
-            self._end(status="diverged", error=str(error))
-            raise
         except BaseException as error:
-            self._end(status="failed", error=f"{type(error).__name__}: {error}")
+            first = _first(error)
+            if (kind := signals.ended_by(first)) is not None:
+                self._end(status="interrupted")
+                hint = signals.resume_hint(self.path.parent) or "; no epoch was finished"
+                raise kind(f"{kind.__name__.lower()}{hint}") from None
+            if isinstance(first, Diverged):
+                self._end(status="diverged", error=str(first))
+            else:
+                self._end(status="failed", error=f"{type(first).__name__}: {first}")
+            if first is not error:
+                raise first from first.__cause__
             raise
 
     def _end(self, **values: Any) -> None:
         with suppress(StorageError):  # which may be what ended the run
             self.update(**values)
+
+
+def _first(error: BaseException) -> BaseException:
+    """What ended the run, where a disk that does not take what a logger has of it came on top."""
+    while is_of_storage(error):
+        root = error
+        while root.__cause__ is not None:
+            root = root.__cause__
+        if root.__context__ is None or root.__suppress_context__:
+            break
+        error = root.__context__
+    return error
 
 
 def versions() -> dict[str, str | None]:

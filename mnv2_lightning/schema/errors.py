@@ -1,5 +1,10 @@
 """Errors that end a command with one clear line, and the exit status of each."""
 
+import errno
+
+# What a full, failing, read-only or forbidden disk says.
+STORAGE = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM)
+
 
 class UserError(Exception):
     """Something that the user can mend; its text is the whole message."""
@@ -41,3 +46,8 @@ class DataError(UserError):
     """The images cannot be had or are not the right ones."""
 
     exit_status = 5
+
+
+def is_of_storage(error: BaseException) -> bool:
+    """Whether a disk is to blame, in our words or in the system's."""
+    return isinstance(error, StorageError) or getattr(error, "errno", None) in STORAGE

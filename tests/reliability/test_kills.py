@@ -7,13 +7,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
 
 from mnv2_lightning.runs import checkpoint
-from tests.conftest import load
+from tests.conftest import load, record
 from tests.reliability.conftest import Reliability
 from tests.test_resume import assert_same, comparable, curves
 
@@ -33,17 +33,23 @@ FEW = (
 )
 
 
-def start(run: Path, *typed: str, **environment: str) -> subprocess.Popen[bytes]:
+def start(
+    run: Path,
+    *typed: str,
+    command: tuple[str, ...] = ("-m", "mnv2_lightning.train"),
+    start_new_session: bool = False,
+    environment: Mapping[str, str] | None = None,
+) -> subprocess.Popen[bytes]:
     """The user's command, the same each time."""
-    command = [sys.executable, "-m", "mnv2_lightning.train", *FEW, *typed, f"hydra.run.dir={run}"]
     # What a shell starts in the background ignores Ctrl-C, and so would the child.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     return subprocess.Popen(
-        command,
-        env=os.environ | environment,
+        [sys.executable, *command, *FEW, *typed, f"hydra.run.dir={run}"],
+        env=os.environ | (environment or {}),
         cwd=run.parent,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
+        start_new_session=start_new_session,
     )
 
 
@@ -81,7 +87,7 @@ def kill_and_go_on(
     for kill in range(kills):
         run = folder / f"run-{number}"
         elsewhere = {"TMPDIR": "/dev/shm"} if kill % 2 and os.path.isdir("/dev/shm") else {}
-        process = start(run, **elsewhere)
+        process = start(run, environment=elsewhere)
         wait(run, rng.uniform(0, wall))
         process.send_signal(signal.SIGKILL)
         process.communicate()
@@ -160,10 +166,77 @@ def test_signals(tmp_path: Path) -> None:
         assert epochs_done(run) >= 2
 
 
+DDP = ("trainer.accelerator=cpu", "trainer.strategy=ddp", "trainer.devices=2")
+
+
+@pytest.mark.parametrize("to_all", [True, False], ids=["to all", "to the first"])
+@pytest.mark.parametrize(("sent", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signals_to_two_processes(
+    sent: signal.Signals, status: int, to_all: bool, tmp_path: Path
+) -> None:
+    """As a terminal sends them, and as `kill` does: one line, and none is left behind."""
+    process = start(tmp_path / "a", *DDP, "trainer.max_epochs=1000", start_new_session=True)
+    while epochs_done(tmp_path / "a") < 2:
+        assert process.poll() is None
+        time.sleep(0.2)
+    started = time.monotonic()
+    if to_all:
+        os.killpg(process.pid, sent)
+    else:
+        process.send_signal(sent)
+    _, err = process.communicate(timeout=60)  # ends when both have closed it
+    assert time.monotonic() - started < 5
+    assert process.returncode == status, err.decode()
+    assert err.decode().count("\n") == 1, err.decode()
+    assert f"go on with resume={tmp_path / 'a'}" in err.decode()
+    assert record(tmp_path / "a")["status"] == "interrupted"
+
+
+@pytest.mark.parametrize("seconds", [2, 5, 8, 11])
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_signals_while_two_processes_start(
+    seconds: float, sent: signal.Signals, tmp_path: Path
+) -> None:
+    """One may be waiting for the other in C, where no handler of Python runs."""
+    process = start(tmp_path / "a", *DDP, "trainer.max_epochs=1000", start_new_session=True)
+    time.sleep(seconds)
+    started = time.monotonic()
+    os.killpg(process.pid, sent)
+    _, err = process.communicate(timeout=60)
+    assert time.monotonic() - started < 5
+    assert process.returncode == (130 if sent == signal.SIGINT else 143), err.decode()
+    assert err.decode().count("\n") == 1, err.decode()
+
+
+DIVERGES_IN_RANK_1 = """
+from mnv2_lightning import signals, train
+from mnv2_lightning.classifier import Classifier
+
+plain_step = Classifier.training_step
+
+def step(self, batch, batch_idx):
+    is_bad = self.global_rank == 1 and self.global_step == 2
+    return plain_step(self, batch, batch_idx) * (float("nan") if is_bad else 1)
+
+Classifier.training_step = step
+signals.end_at_once()
+train.main()
+"""
+
+
+def test_two_processes_diverge(tmp_path: Path) -> None:
+    """Told once, with the step at which the first of them did: the third, by rank 1."""
+    script = tmp_path / "script.py"
+    script.write_text(DIVERGES_IN_RANK_1)
+    process = start(tmp_path / "a", *DDP, "trainer.log_every_n_steps=4", command=(str(script),))
+    _, err = process.communicate()
+    assert process.returncode == 3
+    assert re.fullmatch(r"error: diverged in epoch 1 at step 3, .*\(loss nan\).*\n", err.decode())
+
+
 def test_two_processes_go_on_to_the_same_bits(tmp_path: Path) -> None:
     """DDP on a CPU (gloo): killed after an epoch and resumed, it equals the uninterrupted run."""
-    ddp = ("trainer.accelerator=cpu", "trainer.strategy=ddp", "trainer.devices=2")
-    short = (*ddp, "trainer.max_epochs=4")
+    short = (*DDP, "trainer.max_epochs=4")
     for name in ("whole", "cut"):
         process = start(tmp_path / name, *short)
         if name == "cut":

@@ -1,0 +1,21 @@
+"""The console scripts: each imports its verb, which takes time, when it can be interrupted."""
+
+from collections.abc import Callable
+from importlib import import_module
+
+from mnv2_lightning import signals
+
+
+def _script(verb: str) -> Callable[[], None]:
+    def main() -> None:
+        signals.end_at_once()
+        import_module(f"mnv2_lightning.{verb}").main()
+
+    return main
+
+
+train = _script("train")
+evaluate = _script("evaluate")
+benchmark = _script("benchmark")
+devices = _script("devices")
+relu_collapse = _script("relu_collapse")

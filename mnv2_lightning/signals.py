@@ -1,0 +1,146 @@
+"""Ctrl-C and SIGTERM. Imports nothing that takes time: a command begins with `end_at_once`."""
+
+import os
+import select
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+from mnv2_lightning import ranks
+from mnv2_lightning.schema.errors import Interrupted, Terminated, UserError
+
+ENDINGS: dict[int, type[UserError]] = {signal.SIGINT: Interrupted, signal.SIGTERM: Terminated}
+PATIENCE = 4.0  # seconds in which a job may end by itself; the command is to end within five
+AGAIN = 2.0  # seconds after which what was raised seems to be lost
+
+
+class _Process:
+    is_command = False  # whether it is one of our commands, not somebody's program
+    received: int | None = None  # the signal that is ending its job
+    is_heard = False  # whether what it raised came where it is told of
+
+
+def end_at_once() -> None:
+    """From here on a signal ends the process: before a job starts there is nothing to save.
+
+    An exception could get lost in an import, or abort it. Only for the entry of a command.
+    """
+    _Process.is_command = True
+    for number in _heeded():
+        signal.signal(number, _end)
+
+
+def _heeded() -> list[int]:
+    """A shell lets what it starts in the background ignore Ctrl-C."""
+    return [x for x in ENDINGS if signal.getsignal(x) not in (signal.SIG_IGN, None)]
+
+
+def _end(number: int, frame: FrameType | None = None, hint: str = "") -> NoReturn:
+    kind = ENDINGS[number]
+    if ranks.rank() == 0:
+        with suppress(OSError):
+            os.write(2, f"error: {kind.__name__.lower()}{hint}\n".encode())
+    ranks.let_first_end()
+    os._exit(kind.exit_status)
+
+
+@contextmanager
+def raising(folder: Path | None) -> Iterator[None]:
+    """In this block a signal raises KeyboardInterrupt or SystemExit(143), so that the run in
+    `folder` is recorded; where that is lost, or takes too long, the process ends all the same.
+
+    A rank other than the first has nothing to save, and ends when the first has. Does nothing in
+    a thread that is not the main one.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    # A handler does not run while the main thread is within C; another thread can be woken.
+    listening, waking = socket.socketpair()
+    waking.setblocking(False)
+    fd_before = signal.set_wakeup_fd(waking.fileno(), warn_on_full_buffer=False)
+    before = {number: signal.signal(number, _raise) for number in _heeded()}
+    watched = (listening, folder, threading.get_ident())
+    watcher = threading.Thread(target=_watch, args=watched, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        signal.set_wakeup_fd(fd_before)
+        waking.close()
+        watcher.join()
+        listening.close()
+        _Process.received, _Process.is_heard = None, False
+
+
+def _raise(number: int, frame: FrameType | None) -> None:
+    if _Process.is_heard or ranks.rank() != 0:
+        return
+    _Process.received = _Process.received or number
+    if number == signal.SIGINT:
+        raise KeyboardInterrupt
+    sys.exit(ENDINGS[number].exit_status)
+
+
+def _watch(listening: socket.socket, folder: Path | None, main: int) -> None:
+    """Ends the process where the job does not by itself; returns when its block has ended."""
+    number, came, is_raised_again = None, 0.0, False
+    while True:
+        if select.select([listening], [], [], 0.2)[0]:
+            if not (woken_by := listening.recv(1)):
+                return
+            if number is None and woken_by[0] in ENDINGS:
+                number, came = woken_by[0], time.monotonic()
+        if ranks.rank() != 0:
+            if number is not None:
+                _end(number)
+            if ranks.is_orphan():
+                os._exit(1)
+        elif number is not None:
+            waited = time.monotonic() - came
+            if waited > PATIENCE:
+                _end(number, hint=resume_hint(folder))
+            if waited > AGAIN and not is_raised_again and hasattr(signal, "pthread_kill"):
+                is_raised_again = True
+                signal.pthread_kill(main, number)
+
+
+def is_ending() -> bool:
+    """Whether a signal has come in this job."""
+    return _Process.received is not None
+
+
+def ended_by(error: BaseException) -> type[UserError] | None:
+    """Ctrl-C or SIGTERM, where that ended the job, whatever became of it on the way up."""
+    if _Process.received is not None:
+        _Process.is_heard = True
+        return ENDINGS[_Process.received]
+    if isinstance(error, SystemExit) and error.code == Terminated.exit_status:
+        return Terminated
+    # Lightning turns Ctrl-C into SystemExit(1).
+    return Interrupted if isinstance(error, KeyboardInterrupt | SystemExit) else None
+
+
+def resume_hint(folder: Path | None) -> str:
+    """How to go on, where a checkpoint was written."""
+    saved = folder is not None and any((folder / "checkpoints").glob("*.ckpt"))
+    return f"; go on with resume={folder}" if saved else ""
+
+
+def leave(status: int) -> NoReturn:
+    """End the process; a command at once, as Python takes seconds to put torch away."""
+    if not _Process.is_command:
+        sys.exit(status)
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(status)
