@@ -80,7 +80,7 @@ def test_every_verb_has_a_config_a_table_and_a_script(verb: str) -> None:
     assert verb in [p.stem for p in config_dir().glob("*.yaml")]
     assert (PACKAGE / f"{verb}.py").is_file()
     scripts = (PACKAGE.parent / "pyproject.toml").read_text()
-    assert f'mnv2-{verb.replace("_", "-")} = "mnv2_lightning.{verb}:main"' in scripts
+    assert f'mnv2-{verb.replace("_", "-")} = "mnv2_lightning.scripts:{verb}"' in scripts
 
 
 @pytest.mark.parametrize("name", choices("experiment"))
@@ -206,21 +206,24 @@ def imports(path: Path) -> set[str]:
 BELOW: dict[str, set[str]] = {
     "schema": {"data", "networks"},  # sets.py and strides.py, which have no torch
     "files": {"schema"},
+    "ranks": {"schema"},
+    "signals": {"ranks", "schema"},
+    "scripts": {"signals"},
     "networks": set(),
     "reports": set(),
     "schedules": set(),
     "data": {"files", "schema"},
     "classifier": set(),
-    "runs": {"data", "files", "schema"},
+    "runs": {"data", "files", "schema", "signals"},
     "callbacks": {"classifier", "reports", "schema"},
     "build": {"classifier", "data", "runs"},
-    "command": {"files", "runs", "schema"},
+    "command": {"files", "ranks", "runs", "schema", "signals"},
     "benchmarks": {"build", "command", "data", "networks", "runs", "train"},
 }
 VERBS = {
     verb: {
         *("build", "callbacks", "command", "data", "files", "networks", "reports", "runs"),
-        "schema",
+        *("schema", "signals"),
     }
     for verb in BY_VERB
 }
