@@ -14,7 +14,7 @@ from torch import nn
 from mnv2_lightning.classifier import Classifier
 from mnv2_lightning.data.datamodule import MNISTDataModule
 from mnv2_lightning.runs.checkpoint_io import DurableCheckpointIO
-from mnv2_lightning.runs.config import plain
+from mnv2_lightning.runs.config import OF_THE_COMMAND, plain
 
 
 def build_network(cfg: DictConfig) -> nn.Module:
@@ -35,7 +35,8 @@ def build_classifier(cfg: DictConfig, network: nn.Module) -> Classifier:
         num_classes=len(cfg.data.classes),
         seed=cfg.seed,
     )
-    config = {key: value for key, value in plain(cfg).items() if key not in ("run_dir", "resume")}
+    outside = (*OF_THE_COMMAND, "overrides")
+    config = {key: value for key, value in plain(cfg).items() if key not in outside}
     classifier.save_hyperparameters(config)
     classifier.example_input_array = torch.zeros(1, 1, cfg.data.image_size, cfg.data.image_size)
     return classifier

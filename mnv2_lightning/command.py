@@ -11,13 +11,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import hydra
 from hydra import compose, initialize_config_dir
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -26,7 +27,13 @@ from omegaconf.errors import OmegaConfBaseException
 from mnv2_lightning import ranks, signals
 from mnv2_lightning.files import require_writable, write_text
 from mnv2_lightning.runs.config import plain
-from mnv2_lightning.runs.folder import job_folder, run_folder, run_id
+from mnv2_lightning.runs.folder import (
+    job_folder,
+    report_folder,
+    run_folder,
+    run_id,
+    sweep_folder,
+)
 from mnv2_lightning.schema.check import check
 from mnv2_lightning.schema.errors import (
     ConfigError,
@@ -37,6 +44,8 @@ from mnv2_lightning.schema.errors import (
     is_of_storage,
 )
 from mnv2_lightning.schema.nearest import did_you_mean, dotted_keys
+
+INTERRUPTIONS = (Interrupted.exit_status, Terminated.exit_status)
 
 Verb = Callable[[DictConfig], dict[str, Any]]
 
@@ -51,6 +60,8 @@ def register_resolvers() -> None:
     """The `${name:...}` that `conf/` uses beyond OmegaConf's and Hydra's own."""
     OmegaConf.register_new_resolver("run_id", run_id, replace=True)
     OmegaConf.register_new_resolver("run_folder", run_folder, replace=True)
+    OmegaConf.register_new_resolver("sweep_folder", sweep_folder, replace=True)
+    OmegaConf.register_new_resolver("report_folder", report_folder, replace=True)
     OmegaConf.register_new_resolver("job_folder", job_folder, replace=True)
 
 
@@ -64,12 +75,25 @@ class Job:
     is_swept: bool
 
 
+class Sweep(Protocol):
+    """What a multirun does besides its jobs."""
+
+    def check(self, jobs: list[Job]) -> None:
+        """After each job was checked and before the first folder is made. ConfigError."""
+
+    def begin(self, jobs: list[Job]) -> None:
+        """Before the first job. StorageError."""
+
+    def end(self, jobs: list[Job]) -> bool:
+        """After the last job: whether all came to their end."""
+
+
 class Command:
     """`python -m mnv2_lightning.NAME key=value ...`, with `conf/NAME.yaml` below.
 
     `function` does the work. `check_job` sees each job before the first one starts and before a
     folder is made; what it raises ends the command. `final_config` turns the config that was
-    composed from the overrides typed into the one that `function` gets.
+    composed from the overrides typed into the one that `function` gets. `sweep`: for `-m`.
     """
 
     def __init__(
@@ -79,8 +103,10 @@ class Command:
         *,
         check_job: Callable[[Job], None] | None = None,
         final_config: Callable[[DictConfig, list[str]], DictConfig] | None = None,
+        sweep: Sweep | None = None,
     ) -> None:
         self.name, self.function, self.check_job = name, function, check_job
+        self.sweep = sweep
         self.final_config = final_config or (lambda cfg, overrides: cfg)
         self.statuses: list[int] = []
 
@@ -103,9 +129,17 @@ class Command:
                 main()
             sys.exit(told.status)
         shows = "traceback=true" in args.overrides
+        sweep = self.sweep if args.multirun else None
         with self._told(shows) as told:
-            self.check_all(args)
+            if args.multirun:
+                sys.argv.append(fixed := self._fixed(args.overrides))
+                args.overrides.append(fixed)
+            jobs = self.check_all(args)
+            if sweep is not None:
+                sweep.begin(jobs)
             main()
+            if sweep is not None:
+                self.statuses = [0 if sweep.end(jobs) else 1]
         failed = [told.status, *self.statuses]
         status = max(failed) if len(self.statuses) < 2 else int(any(failed))
         if status:
@@ -122,10 +156,10 @@ class Command:
             overrides = list(HydraConfig.get().overrides.task)
             self.function(self.final_config(cfg, overrides))
         self.statuses.append(told.status)
-        if told.status in (Interrupted.exit_status, Terminated.exit_status):
+        if told.status in INTERRUPTIONS:
             signals.leave(told.status)  # ends a multirun too
 
-    def check_all(self, args: argparse.Namespace) -> None:
+    def check_all(self, args: argparse.Namespace) -> list[Job]:
         """Compose every job's config as Hydra will, and check them all. ConfigError."""
         with self._composing():
             jobs = [self._check(args, *job) for job in enumerate(self._jobs(args))]
@@ -137,6 +171,9 @@ class Command:
         if self.check_job is not None:
             for job in jobs:
                 self.check_job(job)
+        if self.sweep is not None and args.multirun:
+            self.sweep.check(jobs)
+        return jobs
 
     def _composing(self) -> initialize_config_dir:
         return initialize_config_dir(str(config_dir()), version_base="1.3")
@@ -175,17 +212,28 @@ class Command:
         """The overrides of each job: the product of all sweeps in a multirun, else one list."""
         if not args.multirun:
             return [args.overrides]
+        choices = {  # of a key that is typed twice the last counts, as for Hydra
+            o.get_key_element(): [f"{o.get_key_element()}={v}" for v in o.sweep_string_iterator()]
+            if o.is_sweep_override()
+            else [o.input_line or ""]
+            for o in self._parse(args.overrides)
+        }
+        return [list(job) for job in itertools.product(*choices.values())]
+
+    def _fixed(self, overrides: list[str]) -> str:
+        """The override that names the keys which all jobs of a sweep share, if any differs: they
+        are no part of a job's name.
+        """
+        is_swept = {o.key_or_group: o.is_sweep_override() for o in self._parse(overrides)}
+        fixed = [key for key, swept in is_swept.items() if not swept and any(is_swept.values())]
+        keys = ",".join(f"'{key}'" for key in fixed)
+        return f"hydra.job.config.override_dirname.exclude_keys=[{keys}]"
+
+    def _parse(self, overrides: list[str]) -> list[Override]:
         try:
-            parsed = OverridesParser.create().parse_overrides(args.overrides)
-            choices = [
-                [f"{o.get_key_element()}={value}" for value in o.sweep_string_iterator()]
-                if o.is_sweep_override()
-                else [o.input_line or ""]
-                for o in parsed
-            ]
+            return OverridesParser.create().parse_overrides(overrides)
         except HydraException as error:
             raise ConfigError(_one_line(error)) from error
-        return [list(job) for job in itertools.product(*choices)]
 
     def _compose(self, args: argparse.Namespace, overrides: list[str]) -> DictConfig:
         if args.config_dir:  # a folder of the user's own, beside `conf/`
@@ -231,7 +279,11 @@ class Command:
             if shows_traceback:
                 traceback.print_exc()
             by = f"rank {ranks.rank()}: " if ranks.rank() else ""
-            print(f"error: {by}{line}", file=sys.stderr, flush=True)
+            print(
+                f"error: {by}{line}{_traceback(error, folder, told.status)}",
+                file=sys.stderr,
+                flush=True,
+            )
 
 
 class _Told:
@@ -239,7 +291,7 @@ class _Told:
 
 
 def _tell(error: BaseException, folder: Path | None) -> tuple[int, str]:
-    """The exit status and the line for an error; an unforeseen one leaves `folder`/error.txt."""
+    """The exit status and the line for an error."""
     kind = signals.ended_by(error)
     if isinstance(error, UserError) and (kind is None or isinstance(error, kind)):
         return error.exit_status, str(error)
@@ -248,13 +300,17 @@ def _tell(error: BaseException, folder: Path | None) -> tuple[int, str]:
     if isinstance(error, OSError) and is_of_storage(error):
         where = error.filename or folder
         return StorageError.exit_status, f"{where}: {error.strerror}" if where else _one_line(error)
-    line = f"{type(error).__name__}: {_one_line(error)}"
-    if folder is not None:
+    return 1, f"{type(error).__name__}: {_one_line(error)}"
+
+
+def _traceback(error: BaseException, folder: Path | None, status: int) -> str:
+    """Leave it in the run's folder; where it is, for an unforeseen error's line."""
+    if folder is not None and status not in INTERRUPTIONS:
         where = folder / (f"error-{ranks.rank()}.txt" if ranks.rank() else "error.txt")
         with suppress(StorageError):
             write_text(where, "".join(traceback.format_exception(error)))
-            return 1, f"{line} (where: {where})"
-    return 1, f"{line} (traceback=true shows where)"
+            return f" (where: {where})" if status == 1 else ""
+    return " (traceback=true shows where)" if status == 1 else ""
 
 
 def _one_line(error: BaseException) -> str:

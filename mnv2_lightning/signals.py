@@ -126,8 +126,9 @@ def ended_by(error: BaseException) -> type[UserError] | None:
         return ENDINGS[_Process.received]
     if isinstance(error, SystemExit) and error.code == Terminated.exit_status:
         return Terminated
-    # Lightning turns Ctrl-C into SystemExit(1).
-    return Interrupted if isinstance(error, KeyboardInterrupt | SystemExit) else None
+    if isinstance(error, SystemExit):  # which Lightning turns Ctrl-C into
+        error = error.__context__ or error
+    return Interrupted if isinstance(error, KeyboardInterrupt) else None
 
 
 def resume_hint(folder: Path | None) -> str:

@@ -15,6 +15,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from mnv2_lightning import sweep
 from mnv2_lightning.command import Command, Job
 from mnv2_lightning.data.sets import TRAIN
 from mnv2_lightning.runs import config, folder
@@ -51,6 +52,7 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     writes = rank_zero_only.rank == 0  # type: ignore[attr-defined]
     record = Record(run_dir, writes=writes)
     with folder.locked(run_dir) if writes else nullcontext(), record.following():
+        record.update(overrides=config.typed(cfg.overrides))
         if writes:
             _make_ready(run_dir, cfg)
         resume_from, purge_step = _go_on(run_dir) if cfg.resume else (None, None)
@@ -140,6 +142,8 @@ def check_job(job: Job) -> None:
     if cfg.resume and job.folder.resolve() != Path(cfg.resume).resolve():
         raise ConfigError("resume: goes on with one run in its own folder; no -m, no run.dir")
 
+    if cfg.sweep is not None and not job.is_swept:
+        raise ConfigError(f"sweep={cfg.sweep}: names a sweep, which -m starts")
     config.require_inside(config.plain(cfg))
 
     from mnv2_lightning.runs import hardware
@@ -193,7 +197,7 @@ def _try_to_build(cfg: DictConfig) -> int:
     return world_size
 
 
-COMMAND = Command("train", train, check_job=check_job, final_config=final_config)
+COMMAND = Command("train", train, check_job=check_job, final_config=final_config, sweep=sweep)
 main = COMMAND.run
 
 

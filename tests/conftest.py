@@ -99,7 +99,7 @@ def configure(tmp_path: Path, small_data: Path, monkeypatch: pytest.MonkeyPatch)
     def make(*overrides: str, run_dir: Path = tmp_path / "run") -> DictConfig:
         with initialize_config_dir(str(config_dir()), version_base="1.3"):
             cfg = compose("train", [f"data.dir={small_data}", *overrides])
-        cfg.run_dir = str(run_dir)
+        cfg.run_dir, cfg.overrides = str(run_dir), list(overrides)
         return cfg
 
     return make
@@ -146,7 +146,7 @@ def rows(run: Path) -> list[dict[str, str]]:
 
 VERBS = {
     verb: import_module(f"mnv2_lightning.{verb}").main
-    for verb in ("benchmark", "devices", "evaluate", "relu_collapse", "train")
+    for verb in ("benchmark", "devices", "evaluate", "relu_collapse", "report", "train")
 }
 
 

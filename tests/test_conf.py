@@ -217,6 +217,7 @@ BELOW: dict[str, set[str]] = {
     "runs": {"data", "files", "schema", "signals"},
     "callbacks": {"classifier", "reports", "schema"},
     "build": {"classifier", "data", "runs"},
+    "sweep": {"command", "files", "reports", "runs", "schema"},
     "command": {"files", "ranks", "runs", "schema", "signals"},
     "benchmarks": {"build", "command", "data", "networks", "runs", "train"},
 }
@@ -228,6 +229,7 @@ VERBS = {
     for verb in BY_VERB
 }
 VERBS["benchmark"] |= {"benchmarks", "train"}
+VERBS["train"] |= {"sweep"}
 
 
 def test_imports_point_down() -> None:

@@ -6,7 +6,8 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-Row = Sequence[str]
+from mnv2_lightning.reports.markdown import table
+
 TUTORIAL_IMAGES = 5 * 60_000  # five epochs
 
 
@@ -154,10 +155,6 @@ TABLES = {
     "growth": _growth,
     "time_to_accuracy": _time_to_accuracy,
 }
-
-
-def table(head: Row, rows: Sequence[Row]) -> list[str]:
-    return [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows)]
 
 
 def rates(side: Sequence[dict[str, Any]]) -> list[float]:

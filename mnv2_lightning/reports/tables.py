@@ -1,4 +1,4 @@
-"""A run's record as text."""
+"""What runs came to, as text."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,6 +6,11 @@ from typing import Any
 
 import numpy as np
 from omegaconf import DictConfig
+
+from mnv2_lightning.reports import leaderboard
+from mnv2_lightning.reports.collect import Row
+from mnv2_lightning.reports.leaderboard import Group
+from mnv2_lightning.reports.markdown import table
 
 
 def start(record: dict[str, Any], accelerator: str, cfg: DictConfig) -> str:
@@ -42,12 +47,112 @@ def end(record: dict[str, Any], run_dir: Path) -> str:
     return f"result\n{table}\nrun: {run_dir}"
 
 
+def _text(value: Any) -> str:
+    return "" if value is None else str(value)
+
+
 def _share(value: float | None) -> str:
     return "-" if value is None else f"{value:.2%}"
 
 
 def _number(value: float | None, form: str, unit: str = "") -> str:
     return "-" if value is None else f"{value:{form}}{unit}"
+
+
+def sweep(rows: Sequence[Row]) -> str:
+    """The runs of a sweep, the best first, and what became of the others."""
+    by, found = leaderboard.metric(rows), leaderboard.groups(rows)
+    width = max([len(group.name) for group in found] + [len(row["name"]) for row in rows] + [4])
+    lines = [f"  {'run':<{width}}  {'val':>15}  {'test':>15}  {'seconds':>8}  n"]
+    for group in found:
+        val, test = (_with_spread(group, key) for key in ("val_accuracy", "test_accuracy"))
+        seconds = _number(group.mean("train_seconds"), ",.1f")
+        lines.append(
+            f"  {group.name:<{width}}  {val:>15}  {test:>15}  {seconds:>8}  {len(group.runs)}"
+        )
+    lines += [f"  {name:<{width}}  {status}: {why}" for name, status, why in failed_rows(rows)]
+    done = len(leaderboard.finished(rows))
+    told = "validation" if by == "val_accuracy" else "test, as not all runs held images out,"
+    return "\n".join([f"{done} of {len(rows)} runs finished; by {told} accuracy", *lines])
+
+
+def _with_spread(group: Group, key: str) -> str:
+    if (value := group.mean(key)) is None:
+        return "-"
+    spread = group.spread(key)
+    return f"{100 * value:.2f} %" + (f" ± {100 * spread:.2f}" if spread is not None else "")
+
+
+def leaderboard_rows(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
+    """Head and cells of the table of configurations, the best first."""
+    found = leaderboard.groups(rows)
+    keys = [key for key in leaderboard.swept(rows) if key != leaderboard.SEED]
+    head = [*map(leaderboard.short, keys)] or ["run"]
+    head += ["val accuracy", "test accuracy", "n", "training", "parameters", "multiply-adds"]
+    cells = [
+        [
+            *([_text(group.values[key]) for key in keys] or [group.name]),
+            _with_spread(group, "val_accuracy"),
+            _with_spread(group, "test_accuracy"),
+            str(len(group.runs)),
+            _number(group.mean("train_seconds"), ",.1f", " s"),
+            _number(group.mean("parameters"), ",.0f"),
+            _number(group.mean("multiply_adds"), ",.0f"),
+        ]
+        for group in found
+    ]
+    return head, cells
+
+
+def run_rows(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
+    """Head and cells of the table of runs, as they were started."""
+    keys = leaderboard.swept(rows)
+    head = ["run", *map(leaderboard.short, keys), "status", "val accuracy", "test accuracy"]
+    head += ["training", "images/s", "epochs"]
+    cells = [
+        [
+            row["name"],
+            *(_text(leaderboard.value(row, key)) for key in keys),
+            row["status"],
+            _share(row.get("val_accuracy")),
+            _share(row.get("test_accuracy")),
+            _number(row.get("train_seconds"), ",.1f", " s"),
+            _number(row.get("images_per_second"), ",.0f"),
+            _number(row.get("epochs"), "d"),
+        ]
+        for row in rows
+    ]
+    return head, cells
+
+
+def failed_rows(rows: Sequence[Row]) -> list[list[str]]:
+    """Name, status and the one-line reason of each run that did not finish."""
+    return [
+        [row["name"], row["status"], row["error"] or "-"]
+        for row in rows
+        if row["status"] != "finished"
+    ]
+
+
+def compared_by(rows: Sequence[Row]) -> str:
+    """What the order is by, in a sentence."""
+    if leaderboard.metric(rows) == "val_accuracy":
+        return "By accuracy on the validation images; the test set had no say."
+    return "Not all runs held images out: by test accuracy. Choose nothing by it."
+
+
+def report(rows: Sequence[Row], title: str, figures: Sequence[str]) -> str:
+    done = len(leaderboard.finished(rows))
+    lines = [f"# {title}", "", f"{done} of {len(rows)} runs finished. {compared_by(rows)}", ""]
+    head, cells = leaderboard_rows(rows)
+    lines += table(head, cells)
+    for name in figures:
+        lines += ["", f"![{name}]({name}.png)"]
+    if failed := failed_rows(rows):
+        lines += ["", "## Did not finish", "", *table(["run", "status", "reason"], failed)]
+    head, cells = run_rows(rows)
+    lines += ["", "## Runs", "", *table(head, cells)]
+    return "\n".join(lines) + "\n"
 
 
 def per_class(matrix: np.ndarray, classes: Sequence[str]) -> list[dict[str, Any]]:

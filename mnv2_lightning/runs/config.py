@@ -4,11 +4,12 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from mnv2_lightning.files import write_text
@@ -16,7 +17,8 @@ from mnv2_lightning.schema.check import targeted_nodes
 from mnv2_lightning.schema.errors import ConfigError
 
 # What a run's outcome does not depend on: where things are, what is shown and logged.
-OUTSIDE = ("run_dir", "resume", "traceback", "logger", "data.dir", "data.classes")
+OF_THE_COMMAND = ("resume", "run_dir", "sweep", "traceback")  # and not of the run
+OUTSIDE = (*OF_THE_COMMAND, "overrides", "logger", "data.dir", "data.classes")
 OUTSIDE_TRAINER = (
     "enable_autolog_hparams",
     "enable_model_summary",
@@ -57,7 +59,7 @@ def save(path: Path, config: dict[str, Any]) -> None:
 
     A folder of data that was typed is kept, whole; one that the environment named is not.
     """
-    kept = {k: v for k, v in config.items() if k not in ("run_dir", "resume", "traceback")}
+    kept = {k: v for k, v in config.items() if k not in OF_THE_COMMAND}
     run_dir = Path(config["run_dir"]).resolve()
     kept = _with_paths(kept, lambda p: os.path.relpath(Path(p).resolve(), run_dir))
     typed = kept["data"]["dir"]
@@ -78,7 +80,8 @@ def read(path: Path) -> dict[str, Any]:
         config["data"]["dir"] = os.environ.get(DATA_DIR) or config["data"]["dir"]
     except NOT_A_CONFIG as error:
         raise ConfigError(f"{path}: not a run's config ({str(error).splitlines()[0]})") from error
-    return config | {"run_dir": str(run_dir), "resume": None, "traceback": False}
+    of_the_command = {"run_dir": str(run_dir), "resume": None, "sweep": None, "traceback": False}
+    return {"overrides": []} | config | of_the_command
 
 
 class _Dumper(yaml.SafeDumper):
@@ -150,6 +153,16 @@ def outcome(config: dict[str, Any]) -> dict[str, Any]:
         for key, value in flatten(config).items()
         if not any(key == out or key.startswith(f"{out}.") for out in outside)
         and not key.endswith(".dirpath")
+    }
+
+
+def typed(overrides: Sequence[str]) -> dict[str, Any]:
+    """Overrides that the outcome depends on, as values by key."""
+    parsed = OverridesParser.create().parse_overrides(list(overrides))
+    return {
+        key: value
+        for key, value in ((o.key_or_group, o.value()) for o in parsed)
+        if not any(key == out or key.startswith(f"{out}.") for out in OUTSIDE)
     }
 
 

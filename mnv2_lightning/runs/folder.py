@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from mnv2_lightning.files import make_folder, read_json
 from mnv2_lightning.runs import config
-from mnv2_lightning.runs.config import DATA_DIR, MAY_CHANGE, outcome, plain
+from mnv2_lightning.runs.config import DATA_DIR, MAY_CHANGE, OF_THE_COMMAND, outcome, plain
 from mnv2_lightning.schema.check import check, targeted_nodes
 from mnv2_lightning.schema.errors import ConfigError
 from mnv2_lightning.schema.nearest import did_you_mean, dotted_keys
@@ -42,9 +42,24 @@ def run_folder(resume: str | None, experiment: Any) -> str:
     return resume or f"outputs/runs/{_safe(experiment) or 'none'}/{RUN_ID}"
 
 
-def job_folder(overrides: str) -> str:
-    """A sweep job's folder from its overrides, `optimizer.lr-0.1_seed-1` -> `lr-0.1_seed-1`."""
-    parts = [re.sub(r"^[+~]*[\w./@]*[./@](?=\w+-)", "", part) for part in overrides.split(";")]
+def sweep_folder(name: Any) -> str:
+    """Where a sweep goes: on with the one of that name, or into a new folder."""
+    return f"outputs/sweeps/{_safe(name) if name is not None else RUN_ID}"
+
+
+def report_folder(run_dir: str | None) -> str:
+    """In the folder that it is about, or, where it is about several, a new one."""
+    return f"{run_dir}/report" if run_dir else f"outputs/reports/{RUN_ID}"
+
+
+def job_folder(overrides: Sequence[str], fixed: Sequence[str] = ()) -> str:
+    """A job's folder in its sweep: `[optimizer.lr=0.1, seed=1]` -> `lr-0.1_seed-1`.
+
+    `fixed`: keys of overrides that are the same in all jobs, and are left out.
+    """
+    typed = (override.partition("=") for override in overrides)
+    kept = [(key, value) for key, _, value in typed if key.lstrip("+~") not in fixed]
+    parts = [f"{re.split(r'[./@+~]', key)[-1]}-{value}" for key, value in kept]
     return _safe("_".join(parts)) or "job"
 
 
@@ -156,7 +171,7 @@ def resumed_config(composed: DictConfig, overrides: Sequence[str]) -> DictConfig
     typed = set()
     for override in OverridesParser.create().parse_overrides(list(overrides)):
         key = override.key_or_group
-        if key in ("resume", "traceback") or key.startswith("hydra."):
+        if key in OF_THE_COMMAND or key.startswith("hydra."):
             continue
         old, value = OmegaConf.select(cfg, key, default=_ABSENT), override.value()
         typed.add(key)

@@ -19,6 +19,7 @@ EMPTY: dict[str, Any] = dict.fromkeys(
     (
         "status",
         "error",
+        "overrides",
         "test_accuracy",
         "test_loss",
         "val_accuracy",
@@ -76,12 +77,14 @@ class Record:
                 self._end(status="interrupted")
                 hint = signals.resume_hint(self.path.parent) or "; no epoch was finished"
                 raise kind(f"{kind.__name__.lower()}{hint}") from None
+            if isinstance(first, SystemExit):
+                first = RuntimeError(f"sys.exit({first.code!r}) was called")
             if isinstance(first, Diverged):
                 self._end(status="diverged", error=str(first))
             else:
                 self._end(status="failed", error=f"{type(first).__name__}: {first}")
             if first is not error:
-                raise first from first.__cause__
+                raise first from first.__cause__ or error
             raise
 
     def _end(self, **values: Any) -> None:

@@ -131,6 +131,13 @@ class Benchmark(Table):
     traceback: bool
 
 
+class Report(Table):
+    run_dir: str | None
+    runs: Annotated[list[str], Field(min_length=1)] | None
+    out: str
+    traceback: bool
+
+
 class ReluCollapse(Table):
     dimensions: Annotated[list[Annotated[int, Field(ge=2, le=1000)]], Field(min_length=1)]
     points: Annotated[int, Field(ge=10, le=100_000)]
@@ -355,9 +362,11 @@ class Train(Table):
     callbacks: dict[str, Node | None]
     logger: dict[str, Node | None]
     seed: Seed
+    sweep: str | int | None
     resume: str | None
     traceback: bool
     run_dir: str
+    overrides: list[str]
 
 
 BY_VERB: dict[str, type[Table]] = {
@@ -366,6 +375,7 @@ BY_VERB: dict[str, type[Table]] = {
     "benchmark": Benchmark,
     "devices": Devices,
     "relu_collapse": ReluCollapse,
+    "report": Report,
 }
 BY_TARGET: dict[str, type[Table]] = {
     "mnv2_lightning.networks.mobilenet_v2.MobileNetV2": MobileNetV2,

@@ -1,0 +1,54 @@
+"""Tables, figures and a page on runs: `python -m mnv2_lightning.report run_dir=PATH`."""
+
+if __name__ == "__main__":  # before what takes time to import
+    from mnv2_lightning import signals
+
+    signals.end_at_once()
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from mnv2_lightning.command import Command, Job
+from mnv2_lightning.schema.errors import ConfigError
+
+log = logging.getLogger(__name__)
+
+
+def report(cfg: DictConfig) -> dict[str, Any]:
+    """Write what `reports.write` does for a run, a sweep, or several of both."""
+    from mnv2_lightning.reports import tables, write
+
+    folders = _folders(cfg)
+    rows = write.report(folders, Path(cfg.out))
+    log.info("%s", tables.sweep(rows))
+    log.info("written: %s", Path(cfg.out) / "report.html")
+    return {"rows": rows}
+
+
+def check_job(job: Job) -> None:
+    """ConfigError where there is nothing to report on."""
+    from mnv2_lightning.reports import collect
+
+    cfg = job.cfg
+    if (cfg.run_dir is None) == (cfg.runs is None):
+        raise ConfigError("run_dir: the folder of a run or a sweep is needed, or runs=[A,B]")
+    for folder in _folders(cfg):
+        if not folder.is_dir():
+            raise ConfigError(f"{folder}: there is no such folder")
+        if not collect.runs(folder):
+            raise ConfigError(f"{folder}: holds no run (no {collect.RECORD} in it or its folders)")
+
+
+def _folders(cfg: DictConfig) -> list[Path]:
+    return [Path(folder) for folder in cfg.runs or [cfg.run_dir]]
+
+
+COMMAND = Command("report", report, check_job=check_job)
+main = COMMAND.run
+
+
+if __name__ == "__main__":
+    main()

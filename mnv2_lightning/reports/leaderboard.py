@@ -1,0 +1,90 @@
+"""Runs side by side: what differs between them, means over seeds, the order, the Pareto front."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import mean, stdev
+from typing import Any
+
+from mnv2_lightning.reports.collect import Row
+
+SEED = "seed"
+
+
+@dataclass(frozen=True)
+class Group:
+    """Finished runs that differ in their seed only."""
+
+    values: dict[str, Any]  # of the swept keys, less the seed
+    runs: list[Row]
+
+    def mean(self, key: str) -> float | None:
+        """None: a run has no such number."""
+        found = [run.get(key) for run in self.runs]
+        return None if None in found else mean(found)  # type: ignore[type-var]
+
+    def spread(self, key: str) -> float | None:
+        """The standard deviation over seeds; None: of one run."""
+        return stdev(run[key] for run in self.runs) if len(self.runs) > 1 else None
+
+    def curve(self) -> list[tuple[int, float]]:
+        """Epoch and mean validation accuracy, of the epochs that all runs have."""
+        curves = [dict(run["curve"]) for run in self.runs]
+        epochs = [e for e in curves[0] if all(e in curve for curve in curves)]
+        return [(epoch, mean(curve[epoch] for curve in curves)) for epoch in epochs]
+
+    @property
+    def name(self) -> str:
+        return label(self.values) or self.runs[0]["name"]
+
+
+def finished(rows: Sequence[Row]) -> list[Row]:
+    return [row for row in rows if row["status"] == "finished"]
+
+
+def metric(rows: Sequence[Row]) -> str:
+    """What runs are compared by: the held-out images, or where a run had none the test images."""
+    done = finished(rows)
+    has_val = done and all(row.get("val_accuracy") is not None for row in done)
+    return "val_accuracy" if has_val else "test_accuracy"
+
+
+def swept(rows: Sequence[Row]) -> list[str]:
+    """The keys that were typed with other values in other runs, as first typed."""
+    typed = [row["overrides"] for row in rows if row["overrides"] is not None]
+    keys = dict.fromkeys(key for overrides in typed for key in overrides)
+    return [key for key in keys if len({str(overrides.get(key)) for overrides in typed}) > 1]
+
+
+def value(row: Row, key: str) -> Any:
+    """What was typed for `key`; None: nothing, or it is not known."""
+    return (row["overrides"] or {}).get(key)
+
+
+def groups(rows: Sequence[Row]) -> list[Group]:
+    """The best first."""
+    keys, by = [key for key in swept(rows) if key != SEED], metric(rows)
+    found: dict[str, Group] = {}
+    for row in finished(rows):
+        values = {key: value(row, key) for key in keys}
+        name = str(values) if keys or SEED in swept(rows) else row["folder"]
+        found.setdefault(name, Group(values, [])).runs.append(row)
+    return sorted(found.values(), key=lambda group: -(group.mean(by) or 0))
+
+
+def pareto(points: Sequence[tuple[float, float]]) -> list[int]:
+    """Of (cost, accuracy): those that no other beats in one without losing in the other."""
+    front, best = [], float("-inf")
+    for index in sorted(range(len(points)), key=lambda i: (points[i][0], -points[i][1])):
+        if points[index][1] > best:
+            best = points[index][1]
+            front.append(index)
+    return front
+
+
+def label(values: dict[str, Any]) -> str:
+    """`{"optimizer.lr": 0.1}` -> `lr 0.1`."""
+    return ", ".join(f"{short(key)} {value}" for key, value in values.items())
+
+
+def short(key: str) -> str:
+    return key.rpartition(".")[2]

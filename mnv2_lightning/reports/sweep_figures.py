@@ -1,0 +1,168 @@
+"""Figures of a sweep: pure functions from arrays to matplotlib figures; accuracies in [0, 1]."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from mnv2_lightning.reports.figures import INK, RED
+
+MANY = 12  # more lines than these have no legend
+
+
+def draw_lines(
+    x: Sequence[float],
+    lines: dict[str, tuple[np.ndarray, np.ndarray]],
+    *,
+    x_name: str,
+    y_name: str,
+    lines_name: str = "",
+) -> Figure:
+    """A line for each name: means (N,) over x (N,), with standard deviations (N,); NaN: no run."""
+    figure, axes = _axes(y_name, x_name)
+    is_log = min(x) > 0 and max(x) >= 8 * min(x)
+    aside = np.linspace(-1, 1, len(lines)) if len(lines) > 1 else [0.0]  # so that all bars are seen
+    width = (max(x) - min(x)) / 100
+    for (name, (means, spreads)), colour, side in zip(
+        lines.items(), _colours(len(lines)), aside, strict=True
+    ):
+        there = np.isfinite(means)
+        places = np.asarray(x, float)[there]
+        axes.errorbar(
+            places * 1.025**side if is_log else places + width * side,
+            means[there],
+            np.nan_to_num(spreads[there]),
+            label=name,
+            color=colour,
+            marker="o",
+            markersize=5,
+            capsize=3,
+            linewidth=1.6,
+        )
+    if is_log:
+        axes.set_xscale("log")
+    axes.set_xticks(list(x), [f"{value:g}" for value in x])
+    axes.minorticks_off()
+    if lines_name:
+        axes.legend(title=lines_name, frameon=False)
+    return figure
+
+
+def draw_heat(
+    means: np.ndarray,
+    *,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    rows_name: str,
+    columns_name: str,
+    name: str,
+) -> Figure:
+    """(R, C) means as colours and numbers; NaN: no finished run."""
+    size = (1.2 * len(columns) + 2.8, 0.7 * len(rows) + 1.6)
+    figure = Figure(figsize=size, layout="constrained", dpi=120)
+    axes = figure.add_subplot()
+    image = axes.imshow(means, cmap="viridis", aspect="auto")
+    low, high = np.nanmin(means), np.nanmax(means)
+    for (row, column), value in np.ndenumerate(means):
+        there = np.isfinite(value)
+        dark = there and value < low + 0.6 * (high - low)
+        axes.text(
+            column,
+            row,
+            f"{value:.2%}" if there else "failed",
+            ha="center",
+            va="center",
+            color="white" if dark else INK if there else RED,
+        )
+    axes.set_xticks(range(len(columns)), columns)
+    axes.set_yticks(range(len(rows)), rows)
+    axes.set(xlabel=columns_name, ylabel=rows_name)
+    bar = figure.colorbar(image, ax=axes, label=name)
+    bar.ax.yaxis.set_major_formatter(_percent())
+    return figure
+
+
+def draw_costs(
+    accuracies: Sequence[float],
+    costs: Mapping[str, Sequence[float]],
+    fronts: Mapping[str, Sequence[int]],
+    names: Sequence[str],
+    *,
+    y_name: str,
+) -> Figure:
+    """A panel for each cost, a point for each name; those on the Pareto front are joined."""
+    figure = Figure(figsize=(5.2 * len(costs), 4.2), layout="constrained", dpi=120)
+    panels = figure.subplots(1, len(costs), squeeze=False, sharey=True)[0]
+    for axes, (cost, values) in zip(panels, costs.items(), strict=True):
+        front = fronts[cost]
+        axes.scatter(values, accuracies, color="#94a3b8", s=28, zorder=2)
+        x, y = [values[i] for i in front], [accuracies[i] for i in front]
+        axes.plot(x, y, color=RED, marker="o", markersize=6, linewidth=1.4, zorder=3)
+        for i in front[:MANY]:
+            axes.annotate(
+                names[i],
+                (values[i], accuracies[i]),
+                xytext=(5, -11),
+                textcoords="offset points",
+                fontsize=8,
+                color=INK,
+            )
+        _style(axes)
+        axes.margins(x=0.16, y=0.12)
+        axes.set(xlabel=cost, ylabel=y_name if axes is panels[0] else "")
+        axes.xaxis.set_major_locator(MaxNLocator(5))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _short_number(value)))
+    panels[0].plot([], [], color=RED, marker="o", label="Pareto front: the best for its cost")
+    panels[0].legend(loc="lower right", fontsize=8, frameon=False)
+    return figure
+
+
+def draw_curves(
+    curves: Mapping[str, Sequence[tuple[int, float]]], *, y_name: str, x_name: str = "epoch"
+) -> Figure:
+    """A line for each name: (epoch, accuracy) pairs; the first name is the best and stands out."""
+    figure, axes = _axes(y_name, x_name)
+    many = len(curves) > MANY
+    colours = ["#94a3b8"] * len(curves) if many else _colours(len(curves))
+    for place, (name, curve) in reversed(list(enumerate(curves.items()))):
+        epochs, values = zip(*curve, strict=True)
+        colour = RED if place == 0 else colours[place]
+        label = name if place == 0 or not many else None
+        axes.plot(epochs, values, color=colour, marker="o", markersize=3, label=label)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    handles, labels = axes.get_legend_handles_labels()
+    axes.legend(handles[::-1], labels[::-1], fontsize=8, frameon=False, loc="lower right")
+    return figure
+
+
+def _axes(y_name: str, x_name: str) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(6.4, 4.2), layout="constrained", dpi=120)
+    axes = figure.add_subplot()
+    _style(axes)
+    axes.set(xlabel=x_name, ylabel=y_name)
+    return figure, axes
+
+
+def _style(axes: Axes) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.25)
+    axes.yaxis.set_major_formatter(_percent())
+
+
+def _percent() -> FuncFormatter:
+    return FuncFormatter(lambda value, _: f"{100 * value:.4g} %")
+
+
+def _colours(count: int) -> list[Any]:
+    return [colormaps["viridis"](x) for x in np.linspace(0.05, 0.85, count)]
+
+
+def _short_number(value: float) -> str:
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if value >= size:
+            return f"{value / size:.3g} {unit}"
+    return f"{value:g}"

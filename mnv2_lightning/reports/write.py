@@ -1,0 +1,151 @@
+"""Writes a report on runs: CSV, Markdown, PNGs, and one HTML page that holds all of it."""
+
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from mnv2_lightning.reports import collect, leaderboard, page, sweep_figures, tables
+from mnv2_lightning.reports.collect import Row
+from mnv2_lightning.reports.leaderboard import SEED, Group, short, value
+
+NUMBERS = (
+    "val_accuracy",
+    "test_accuracy",
+    "test_loss",
+    "train_seconds",
+    "images_per_second",
+    "parameters",
+    "multiply_adds",
+    "epochs",
+    "peak_rss_bytes",
+)
+COSTS = {"multiply-adds an image": "multiply_adds", "parameters": "parameters"}
+NAMES = {"val_accuracy": "validation accuracy", "test_accuracy": "test accuracy"}
+
+
+def report(folders: Sequence[Path], out: Path) -> list[Row]:
+    """The rows of all runs in `folders`, on which it writes into `out`."""
+    rows = collect.rows(folders)
+    out.mkdir(parents=True, exist_ok=True)
+    for old in out.glob("*.png"):
+        old.unlink()
+    drawn = figures(rows)
+    for name, figure in drawn.items():
+        figure.savefig(out / f"{name}.png")
+    title = ", ".join(folder.resolve().name for folder in folders)
+    (out / "runs.csv").write_text(to_csv(rows), encoding="utf-8")
+    (out / "report.md").write_text(tables.report(rows, title, list(drawn)), encoding="utf-8")
+    pictures = {name: (out / f"{name}.png").read_bytes() for name in drawn}
+    (out / "report.html").write_text(page.html(rows, title, pictures), encoding="utf-8")
+    return rows
+
+
+def to_csv(rows: Sequence[Row]) -> str:
+    """A line for each run: what differs, what came out."""
+    keys = leaderboard.swept(rows)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["name", *keys, "status", *NUMBERS, "error"])
+    for row in rows:
+        values = [value(row, key) for key in keys]
+        numbers = [row.get(key) for key in NUMBERS]
+        writer.writerow([row["name"], *values, row["status"], *numbers, row["error"]])
+    return text.getvalue()
+
+
+def figures(rows: Sequence[Row]) -> dict[str, Figure]:
+    """Those that the runs have something to show in, by name."""
+    groups, by = leaderboard.groups(rows), leaderboard.metric(rows)
+    keys = [key for key in leaderboard.swept(rows) if key != SEED]
+    drawn: dict[str, Figure] = {}
+    measured = [group for group in groups if group.mean(by) is not None]
+    numeric = [key for key in keys if _is_numeric(rows, key)]
+    if measured and numeric:
+        x = next((key for key in numeric if short(key) == "lr"), numeric[0])
+        drawn["lines"] = _lines(measured, x, next((k for k in keys if k != x), None), by)
+    if measured and len(keys) >= 2:
+        drawn["heat"] = _heat(rows, measured, *_axes(keys, numeric), by)
+    if any(len({group.mean(key) for group in measured} - {None}) > 1 for key in COSTS.values()):
+        drawn["costs"] = _costs(measured, by)
+    curves = {group.name: curve for group in groups if (curve := group.curve())}
+    if curves:
+        drawn["curves"] = sweep_figures.draw_curves(curves, y_name="validation accuracy")
+    return drawn
+
+
+def _is_numeric(rows: Sequence[Row], key: str) -> bool:
+    values = [row["overrides"].get(key) for row in rows if row["overrides"] is not None]
+    return all(type(value) in (int, float) for value in values)
+
+
+def _axes(keys: list[str], numeric: list[str]) -> tuple[str, str]:
+    """What a heat map has down and across: across the learning rate, or the first number."""
+    across = next((k for k in numeric if short(k) == "lr"), (numeric or keys)[0])
+    return next(key for key in keys if key != across), across
+
+
+def _cells(
+    groups: Sequence[Group], down: str | None, across: str, by: str
+) -> dict[tuple[Any, Any], list[float]]:
+    """The metric of all runs by (value of `down`, value of `across`)."""
+    cells: dict[tuple[Any, Any], list[float]] = {}
+    for group in groups:
+        place = (group.values.get(down) if down else None, group.values[across])
+        cells.setdefault(place, []).extend(run[by] for run in group.runs)
+    return cells
+
+
+def _lines(groups: Sequence[Group], x: str, line: str | None, by: str) -> Figure:
+    cells = _cells(groups, line, x, by)
+    xs = sorted({across for _, across in cells})
+    lines = {}
+    for name in _in_order({down for down, _ in cells}):
+        found = [cells.get((name, across), []) for across in xs]
+        means = np.array([np.mean(f) if f else np.nan for f in found])
+        spreads = np.array([np.std(f, ddof=1) if len(f) > 1 else 0.0 for f in found])
+        lines[str(name)] = (means, spreads)
+    y_name, lines_name = NAMES[by], short(line) if line else ""
+    return sweep_figures.draw_lines(
+        xs, lines, x_name=short(x), y_name=y_name, lines_name=lines_name
+    )
+
+
+def _heat(rows: Sequence[Row], groups: Sequence[Group], down: str, across: str, by: str) -> Figure:
+    cells = _cells(groups, down, across, by)
+    downs, acrosses = (
+        _in_order({value(row, key) for row in rows if row["overrides"] is not None})
+        for key in (down, across)
+    )
+    means = np.array(
+        [[np.mean(cells[d, a]) if (d, a) in cells else np.nan for a in acrosses] for d in downs]
+    )
+    return sweep_figures.draw_heat(
+        means,
+        rows=[str(value) for value in downs],
+        columns=[str(value) for value in acrosses],
+        rows_name=short(down),
+        columns_name=short(across),
+        name=NAMES[by],
+    )
+
+
+def _costs(groups: Sequence[Group], by: str) -> Figure:
+    accuracies = [group.mean(by) or 0 for group in groups]
+    costs = {name: [group.mean(key) or 0 for group in groups] for name, key in COSTS.items()}
+    fronts = {
+        name: leaderboard.pareto(list(zip(values, accuracies, strict=True)))
+        for name, values in costs.items()
+    }
+    names = [group.name for group in groups]
+    return sweep_figures.draw_costs(accuracies, costs, fronts, names, y_name=NAMES[by])
+
+
+def _in_order(values: set[Any]) -> list[Any]:
+    """Numbers by size, then the rest by name."""
+    numbers = [value for value in values if isinstance(value, int | float)]
+    return sorted(numbers) + sorted(values - set(numbers), key=str)

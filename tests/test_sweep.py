@@ -1,0 +1,188 @@
+"""A sweep finishes, whatever befalls its jobs, and goes on where it was."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from mnv2_lightning.classifier import Classifier
+from tests.conftest import SMALL, Call, record
+
+SWEEP = ("train", "-m", *SMALL, "callbacks.pictures=null", "trainer.max_epochs=1", "sweep=s")
+
+
+def raises(error: BaseException) -> Callable[..., torch.Tensor]:
+    def step(*args: Any) -> torch.Tensor:
+        raise error
+
+    return step
+
+
+def diverges(self: Classifier, batch: Any, batch_idx: int) -> torch.Tensor:
+    return PLAIN_STEP(self, batch, batch_idx) * float("nan")
+
+
+PLAIN_STEP = Classifier.training_step
+# What befalls the job of each seed: its step, the status and the reason in its record.
+DEATHS: dict[int, tuple[Callable[..., torch.Tensor], str, str]] = {
+    1: (PLAIN_STEP, "finished", ""),
+    2: (raises(ValueError("broken")), "failed", "ValueError: broken"),
+    3: (diverges, "diverged", "diverged in epoch 1 at step 1"),
+    4: (raises(MemoryError("no memory left")), "failed", "MemoryError: no memory left"),
+    5: (raises(SystemExit(0)), "failed", "sys.exit(0) was called"),
+    6: (PLAIN_STEP, "finished", ""),
+}
+
+
+def test_jobs_that_die(call: Call, tmp_path: Path) -> None:
+    """Each is recorded with its traceback in its own folder; the others run. The same command
+    again trains those alone that have not finished.
+    """
+
+    def step(self: Classifier, batch: Any, batch_idx: int) -> torch.Tensor:
+        return DEATHS[self.seed][0](self, batch, batch_idx)
+
+    typed = (*SWEEP, f"seed={','.join(map(str, DEATHS))}")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Classifier, "training_step", step)
+        ended = call(*typed)
+    assert ended.status == 1
+    folder = tmp_path / "outputs" / "sweeps" / "s"
+    for seed, (_, status, reason) in DEATHS.items():
+        job = folder / f"seed-{seed}"
+        assert record(job)["status"] == status
+        assert reason in (record(job)["error"] or "")
+        if status != "finished":
+            traceback = (job / "error.txt").read_text()
+            assert traceback.startswith("Traceback")
+            assert reason.partition(": ")[2] in traceback
+            assert f"seed-{seed}" in ended.out
+    assert "2 of 6 runs finished" in ended.out
+    assert "MemoryError: no memory left" in (folder / "report" / "report.html").read_text()
+
+    before = {seed: (folder / f"seed-{seed}" / "result.json").stat() for seed in (1, 6)}
+    ended = call(*typed)
+    assert ended.status == 0, ended.err
+    assert "6 of 6 runs finished" in ended.out
+    for seed, stat in before.items():
+        assert (folder / f"seed-{seed}" / "result.json").stat() == stat
+
+
+def test_another_base_is_refused(call: Call, tmp_path: Path) -> None:
+    """More values may be added to those of the keys that were swept."""
+    few = ("trainer.limit_train_batches=1", "trainer.limit_test_batches=0")
+    assert call(*SWEEP, *few, "optimizer.lr=0.1,0.2").status == 0
+    ended = call(*SWEEP, *few, "optimizer.lr=0.1,0.2", "optimizer.momentum=0.5")
+    assert ended.status == 2
+    told = "outputs/sweeps/s/lr-0.1: holds a run with optimizer.momentum=0.9 already"
+    assert told in ended.err
+    ended = call(*SWEEP, *few, "optimizer.lr=0.3,0.4", "trainer.max_epochs=2")
+    assert ended.status == 2
+    told = "outputs/sweeps/s: holds a sweep with trainer.max_epochs=1, not 2; take another name\n"
+    assert ended.err == f"error: {told}"
+    ended = call(*SWEEP, *few, "seed=1,2")
+    assert ended.status == 2
+    assert "holds a sweep over optimizer.lr, not seed; take another name" in ended.err
+    ended = call(*SWEEP, *few, "optimizer.lr=0.2,0.3")
+    assert ended.status == 0
+    assert "3 of 3 runs finished" in ended.out
+    assert ended.out.count("already finished") == 1
+
+
+def test_a_name_is_for_a_sweep(call: Call, tmp_path: Path) -> None:
+    ended = call("train", *SMALL, "sweep=s")
+    assert ended.status == 2
+    assert ended.err == "error: sweep=s: names a sweep, which -m starts\n"
+    ended = call("train", "-m", *SMALL, "sweep=a,b")
+    assert ended.status == 2
+    assert ended.err == "error: sweep: one name, not several\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_link_out_of_the_folder(call: Call, tmp_path: Path) -> None:
+    """Hydra would write its multirun.yaml through it."""
+    (tmp_path / "victim").write_text("mine\n")
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s" / "multirun.yaml").symlink_to(tmp_path / "victim")
+    ended = call("train", "-m", *SMALL, "seed=1,2", "hydra.sweep.dir=s")
+    assert ended.status == 2
+    assert "leads out of the run's folder" in ended.err
+    assert (tmp_path / "victim").read_text() == "mine\n"
+
+
+def test_interrupted(call: Call, tmp_path: Path) -> None:
+    """Ctrl-C ends the sweep, not the job alone; the same command goes on."""
+
+    def step(self: Classifier, batch: Any, batch_idx: int) -> torch.Tensor:
+        if self.seed == 2:
+            raise KeyboardInterrupt
+        return PLAIN_STEP(self, batch, batch_idx)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Classifier, "training_step", step)
+        assert call(*SWEEP, "seed=1,2,3").status == 130
+    folder = tmp_path / "outputs" / "sweeps" / "s"
+    assert not (folder / "seed-3").exists()
+    assert call(*SWEEP, "seed=1,2,3").status == 0
+    assert {record(folder / f"seed-{seed}")["status"] for seed in (1, 2, 3)} == {"finished"}
+
+
+@pytest.mark.slow
+def test_a_sweep_killed_ten_times(tmp_path: Path) -> None:
+    """By SIGKILL at random: its table is that of a sweep that was not, each job trained once."""
+    typed = (
+        "-m",
+        "optimizer.lr=0.05,0.1",
+        "model.expand_ratio=2,3",
+        "sweep=s",
+        "callbacks.pictures=null",
+        "model.width_mult=0.25",
+        "trainer.limit_train_batches=5",
+        "trainer.limit_test_batches=2",
+        "trainer.max_epochs=3",
+    )
+    command = [sys.executable, "-m", "mnv2_lightning.train", *typed]
+
+    def start(folder: Path) -> subprocess.Popen[bytes]:
+        folder.mkdir(exist_ok=True)
+        return subprocess.Popen(
+            command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+
+    def table(folder: Path) -> dict[str, dict[str, Any]]:
+        jobs = (folder / "outputs" / "sweeps" / "s").glob("*/result.json")
+        times = ("train_seconds", "images_per_second", "peak_rss_bytes")
+        return {
+            path.parent.name: {
+                k: v for k, v in json.loads(path.read_text()).items() if k not in times
+            }
+            for path in jobs
+        }
+
+    started = time.monotonic()
+    assert start(tmp_path / "whole").wait() == 0
+    wall = time.monotonic() - started
+
+    rng = random.Random(0)
+    finished: dict[Path, os.stat_result] = {}
+    for _ in range(10):
+        process = start(tmp_path / "cut")
+        time.sleep(rng.uniform(0.3, 0.9) * wall)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        for path in (tmp_path / "cut" / "outputs" / "sweeps" / "s").glob("*/result.json"):
+            if json.loads(path.read_text())["status"] == "finished":
+                stat = finished.setdefault(path, os.stat(path))
+                assert os.stat(path) == stat, "trained again"
+    assert start(tmp_path / "cut").wait() == 0
+    assert all(os.stat(path) == stat for path, stat in finished.items())
+    assert table(tmp_path / "cut") == table(tmp_path / "whole")

@@ -1,0 +1,172 @@
+"""The report on a sweep: its order, figures, tables and page, from records alone."""
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mnv2_lightning.reports import collect, leaderboard, tables, write
+from mnv2_lightning.reports.figures import pixels
+from tests.conftest import Call
+
+
+def job(folder: Path, overrides: dict[str, Any], **found: Any) -> None:
+    """A run's record and curve, as `train` leaves them."""
+    folder.mkdir(parents=True)
+    record = {
+        "status": "finished",
+        "error": None,
+        "overrides": overrides,
+        "val_accuracy": 0.5,
+        "test_accuracy": 0.4,
+        "train_seconds": 10.0,
+        "parameters": 1000,
+        "multiply_adds": 50_000,
+        "seed": 0,
+    }
+    (folder / "result.json").write_text(json.dumps(record | found))
+    lines = ["step,epoch,val/accuracy", "9,0,0.25"]
+    if (last := found.get("val_accuracy", 0.5)) is not None:
+        lines.append(f"19,1,{last}")
+    (folder / "metrics.csv").write_text("\n".join(lines) + "\n")
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> Path:
+    """lr x expansion ratio x seed; one job of (0.1, 4) failed, one was not started."""
+    accuracy = {(0.01, 2): 0.90, (0.01, 4): 0.92, (0.1, 2): 0.96, (0.1, 4): 0.94}
+    names = []
+    for (lr, ratio), value in accuracy.items():
+        for seed in (0, 1):
+            overrides = {"optimizer.lr": lr, "model.expand_ratio": ratio, "seed": seed}
+            names.append(f"lr-{lr}_expand_ratio-{ratio}_seed-{seed}")
+            found: dict[str, Any] = {
+                "val_accuracy": value + 0.01 * seed,
+                "test_accuracy": value - 0.02,
+                "parameters": 1000 * ratio,
+            }
+            if (lr, ratio, seed) == (0.1, 4, 1):
+                found = {"status": "diverged", "error": "diverged <in> epoch 1"}
+            job(tmp_path / "s" / names[-1], overrides | {"trainer.max_epochs": 2}, **found)
+    names.append("lr-0.1_expand_ratio-6_seed-0")
+    (tmp_path / "s" / "sweep.json").write_text(json.dumps({"jobs": names}))
+    return tmp_path / "s"
+
+
+def test_order_means_and_spread(sweep: Path) -> None:
+    rows = collect.rows([sweep])
+    assert len(rows) == 9
+    assert leaderboard.swept(rows) == ["optimizer.lr", "model.expand_ratio", "seed"]
+    found = leaderboard.groups(rows)
+    assert [group.name for group in found] == [
+        "lr 0.1, expand_ratio 2",
+        "lr 0.1, expand_ratio 4",
+        "lr 0.01, expand_ratio 4",
+        "lr 0.01, expand_ratio 2",
+    ]
+    assert [len(group.runs) for group in found] == [2, 1, 2, 2]
+    assert found[0].mean("val_accuracy") == pytest.approx(0.965)
+    assert found[0].spread("val_accuracy") == pytest.approx(0.01 / 2**0.5)  # of 0.96 and 0.97
+    assert found[1].spread("val_accuracy") is None
+    assert found[0].curve() == [(1, 0.25), (2, pytest.approx(0.965))]
+
+
+def test_without_validation_the_order_is_by_the_test_and_says_so(tmp_path: Path) -> None:
+    for seed, accuracy in enumerate((0.9, 0.8)):
+        overrides = {"optimizer.lr": 0.1 * (seed + 1)}
+        job(tmp_path / str(seed), overrides, val_accuracy=None, test_accuracy=accuracy)
+    rows = collect.rows([tmp_path])
+    assert leaderboard.metric(rows) == "test_accuracy"
+    assert leaderboard.groups(rows)[0].mean("test_accuracy") == 0.9
+    assert "Choose nothing by it" in tables.report(rows, "x", [])
+
+
+def test_pareto() -> None:
+    """(cost, accuracy): the cheapest, and each that is better than all cheaper ones."""
+    points = [(1.0, 0.5), (2.0, 0.4), (2.0, 0.7), (3.0, 0.7), (4.0, 0.9), (1.0, 0.45)]
+    assert leaderboard.pareto(points) == [0, 2, 4]
+
+
+def test_a_damaged_record_is_a_failed_run(sweep: Path) -> None:
+    (sweep / "lr-0.01_expand_ratio-2_seed-0" / "result.json").write_text("{")
+    rows = collect.rows([sweep])
+    assert rows[0]["status"] == "failed"
+    assert rows[0]["error"] == "result.json cannot be read"
+    assert len(leaderboard.finished(rows)) == 6
+
+
+def test_files_of_the_report(sweep: Path, call: Call) -> None:
+    ended = call("report", f"run_dir={sweep}")
+    assert ended.status == 0, ended.err
+    assert "7 of 9 runs finished" in ended.out
+    assert "diverged: diverged <in> epoch 1" in ended.out
+    assert "not started" in ended.out
+    out = sweep / "report"
+    for name in ("lines", "heat", "costs", "curves"):
+        assert (out / f"{name}.png").stat().st_size > 5000
+    with (out / "runs.csv").open() as stream:
+        read = list(csv.DictReader(stream))
+    assert len(read) == 9
+    assert read[4]["optimizer.lr"] == "0.1"
+    assert read[4]["val_accuracy"] == "0.96"
+    assert read[7]["status"] == "diverged"
+    page = (out / "report.html").read_text()
+    assert page.count("data:image/png;base64,") == 4
+    assert "diverged &lt;in&gt; epoch 1" in page
+    assert "http" not in page.replace("http-equiv", "")  # needs no network
+    text = (out / "report.md").read_text()
+    assert "| 0.1 | 2 | 96.50 % ± 0.71 | 94.00 % ± 0.00 | 2 | 10.0 s | 2,000 | 50,000 |" in text
+
+
+def test_of_a_run_and_of_several(sweep: Path, call: Call, tmp_path: Path) -> None:
+    one = sweep / "lr-0.1_expand_ratio-2_seed-0"
+    ended = call("report", f"run_dir={one}")
+    assert ended.status == 0, ended.err
+    assert sorted(p.name for p in (one / "report").iterdir()) == [
+        "curves.png",
+        "report.html",
+        "report.md",
+        "runs.csv",
+    ]
+    other = sweep / "lr-0.01_expand_ratio-2_seed-0"
+    ended = call("report", f"runs=[{one},{other}]")
+    assert ended.status == 0, ended.err
+    (page,) = (tmp_path / "outputs" / "reports").glob("*/report.html")
+    assert "<td>0.01</td>" in page.read_text()
+
+
+def test_bad_calls(call: Call, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for typed, told in (
+        ([], "run_dir: the folder of a run or a sweep is needed, or runs=[A,B]"),
+        (["run_dir=nowhere"], "nowhere: there is no such folder"),
+        (["run_dir=empty"], "empty: holds no run (no result.json in it or its folders)"),
+    ):
+        ended = call("report", *typed)
+        assert ended.status == 2
+        assert ended.err == f"error: {told}\n"
+    assert not (tmp_path / "empty" / "report").exists()
+
+
+def test_needs_no_torch(sweep: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from mnv2_lightning.report import main\n"
+        f"sys.argv = ['report', 'run_dir={sweep}']\n"
+        "try: main()\n"
+        "except SystemExit as ended: assert not ended.code, ended.code\n"
+        "assert not {'torch', 'lightning', 'torchvision'} & set(sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=sweep)
+
+
+def test_failed_cells_are_told_from_bad_ones(sweep: Path) -> None:
+    """A heat map of (expansion ratio, lr): no run of ratio 6 has finished."""
+    drawn = write.figures(collect.rows([sweep]))
+    picture = pixels(drawn["heat"])
+    assert picture.shape[2] == 3
+    assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 10
