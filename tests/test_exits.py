@@ -3,6 +3,8 @@
 import errno
 import json
 import os
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -70,6 +72,7 @@ def raises(error: BaseException) -> Callable[[pytest.MonkeyPatch], None]:
 EXITS: dict[str, tuple[int, tuple[str, ...], Callable[[pytest.MonkeyPatch], None], str]] = {
     "finished": (0, (), nothing, ""),
     "bad config": (2, ("optimizer.lr=-1",), nothing, "optimizer.lr=-1: must be greater than 0"),
+    "nothing to resume": (0, ("resume=null",), nothing, ""),
     "diverged": (3, ("optimizer.lr=1e30",), diverge, "diverged in epoch 1 at step"),
     "full at the start": (4, (), full_at_start, "cannot be written to (No space left"),
     "full in mid-run": (4, (), full_in_mid_run, "manifest.json: cannot be written (No space left"),
@@ -102,6 +105,45 @@ def test_exit_status(
         assert record(tmp_path / "a")["test_accuracy"] is None
     if kind == "diverged":
         assert record(tmp_path / "a")["status"] == "diverged"
+
+
+# The arguments: a folder for the disk; where the run is copied to; the command. The disk is filled
+# when there is a checkpoint.
+ON_A_SMALL_DISK = """
+disk="$1"; out="$2"; shift 2; mount -t tmpfs -o size=8m tmpfs "$disk"
+"$@" & process=$!
+while [ ! -e "$disk/run/checkpoints/last.ckpt" ] && kill -0 $process; do sleep 0.1; done
+cat /dev/zero > "$disk/fill" 2> /dev/null
+wait $process; status=$?; cp -r "$disk/run" "$out"; exit $status
+"""
+
+
+@pytest.mark.slow
+def test_full_disk(tmp_path: Path) -> None:
+    """A real one: what is told is what could not be written first, not what told of that."""
+    (disk := tmp_path / "disk").mkdir()
+    alone = ("unshare", "-rm", "sh", "-c")
+    try:
+        tried = subprocess.run([*alone, f"mount -t tmpfs tmpfs {disk}"], check=False)
+    except FileNotFoundError:
+        pytest.skip("needs Linux's unshare")
+    if tried.returncode:
+        pytest.skip("needs the right to mount in a namespace of one's own")
+    few = ("trainer.limit_train_batches=2", "trainer.limit_val_batches=1", "trainer.max_epochs=999")
+    train = (sys.executable, "-m", "mnv2_lightning.train", "callbacks.pictures=null", *few)
+    run = tmp_path / "run"
+    ended = subprocess.run(
+        [*alone, ON_A_SMALL_DISK, "sh", disk, run, *train, f"hydra.run.dir={disk / 'run'}"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 4, ended.stderr
+    assert ended.stderr.startswith(f"error: {disk / 'run'}")
+    assert "No space left on device" in ended.stderr
+    assert "result.json" not in ended.stderr
+    assert ended.stderr.count("\n") == 1
+    assert load(run)["epoch"] >= 0
 
 
 def test_read_only_folder(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
