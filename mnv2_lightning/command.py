@@ -215,17 +215,18 @@ class Command:
         choices = {  # of a key that is typed twice the last counts, as for Hydra
             o.get_key_element(): [f"{o.get_key_element()}={v}" for v in o.sweep_string_iterator()]
             if o.is_sweep_override()
-            else [o.input_line or ""]
+            else [f"{o.get_key_element()}={o.get_value_element_as_str()}"]
             for o in self._parse(args.overrides)
         }
         return [list(job) for job in itertools.product(*choices.values())]
 
     def _fixed(self, overrides: list[str]) -> str:
-        """The override that names the keys which all jobs of a sweep share, if any differs: they
-        are no part of a job's name.
+        """The override that names the keys which are no part of a job's name: those that all jobs
+        of a sweep share, or only the sweep's name where no key differs.
         """
         is_swept = {o.key_or_group: o.is_sweep_override() for o in self._parse(overrides)}
-        fixed = [key for key, swept in is_swept.items() if not swept and any(is_swept.values())]
+        is_one = not any(is_swept.values())
+        fixed = [key for key, swept in is_swept.items() if not swept and not is_one] or ["sweep"]
         keys = ",".join(f"'{key}'" for key in fixed)
         return f"hydra.job.config.override_dirname.exclude_keys=[{keys}]"
 

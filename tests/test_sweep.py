@@ -92,6 +92,7 @@ def test_another_base_is_refused(call: Call, tmp_path: Path) -> None:
     ended = call(*SWEEP, *few, "seed=1,2")
     assert ended.status == 2
     assert "holds a sweep over optimizer.lr, not seed; take another name" in ended.err
+    assert not (tmp_path / "outputs" / "sweeps" / "s" / "seed-1").exists()
     ended = call(*SWEEP, *few, "optimizer.lr=0.2,0.3")
     assert ended.status == 0
     assert "3 of 3 runs finished" in ended.out
@@ -106,6 +107,20 @@ def test_a_name_is_for_a_sweep(call: Call, tmp_path: Path) -> None:
     assert ended.status == 2
     assert ended.err == "error: sweep: one name, not several\n"
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_sweep_of_one(call: Call, tmp_path: Path) -> None:
+    """Nothing is swept: its name is all that was typed, as Hydra writes it."""
+    few = (
+        "data.val_size=100",
+        "trainer.limit_train_batches=1",
+        "trainer.enable_progress_bar=false",
+    )
+    ended = call("train", "-m", *few, "data.batch_size=50", "trainer.max_epochs=1", "sweep=s")
+    assert ended.status == 0, ended.err
+    (job,) = (tmp_path / "outputs" / "sweeps" / "s").glob("*/result.json")
+    name = "val_size-100_limit_train_batches-1_enable_progress_bar-False_batch_size-50_max_epochs-1"
+    assert job.parent.name == name
 
 
 def test_a_link_out_of_the_folder(call: Call, tmp_path: Path) -> None:
