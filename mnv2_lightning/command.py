@@ -1,14 +1,12 @@
-"""What the verbs' command lines share: Hydra, checks before any work, errors, exit statuses."""
+"""What the verbs' command lines share: Hydra, and checks of all jobs before any work."""
 
 import argparse
 import itertools
 import logging
 import os
 import sys
-import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -25,7 +23,8 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from mnv2_lightning import ranks, signals
-from mnv2_lightning.files import require_writable, write_text
+from mnv2_lightning.endings import INTERRUPTIONS, one_line, told
+from mnv2_lightning.files import require_writable
 from mnv2_lightning.runs.config import plain
 from mnv2_lightning.runs.folder import (
     job_folder,
@@ -35,17 +34,8 @@ from mnv2_lightning.runs.folder import (
     sweep_folder,
 )
 from mnv2_lightning.schema.check import check
-from mnv2_lightning.schema.errors import (
-    ConfigError,
-    Interrupted,
-    StorageError,
-    Terminated,
-    UserError,
-    is_of_storage,
-)
+from mnv2_lightning.schema.errors import ConfigError
 from mnv2_lightning.schema.nearest import did_you_mean, dotted_keys
-
-INTERRUPTIONS = (Interrupted.exit_status, Terminated.exit_status)
 
 Verb = Callable[[DictConfig], dict[str, Any]]
 
@@ -122,15 +112,15 @@ class Command:
             self._job
         )
         if args.help or args.hydra_help or args.cfg or args.info or args.shell_completion:
-            with self._told(False) as told:
+            with told(False) as ended:
                 if args.cfg:
                     with self._composing():
                         self._compose(args, args.overrides)
                 main()
-            sys.exit(told.status)
+            sys.exit(ended.status)
         shows = "traceback=true" in args.overrides
         sweep = self.sweep if args.multirun else None
-        with self._told(shows) as told:
+        with told(shows) as ended:
             if args.multirun:
                 sys.argv.append(fixed := self._fixed(args.overrides))
                 args.overrides.append(fixed)
@@ -140,7 +130,7 @@ class Command:
             main()
             if sweep is not None:
                 self.statuses = [0 if sweep.end(jobs) else 1]
-        failed = [told.status, *self.statuses]
+        failed = [ended.status, *self.statuses]
         status = max(failed) if len(self.statuses) < 2 else int(any(failed))
         if status:
             signals.leave(status)
@@ -152,12 +142,12 @@ class Command:
         folder = output_dir if output_dir != Path.cwd() else None
         if ranks.rank():
             logging.getLogger(__package__).setLevel(logging.ERROR)
-        with signals.raising(folder), self._told(cfg.traceback, folder) as told:
+        with signals.raising(folder), told(cfg.traceback, folder) as ended:
             overrides = list(HydraConfig.get().overrides.task)
             self.function(self.final_config(cfg, overrides))
-        self.statuses.append(told.status)
-        if told.status in INTERRUPTIONS:
-            signals.leave(told.status)  # ends a multirun too
+        self.statuses.append(ended.status)
+        if ended.status in INTERRUPTIONS:
+            signals.leave(ended.status)  # ends a multirun too
 
     def check_all(self, args: argparse.Namespace) -> list[Job]:
         """Compose every job's config as Hydra will, and check them all. ConfigError."""
@@ -234,7 +224,7 @@ class Command:
         try:
             return OverridesParser.create().parse_overrides(overrides)
         except HydraException as error:
-            raise ConfigError(_one_line(error)) from error
+            raise ConfigError(one_line(error)) from error
 
     def _compose(self, args: argparse.Namespace, overrides: list[str]) -> DictConfig:
         if args.config_dir:  # a folder of the user's own, beside `conf/`
@@ -250,70 +240,16 @@ class Command:
         group, _, choice = (error.missing_cfg_file or "").rpartition("/")
         options = sorted(error.options or [])
         if not group or not options:
-            return _one_line(error)
+            return one_line(error)
         near = did_you_mean(choice, options)
         return f"{group}={choice}: there is none such{near} (there are: {', '.join(options)})"
 
     def _bad_override(self, error: Exception, overrides: list[str]) -> str:
         """Hydra names the key; add the nearest right one."""
-        message = _one_line(error)
+        message = one_line(error)
         known = dotted_keys(OmegaConf.to_container(compose(self.name)))
         for override in overrides:
             key = override.partition("=")[0].lstrip("+~")
             if f"'{key}'" in message and key not in known:
                 return f"{key}: unknown key{did_you_mean(key, known)}"
         return message
-
-    @contextmanager
-    def _told(self, shows_traceback: bool, folder: Path | None = None) -> Iterator["_Told"]:
-        """Turns what the block raises into one line on standard error and a status."""
-        told = _Told()
-        try:
-            yield told
-        except (Exception, KeyboardInterrupt, SystemExit) as error:
-            if isinstance(error, SystemExit) and not signals.is_ending():
-                raise  # Hydra's or our own
-            if ranks.first_tells(error):
-                ranks.let_first_end()
-                signals.leave(getattr(error, "exit_status", 1))
-            told.status, line = _tell(error, folder)
-            if shows_traceback:
-                traceback.print_exc()
-            by = f"rank {ranks.rank()}: " if ranks.rank() else ""
-            print(
-                f"error: {by}{line}{_traceback(error, folder, told.status)}",
-                file=sys.stderr,
-                flush=True,
-            )
-
-
-class _Told:
-    status = 0
-
-
-def _tell(error: BaseException, folder: Path | None) -> tuple[int, str]:
-    """The exit status and the line for an error."""
-    kind = signals.ended_by(error)
-    if isinstance(error, UserError) and (kind is None or isinstance(error, kind)):
-        return error.exit_status, str(error)
-    if kind is not None:
-        return kind.exit_status, kind.__name__.lower()
-    if isinstance(error, OSError) and is_of_storage(error):
-        where = error.filename or folder
-        return StorageError.exit_status, f"{where}: {error.strerror}" if where else _one_line(error)
-    return 1, f"{type(error).__name__}: {_one_line(error)}"
-
-
-def _traceback(error: BaseException, folder: Path | None, status: int) -> str:
-    """Leave it in the run's folder; where it is, for an unforeseen error's line."""
-    if folder is not None and status not in INTERRUPTIONS:
-        where = folder / (f"error-{ranks.rank()}.txt" if ranks.rank() else "error.txt")
-        with suppress(StorageError):
-            write_text(where, "".join(traceback.format_exception(error)))
-            return f" (where: {where})" if status == 1 else ""
-    return " (traceback=true shows where)" if status == 1 else ""
-
-
-def _one_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return " ".join(lines[:2])[:300] if lines else type(error).__name__

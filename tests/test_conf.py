@@ -218,7 +218,8 @@ BELOW: dict[str, set[str]] = {
     "callbacks": {"classifier", "reports", "schema"},
     "build": {"classifier", "data", "runs"},
     "sweep": {"command", "files", "reports", "runs", "schema"},
-    "command": {"files", "ranks", "runs", "schema", "signals"},
+    "endings": {"files", "ranks", "schema", "signals"},
+    "command": {"endings", "files", "ranks", "runs", "schema", "signals"},
     "benchmarks": {"build", "command", "data", "networks", "runs", "train"},
 }
 VERBS = {
