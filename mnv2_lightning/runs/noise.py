@@ -16,7 +16,7 @@ QUIET = (
     ".*is smaller than the logging interval.*",
     # The run's first lines say so.
     ".*AMP with fp16 is not supported on CPU.*",
-    # The weights of a 1x1 convolution can be laid out in two ways that are the same; by DDP.
+    # DDP of 1x1 convolutions, whose weights' two layouts are one and the same.
     ".*Grad strides do not match bucket view strides.*",
     # Lightning 2.6 uses a name that torch 2.14 deprecates; nothing to be done from here.
     ".*isinstance.treespec, LeafSpec.*",
@@ -30,12 +30,15 @@ def quiet() -> None:
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.getLogger("lightning.pytorch.profilers").setLevel(logging.INFO)  # by option only
-    # A log that a full disk does not take: the run ends by what matters more.
+    # On a full disk a log is not what matters most: the run ends with one line on what did.
     logging.raiseExceptions = False
     threading.excepthook = _thread_failed
 
 
+_plain_excepthook = threading.excepthook
+
+
 def _thread_failed(failed: Any) -> None:
-    # TensorBoard's raises the same in the main thread again.
+    # TensorBoard's writer raises the same again in the main thread.
     if type(failed.thread).__name__ != "_AsyncWriterThread":
-        threading.__excepthook__(failed)
+        _plain_excepthook(failed)
