@@ -73,7 +73,7 @@ def figures(rows: Sequence[Row]) -> dict[str, Figure]:
     if any(len({group.mean(key) for group in measured} - {None}) > 1 for key in COSTS.values()):
         drawn["costs"] = _costs(measured, by)
     curves = {group.name: curve for group in groups if (curve := group.curve())}
-    if curves:
+    if max(map(len, curves.values()), default=0) > 1:  # epochs
         drawn["curves"] = sweep_figures.draw_curves(curves, y_name="validation accuracy")
     return drawn
 
