@@ -115,6 +115,10 @@ def test_tensorboard_of_a_sweep(call: Call, tmp_path: Path, request: pytest.Fixt
         "startIndex": 0,
         "sliceSize": 100,
     }
+    named = ask(address, "plugin/hparams/experiment", {"experimentName": "", "hparamsLimit": 0})
+    typed = {item.partition("=")[0] for item in (*few, *swept)}
+    first = [info["name"] for info in named["hparamInfos"]][:5]
+    assert set(first) < typed  # five are shown: those
     groups = ask(address, "plugin/hparams/session_groups", body)["sessionGroups"]
     assert len(groups) == len(results)
     for group in groups:

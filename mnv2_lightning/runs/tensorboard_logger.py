@@ -3,16 +3,18 @@
 import copy
 import warnings
 from argparse import Namespace
+from collections.abc import Sequence
 from typing import Any
 
 import lightning.pytorch as L
 import torch
 from lightning.pytorch import loggers
 from lightning.pytorch.utilities import rank_zero_only
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from torch import Tensor, nn
 from torch.utils.tensorboard.summary import hparams
 
-from mnv2_lightning.runs.config import outcome, to_yaml
+from mnv2_lightning.runs.config import outcome, to_yaml, typed
 
 METRICS = ("test/accuracy", "test/loss", "val/accuracy", "val/loss", "train/loss")
 
@@ -21,14 +23,18 @@ class TensorBoardLogger(loggers.TensorBoardLogger):
     """Event files go straight into `run_dir`, so that TensorBoard names the run by its folder.
 
     HPARAMS names the metrics and reads their values from the curves: none is shown before it is
-    measured. `purge_step`: TensorBoard drops what an interrupted run logged from this step on.
+    measured; the keys of `overrides`, which a sweep's runs differ by, come first. `purge_step`:
+    TensorBoard drops what an interrupted run logged from this step on.
     """
 
-    def __init__(self, *, run_dir: str, purge_step: int | None = None) -> None:
+    def __init__(
+        self, *, run_dir: str, overrides: Sequence[str] = (), purge_step: int | None = None
+    ) -> None:
         super().__init__(
             run_dir, name="", version="", default_hp_metric=False, purge_step=purge_step
         )
         self._described = False
+        self._typed = typed(overrides)
 
     @rank_zero_only
     def log_hyperparams(
@@ -44,7 +50,13 @@ class TensorBoardLogger(loggers.TensorBoardLogger):
             for key, value in outcome(dict(params)).items()
             if value is not None and "._" not in key and not key.startswith("callbacks.best.")
         }
-        for summary in hparams(shown, dict.fromkeys(METRICS, 0)):
+        experiment, *session = hparams(shown, dict.fromkeys(METRICS, 0))
+        plugin = experiment.value[0].metadata.plugin_data
+        data = HParamsPluginData.FromString(plugin.content)
+        for info in data.experiment.hparam_infos:
+            info.differs = info.name in self._typed  # TensorBoard sorts by it
+        plugin.content = data.SerializeToString()
+        for summary in (experiment, *session):
             self.experiment.file_writer.add_summary(summary)
 
     @rank_zero_only
