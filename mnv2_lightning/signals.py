@@ -7,7 +7,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
@@ -25,6 +25,7 @@ class _Process:
     is_command = False  # whether it is one of our commands, not somebody's program
     received: int | None = None  # the signal that is ending its job
     is_heard = False  # whether what it raised came where it is told of
+    last_word: Callable[[], None] | None = None  # what its record is to get where it did not
 
 
 def end_at_once() -> None:
@@ -108,10 +109,24 @@ def _watch(listening: socket.socket, folder: Path | None, main: int) -> None:
         elif number is not None:
             waited = time.monotonic() - came
             if waited > PATIENCE:
+                if _Process.last_word is not None:
+                    _Process.last_word()
                 _end(number, hint=resume_hint(folder))
             if waited > AGAIN and not is_raised_again and hasattr(signal, "pthread_kill"):
                 is_raised_again = True
                 signal.pthread_kill(main, number)
+
+
+@contextmanager
+def last_word(say: Callable[[], None]) -> Iterator[None]:
+    """`say` is called where a signal ends the process within this block, and nothing else can be:
+    its main thread may be waiting for another process within C.
+    """
+    _Process.last_word = say
+    try:
+        yield
+    finally:
+        _Process.last_word = None
 
 
 def is_ending() -> bool:

@@ -122,12 +122,12 @@ def test_lost_once(
     assert record(tmp_path / "a")["status"] == "interrupted"
 
 
-def test_lost_for_good(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The process is ended: here a test stands in for that."""
-    ended: list[tuple[int, str]] = []
+def test_lost_for_good(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The run is recorded and the process ended: here a test stands in for that."""
+    ended: list[tuple[int, str, str]] = []
 
     def end(number: int, hint: str) -> None:
-        ended.append((number, hint))
+        ended.append((number, hint, record(tmp_path / "a")["status"]))
 
     monkeypatch.setattr(signals, "AGAIN", 0.2)
     monkeypatch.setattr(signals, "PATIENCE", 0.6)
@@ -142,4 +142,4 @@ def test_lost_for_good(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(STEP, lose)
     assert call("train", *SMALL, "callbacks.pictures=null", "hydra.run.dir=a").status == 1
-    assert ended[0] == (signal.SIGINT, "")
+    assert ended[0] == (signal.SIGINT, "", "interrupted")

@@ -5,6 +5,7 @@ import platform
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -70,7 +71,8 @@ class Record:
         """Status "running", and how the block ended where it did not by itself."""
         self.update(status="running", error=None)
         try:
-            yield
+            with signals.last_word(partial(self._end, status="interrupted")):
+                yield
         except BaseException as error:
             first = _first(error)
             if (kind := signals.ended_by(first)) is not None:
