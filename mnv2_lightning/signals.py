@@ -17,7 +17,7 @@ from mnv2_lightning import ranks
 from mnv2_lightning.schema.errors import Interrupted, Terminated, UserError
 
 ENDINGS: dict[int, type[UserError]] = {signal.SIGINT: Interrupted, signal.SIGTERM: Terminated}
-PATIENCE = 4.0  # seconds in which a job may end by itself; the command is to end within five
+PATIENCE = 3.5  # seconds in which a job may end by itself; the command is to end within five
 AGAIN = 2.0  # seconds after which what was raised seems to be lost
 
 

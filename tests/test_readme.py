@@ -15,12 +15,12 @@ from mnv2_lightning import build
 from mnv2_lightning.command import register_resolvers
 from mnv2_lightning.networks import complexity
 from mnv2_lightning.reports import benchmarks as report
+from mnv2_lightning.reports import collect, leaderboard
 from mnv2_lightning.train import train
 from tests.conftest import SMALL, Configure
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
-BLOCKS = "\n".join(re.findall(r"```bash\n(.*?)```", README, re.S))
 RESULTS = {  # a row that links its records
     name: row
     for row in README.splitlines()
@@ -33,7 +33,8 @@ GOALS = [  # of the time-to-accuracy table
     ("99.19", "by more than 1 M parameters in 17 blocks"),
     ("99.5", ""),
 ]
-COMMANDS = sorted(set(re.findall(r"python -m (mnv2_lightning\.[^#\n`]+)", README)))
+TYPED = README.replace("\\\n", "")  # a command on several lines is one
+COMMANDS = sorted(set(re.findall(r"python -m (mnv2_lightning\.[^#\n`]+)", TYPED)))
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -160,6 +161,25 @@ def test_time_to_accuracy_is_that_of_the_record() -> None:
             and ("1 M" not in among or runs[0]["parameters"] >= 1_000_000)
         ]
         assert name == min(able, key=seconds)
+
+
+def test_what_the_sweep_says_is_what_its_records_say() -> None:
+    rows = collect.rows([ROOT / "outputs" / "records" / "lr_x_expand_ratio"])
+    groups = leaderboard.groups(rows)
+    by_rate: dict[float, dict[float, str]] = {}
+    for group in groups:
+        lr, ratio = group.values["optimizer.lr"], group.values["model.expand_ratio"]
+        accuracy, spread = group.mean("val_accuracy"), group.spread("val_accuracy")
+        assert accuracy is not None
+        assert spread is not None
+        by_rate.setdefault(lr, {})[ratio] = f"{100 * accuracy:.2f} ± {100 * spread:.2f}"
+    text = " ".join(README.split())
+    best, least = by_rate[0.2], by_rate[0.05]
+    assert f"1.5 gives {best[1.5]}, 3 gives {best[3]}, 6 gives {best[6]}" in text
+    assert f"{least[1.5]}, {least[3]}, {least[6]}; the first" in text
+    for ratio in (1.5, 3, 6):
+        assert max(by_rate, key=lambda lr: by_rate[lr][ratio]) == 0.2
+    assert {row["test_accuracy"] for row in rows} == {None}
 
 
 @pytest.mark.parametrize("model", sorted(p.stem for p in (ROOT / "conf" / "model").iterdir()))
