@@ -125,10 +125,12 @@ def _make_ready(run_dir: Path, cfg: DictConfig) -> None:
 
 def final_config(cfg: DictConfig, overrides: list[str]) -> DictConfig:
     """A resumed run's own config in place of the one that was composed; a device a job of a sweep,
-    where none is asked for. A command goes on with the run that it left in the same folder.
+    where none is asked for; what was typed. A command goes on with the run that it left in the
+    same folder.
     """
     if cfg.resume:
         return folder.resumed_config(cfg, overrides)
+    cfg.overrides = [typed for typed in overrides if "${" not in typed]  # which are no values
     if HydraConfig.get().mode == RunMode.MULTIRUN and cfg.trainer.devices == "auto":
         cfg.trainer.devices = 1
     if folder.holds_this_run(Path(cfg.run_dir), cfg):

@@ -34,7 +34,8 @@ class Group:
 
     @property
     def name(self) -> str:
-        return label(self.values) or self.runs[0]["name"]
+        one = self.runs[0]["name"] if len(self.runs) == 1 else "all seeds"
+        return label(self.values) or one
 
 
 def finished(rows: Sequence[Row]) -> list[Row]:
