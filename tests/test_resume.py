@@ -63,7 +63,7 @@ def assert_same(a: Any, b: Any, path: str = "") -> None:
 
 
 def comparable(checkpoint: dict[str, Any]) -> dict[str, Any]:
-    """All of it but for times, paths, and how many epochs were asked for."""
+    """All of it but for times, paths, how many epochs were asked for, and what was typed."""
     callbacks = {
         name: {k: v for k, v in state.items() if not re.search("path|best_k_models", k)}
         for name, state in checkpoint["callbacks"].items()
@@ -71,7 +71,8 @@ def comparable(checkpoint: dict[str, Any]) -> dict[str, Any]:
     }
     asked = flatten(checkpoint["hyper_parameters"])
     del asked["trainer.max_epochs"], asked["data.dir"]
-    kept = {key: value for key, value in asked.items() if not key.endswith(("dirpath", "run_dir"))}
+    outside = ("dirpath", "run_dir", "overrides")
+    kept = {key: value for key, value in asked.items() if not key.endswith(outside)}
     return checkpoint | {"callbacks": callbacks, "hyper_parameters": kept}
 
 
