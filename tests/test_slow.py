@@ -109,7 +109,7 @@ def test_multirun(tmp_path: Path) -> None:
     sweep = ("optimizer.lr=0.01,0.05", "model.expand_ratio=2,4")
     few = (*FEW, "trainer.limit_test_batches=2")
     verb("train", "-m", *sweep, *few, "hydra.sweep.dir=s", cwd=tmp_path)
-    jobs = [p for p in (tmp_path / "s").iterdir() if p.is_dir()]
+    jobs = [path.parent for path in (tmp_path / "s").glob("*/result.json")]
     assert len(jobs) == 4
     assert {record(job)["status"] for job in jobs} == {"finished"}
     assert len({record(job)["config_hash"] for job in jobs}) == 4
