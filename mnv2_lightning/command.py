@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import hydra
 from hydra import compose, initialize_config_dir
 from hydra._internal.utils import get_args_parser
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -31,6 +32,7 @@ from mnv2_lightning.runs.folder import (
     report_folder,
     run_folder,
     run_id,
+    search_folder,
     sweep_folder,
 )
 from mnv2_lightning.schema.check import check
@@ -51,6 +53,7 @@ def register_resolvers() -> None:
     OmegaConf.register_new_resolver("run_id", run_id, replace=True)
     OmegaConf.register_new_resolver("run_folder", run_folder, replace=True)
     OmegaConf.register_new_resolver("sweep_folder", sweep_folder, replace=True)
+    OmegaConf.register_new_resolver("search_folder", search_folder, replace=True)
     OmegaConf.register_new_resolver("report_folder", report_folder, replace=True)
     OmegaConf.register_new_resolver("job_folder", job_folder, replace=True)
 
@@ -63,6 +66,12 @@ class Job:
     overrides: list[str]
     folder: Path
     is_swept: bool
+    choices: dict[str, str]  # the file taken from each folder of `conf/`
+
+
+def quoted(value: Any) -> str:
+    """As a value in Hydra's grammar."""
+    return "'" + str(value).replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
 class Sweep(Protocol):
@@ -99,6 +108,7 @@ class Command:
         self.sweep = sweep
         self.final_config = final_config or (lambda cfg, overrides: cfg)
         self.statuses: list[int] = []
+        self.config_dir: str | None = None  # the user's own, beside `conf/`
 
     def run(self) -> None:
         """Ends the process: 0, or the status of what went wrong (`schema/errors.py`; 1: other)."""
@@ -108,6 +118,7 @@ class Command:
         if ranks.rank():  # warns with a C++ stack when the first has ended; torch is not loaded yet
             os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
         args = get_args_parser().parse_args()
+        self.config_dir = args.config_dir and str(Path(args.config_dir).resolve())
         main = hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=self.name)(
             self._job
         )
@@ -168,8 +179,19 @@ class Command:
     def _composing(self) -> initialize_config_dir:
         return initialize_config_dir(str(config_dir()), version_base="1.3")
 
-    def _check(self, args: argparse.Namespace, number: int, overrides: list[str]) -> Job:
+    def _check(
+        self,
+        args: argparse.Namespace,
+        number: int,
+        overrides: list[str],
+        folder: Path | None = None,
+    ) -> Job:
         composed = self._compose(args, overrides)
+        choices = {
+            group: choice
+            for group, choice in composed.hydra.runtime.choices.items()
+            if not group.startswith("hydra/")
+        }
         if any(override.startswith("run_dir=") for override in overrides):
             self._check_run_dir()
         with open_dict(composed):
@@ -181,7 +203,8 @@ class Command:
         if missing := sorted(OmegaConf.missing_keys(own)):
             raise ConfigError(f"{missing[0]}: a value is required: {missing[0]}=...")
         run, sweep = composed.hydra.run, composed.hydra.sweep
-        folder = Path(sweep.dir) / sweep.subdir if args.multirun else Path(run.dir)
+        if folder is None:
+            folder = Path(sweep.dir) / sweep.subdir if args.multirun else Path(run.dir)
         OmegaConf.set_readonly(composed.hydra, False)  # set_config makes it so
         composed.hydra.runtime.output_dir = str(folder.absolute())
         HydraConfig.instance().set_config(composed)
@@ -191,7 +214,24 @@ class Command:
         OmegaConf.resolve(cfg)
         HydraConfig.instance().cfg = None
         check(self.name, plain(cfg))
-        return Job(cfg, overrides, folder, args.multirun)
+        return Job(cfg, overrides, folder, args.multirun, choices)
+
+    def job(self, overrides: list[str], folder: Path, config_dir: str | None) -> Job:
+        """One of several that another verb runs, composed and checked as if it were a sweep's.
+
+        `config_dir`: the user's own, beside `conf/`. ConfigError.
+        """
+        args = argparse.Namespace(multirun=True, config_name=None, config_dir=config_dir)
+        running, config = GlobalHydra.instance().hydra, HydraConfig.instance().cfg
+        GlobalHydra.instance().clear()
+        try:
+            with self._composing():
+                job = self._check(args, 0, overrides, folder)
+        finally:
+            GlobalHydra.instance().hydra, HydraConfig.instance().cfg = running, config
+        if self.check_job is not None:
+            self.check_job(job)
+        return job
 
     def _check_run_dir(self) -> None:
         """ConfigError where the verb makes a folder of its own, which is Hydra's to move."""
@@ -227,7 +267,7 @@ class Command:
             raise ConfigError(one_line(error)) from error
 
     def _compose(self, args: argparse.Namespace, overrides: list[str]) -> DictConfig:
-        if args.config_dir:  # a folder of the user's own, beside `conf/`
+        if args.config_dir:
             overrides = [*overrides, f"hydra.searchpath=[{Path(args.config_dir).resolve()}]"]
         try:
             return compose(args.config_name or self.name, overrides, return_hydra_config=True)

@@ -21,6 +21,7 @@ INTERRUPTIONS = (Interrupted.exit_status, Terminated.exit_status)
 
 class Told:
     status = 0  # of the command; 0: nothing was raised
+    line: str | None = None  # that was told
 
 
 @contextmanager
@@ -38,12 +39,12 @@ def told(shows_traceback: bool, folder: Path | None = None) -> Iterator["Told"]:
         if ranks.first_tells(error):
             ranks.let_first_end()
             signals.leave(getattr(error, "exit_status", 1))
-        ended.status, line = _tell(error, folder)
+        ended.status, ended.line = _tell(error, folder)
         if shows_traceback:
             traceback.print_exc()
         by = f"rank {ranks.rank()}: " if ranks.rank() else ""
         print(
-            f"error: {by}{line}{_traceback(error, folder, ended.status)}",
+            f"error: {by}{ended.line}{_traceback(error, folder, ended.status)}",
             file=sys.stderr,
             flush=True,
         )

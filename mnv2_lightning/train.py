@@ -7,9 +7,10 @@ if __name__ == "__main__":  # before what takes time to import
 
 import logging
 import math
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
@@ -21,10 +22,13 @@ from mnv2_lightning.data.sets import TRAIN
 from mnv2_lightning.runs import config, folder
 from mnv2_lightning.schema.errors import ConfigError, Diverged
 
+if TYPE_CHECKING:
+    from lightning.pytorch.callbacks import Callback
+
 log = logging.getLogger(__name__)
 
 
-def train(cfg: DictConfig) -> dict[str, Any]:
+def train(cfg: DictConfig, more_callbacks: Sequence["Callback"] = ()) -> dict[str, Any]:
     """Fit and test as `cfg` says, into `cfg.run_dir`; the run's record.
 
     With `cfg.resume` the run goes on from its last checkpoint. ConfigError, DataError, Diverged,
@@ -60,7 +64,7 @@ def train(cfg: DictConfig) -> dict[str, Any]:
         datamodule = build.build_datamodule(cfg)
         network = build.build_network(cfg)
         classifier = build.build_classifier(cfg, network)
-        callbacks = build.build_callbacks(cfg)
+        callbacks = [*build.build_callbacks(cfg), *more_callbacks]
         trainer = build.build_trainer(cfg, callbacks, build.build_loggers(cfg, purge_step))
 
         costs = complexity.measure(network, in_channels=1, image_size=cfg.data.image_size)

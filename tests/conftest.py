@@ -146,7 +146,7 @@ def rows(run: Path) -> list[dict[str, str]]:
 
 VERBS = {
     verb: import_module(f"mnv2_lightning.{verb}").main
-    for verb in ("benchmark", "devices", "evaluate", "relu_collapse", "report", "train")
+    for verb in ("benchmark", "devices", "evaluate", "relu_collapse", "report", "search", "train")
 }
 
 

@@ -217,6 +217,7 @@ BELOW: dict[str, set[str]] = {
     "runs": {"data", "files", "schema", "signals"},
     "callbacks": {"classifier", "reports", "schema"},
     "build": {"classifier", "data", "runs"},
+    "studies": {"files", "schema"},
     "sweep": {"command", "files", "reports", "runs", "schema"},
     "endings": {"files", "ranks", "schema", "signals"},
     "command": {"endings", "files", "ranks", "runs", "schema", "signals"},
@@ -231,6 +232,7 @@ VERBS = {
 }
 VERBS["benchmark"] |= {"benchmarks", "train"}
 VERBS["train"] |= {"sweep"}
+VERBS["search"] |= {"endings", "studies", "train"}
 
 
 def test_imports_point_down() -> None:

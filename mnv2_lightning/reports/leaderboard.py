@@ -84,7 +84,11 @@ def pareto(points: Sequence[tuple[float, float]]) -> list[int]:
 
 def label(values: dict[str, Any]) -> str:
     """`{"optimizer.lr": 0.1}` -> `lr 0.1`."""
-    return ", ".join(f"{short(key)} {value}" for key, value in values.items())
+    return ", ".join(f"{short(key)} {text(value)}" for key, value in values.items())
+
+
+def text(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else "" if value is None else str(value)
 
 
 def short(key: str) -> str:

@@ -10,9 +10,12 @@ from mnv2_lightning.reports.collect import Row
 
 TITLES = {
     "lines": "Accuracy over what was swept",
+    "slices": "Accuracy over each key, whatever the others",
     "heat": "Two keys at a time",
     "costs": "Accuracy against cost",
     "curves": "Validation by epoch",
+    "history": "The trials in their order",
+    "importances": "What the accuracy depends on",
 }
 
 
@@ -72,7 +75,10 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def _figure(name: str, png: bytes) -> str:
     source = f"data:image/png;base64,{base64.b64encode(png).decode()}"
-    title, size = escape(TITLES[name]), ' class="wide"' if name in ("costs", "curves") else ""
+    title, size = (
+        escape(TITLES[name]),
+        ' class="wide"' if name in ("costs", "curves", "slices") else "",
+    )
     return (
         f'<figure{size}><img src="{source}" alt="{title}"><figcaption>{title}</figcaption></figure>'
     )

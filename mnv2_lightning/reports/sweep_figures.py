@@ -52,6 +52,57 @@ def draw_lines(
     return figure
 
 
+def draw_slices(
+    accuracies: Sequence[float], values: Mapping[str, Sequence[float]], *, y_name: str
+) -> Figure:
+    """A panel for each name, a point for each run: (N,) accuracies over (N,) values."""
+    figure = Figure(figsize=(4.4 * len(values), 3.8), layout="constrained", dpi=120)
+    panels = figure.subplots(1, len(values), squeeze=False, sharey=True)[0]
+    for axes, (name, x) in zip(panels, values.items(), strict=True):
+        axes.scatter(x, accuracies, color=RED, s=28, alpha=0.8)
+        _style(axes)
+        axes.set(xlabel=name, ylabel=y_name if axes is panels[0] else "")
+        if min(x) > 0 and max(x) >= 8 * min(x):
+            axes.set_xscale("log")
+            axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    return figure
+
+
+def draw_history(
+    trials: Mapping[str, Sequence[tuple[int, float]]], *, x_name: str, y_name: str
+) -> Figure:
+    """(number, accuracy) of a search's trials that "finished", of which there is one, or were
+    "pruned"; those far below the others are drawn at the lower edge.
+    """
+    figure, axes = _axes(y_name, x_name)
+    x, y = zip(*sorted(trials["finished"]), strict=True)
+    axes.scatter(x, y, color=RED, s=30, label="finished")
+    axes.step(x, np.maximum.accumulate(y), where="post", color=INK, label="best so far")
+    margin = max(0.1 * (max(y) - min(y)), 0.001)
+    low, high = min(y) - 2 * margin, max(y) + margin
+    axes.set_ylim(low, high)
+    if pruned := trials["pruned"]:
+        x, y = zip(*pruned, strict=True)
+        at = np.maximum(y, low + margin / 2)
+        axes.scatter(x, at, marker="x", color="#94a3b8", s=30, label="pruned (or lower)")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.legend(frameon=False, fontsize=8, loc="best")
+    return figure
+
+
+def draw_importances(shares: Mapping[str, float]) -> Figure:
+    """A bar for each parameter, the most important on top."""
+    figure = Figure(figsize=(6.4, 0.5 * len(shares) + 1.2), layout="constrained", dpi=120)
+    axes = figure.add_subplot()
+    names = sorted(shares, key=lambda name: shares[name])
+    bars = axes.barh(names, [shares[name] for name in names], color=RED)
+    axes.bar_label(bars, [f"{shares[name]:.0%}" for name in names], padding=3)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.xaxis.set_major_formatter(_percent())
+    axes.set(xlabel="share of what the parameters explain (PED-ANOVA)", xlim=(0, 1.1))
+    return figure
+
+
 def draw_heat(
     means: np.ndarray,
     *,

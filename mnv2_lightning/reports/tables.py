@@ -47,10 +47,6 @@ def end(record: dict[str, Any], run_dir: Path) -> str:
     return f"result\n{table}\nrun: {run_dir}"
 
 
-def _text(value: Any) -> str:
-    return "" if value is None else str(value)
-
-
 def _share(value: float | None) -> str:
     return "-" if value is None else f"{value:.2%}"
 
@@ -91,7 +87,7 @@ def leaderboard_rows(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
     head += ["val accuracy", "test accuracy", "n", "training", "parameters", "multiply-adds"]
     cells = [
         [
-            *([_text(group.values[key]) for key in keys] or [group.name]),
+            *([leaderboard.text(group.values[key]) for key in keys] or [group.name]),
             _with_spread(group, "val_accuracy"),
             _with_spread(group, "test_accuracy"),
             str(len(group.runs)),
@@ -112,7 +108,7 @@ def run_rows(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
     cells = [
         [
             row["name"],
-            *(_text(leaderboard.value(row, key)) for key in keys),
+            *(leaderboard.text(leaderboard.value(row, key)) for key in keys),
             row["status"],
             _share(row.get("val_accuracy")),
             _share(row.get("test_accuracy")),
@@ -214,3 +210,36 @@ def devices(found: dict[str, Any]) -> str:
     lines.append("      " + ", ".join(f"{k} {v}" for k, v in found["versions"].items()))
     lines.append(f"trainer.accelerator=auto takes: {found['auto']}")
     return "\n".join(lines)
+
+
+def trial(ended: Any, trials: Sequence[Any]) -> str:
+    """How a trial of a search ended, beside the best so far (Optuna's frozen trials)."""
+    chosen = leaderboard.label(ended.params)
+    done = [t for t in trials if t.state.name == "COMPLETE"]
+    best = max(done, key=lambda t: t.value, default=None)
+    state = ended.state.name.lower()
+    if state == "fail":
+        came = f"failed: {ended.user_attrs.get('error', 'its process ended')}"
+    else:
+        came = f"{ended.value:.2%}" + (" and pruned" if state == "pruned" else "")
+    told = f"trial {ended.number} ({chosen}): {came}"
+    return told + (f"; best: {best.value:.2%}, trial {best.number}" if best else "")
+
+
+def search(result: dict[str, Any], folder: Any) -> str:
+    """What came of a search, and where it is."""
+    name, best = result["name"], result["best"]
+    saved = result["steps_saved"]
+    lines = [
+        f"{result['trials']} trials: {result['finished']} finished, {result['pruned']} pruned"
+        + (f" ({saved:.0%} of all steps saved)" if saved else "")
+        + f", {result['failed']} failed"
+        + (f", {result['running']} run in other processes" if result["running"] else "")
+    ]
+    if best is not None:
+        chosen = leaderboard.label(best["params"])
+        lines += [
+            f"best: trial {best['number']}, {best['value']:.2%} of the validation images: {chosen}",
+            f"  python -m mnv2_lightning.train --config-dir {folder} experiment={name}",
+        ]
+    return "\n".join([*lines, f"report: {folder / 'report' / 'report.html'}"])

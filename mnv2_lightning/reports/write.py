@@ -2,7 +2,8 @@
 
 import csv
 import io
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from matplotlib.figure import Figure
 
 from mnv2_lightning.reports import collect, leaderboard, page, sweep_figures, tables
 from mnv2_lightning.reports.collect import Row
+from mnv2_lightning.reports.sweep_figures import MANY
 from mnv2_lightning.reports.leaderboard import SEED, Group, short, value
 
 NUMBERS = (
@@ -28,13 +30,15 @@ COSTS = {"multiply-adds an image": "multiply_adds", "parameters": "parameters"}
 NAMES = {"val_accuracy": "validation accuracy", "test_accuracy": "test accuracy"}
 
 
-def report(folders: Sequence[Path], out: Path) -> list[Row]:
-    """The rows of all runs in `folders`, on which it writes into `out`."""
+def report(
+    folders: Sequence[Path], out: Path, more: Mapping[str, Figure] | None = None
+) -> list[Row]:
+    """The rows of all runs in `folders`, on which it writes into `out`; with `more` figures."""
     rows = collect.rows(folders)
     out.mkdir(parents=True, exist_ok=True)
     for old in out.glob("*.png"):
         old.unlink()
-    drawn = figures(rows)
+    drawn = {**(more or {}), **figures(rows)}
     for name, figure in drawn.items():
         figure.savefig(out / f"{name}.png")
     title = ", ".join(folder.resolve().name for folder in folders)
@@ -65,10 +69,13 @@ def figures(rows: Sequence[Row]) -> dict[str, Figure]:
     drawn: dict[str, Figure] = {}
     measured = [group for group in groups if group.mean(by) is not None]
     numeric = [key for key in keys if _is_numeric(rows, key)]
-    if measured and numeric:
+    is_grid = _is_grid(rows, keys)
+    if measured and numeric and not is_grid:
+        drawn["slices"] = _slices(measured, numeric, by)
+    if measured and numeric and is_grid:
         x = next((key for key in numeric if short(key) == "lr"), numeric[0])
         drawn["lines"] = _lines(measured, x, next((k for k in keys if k != x), None), by)
-    if measured and len(keys) >= 2:
+    if measured and len(keys) >= 2 and is_grid:
         drawn["heat"] = _heat(rows, measured, *_axes(keys, numeric), by)
     if any(len({group.mean(key) for group in measured} - {None}) > 1 for key in COSTS.values()):
         drawn["costs"] = _costs(measured, by)
@@ -76,6 +83,19 @@ def figures(rows: Sequence[Row]) -> dict[str, Figure]:
     if max(map(len, curves.values()), default=0) > 1:  # epochs
         drawn["curves"] = sweep_figures.draw_curves(curves, y_name="validation accuracy")
     return drawn
+
+
+def _slices(groups: Sequence[Group], keys: Sequence[str], by: str) -> Figure:
+    accuracies = [group.mean(by) or 0.0 for group in groups]
+    values = {short(key): [group.values[key] for group in groups] for key in keys}
+    return sweep_figures.draw_slices(accuracies, values, y_name=NAMES[by])
+
+
+def _is_grid(rows: Sequence[Row], keys: Sequence[str]) -> bool:
+    """Whether few values of each key were combined, most with most, and not drawn one by one."""
+    places = {tuple(str(value(row, key)) for key in keys) for row in rows}
+    counts = [len(set(values)) for values in zip(*places, strict=True)]
+    return max(counts, default=0) <= MANY and 2 * len(places) > math.prod(counts)
 
 
 def _is_numeric(rows: Sequence[Row], key: str) -> bool:

@@ -47,6 +47,11 @@ def sweep_folder(name: Any) -> str:
     return f"outputs/sweeps/{_safe(name) if name is not None else RUN_ID}"
 
 
+def search_folder(name: Any) -> str:
+    """Where a search goes: on with the one of that name, or into a new folder."""
+    return f"outputs/searches/{_safe(name) if name is not None else RUN_ID}"
+
+
 def report_folder(run_dir: str | None) -> str:
     """In the folder that it is about, or, where it is about several, a new one."""
     return f"{run_dir}/report" if run_dir else f"outputs/reports/{RUN_ID}"

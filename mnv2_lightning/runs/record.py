@@ -12,7 +12,7 @@ from typing import Any
 
 from mnv2_lightning import signals
 from mnv2_lightning.files import write_json
-from mnv2_lightning.schema.errors import Diverged, StorageError, is_of_storage
+from mnv2_lightning.schema.errors import Diverged, Pruned, StorageError, is_of_storage
 
 PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "hydra-core", "numpy")
 # Everything that a record holds; what does not exist is null.
@@ -81,8 +81,8 @@ class Record:
                 raise kind(f"{kind.__name__.lower()}{hint}") from None
             if isinstance(first, SystemExit):
                 first = RuntimeError(f"sys.exit({first.code!r}) was called")
-            if isinstance(first, Diverged):
-                self._end(status="diverged", error=str(first))
+            if isinstance(first, Diverged | Pruned):
+                self._end(status=first.record_status, error=str(first))
             else:
                 self._end(status="failed", error=f"{type(first).__name__}: {first}")
             if first is not error:

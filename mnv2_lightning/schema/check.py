@@ -36,7 +36,7 @@ def check(verb: str, config: dict[str, Any]) -> None:
     for path, node in targeted_nodes(config):
         if (table := BY_TARGET.get(str(node["_target_"]))) is not None:
             _validate(table, node, f"{path}.", config)
-    if verb == "train":
+    if verb in ("train", "search"):
         _check_fit(config)
 
 

@@ -22,6 +22,13 @@ class Diverged(UserError):
     """The loss is no finite number any more."""
 
     exit_status = 3
+    record_status = "diverged"  # in the run's result.json
+
+
+class Pruned(UserError):
+    """A trial of a search is worse than others at the same point."""
+
+    record_status = "pruned"
 
 
 class StorageError(UserError):

@@ -28,40 +28,56 @@ GIVEN = {
     "optimizer": {"params"},
     "scheduler": {"total_steps", "steps_per_epoch"},
 }
-# Lightning's, each with the part of a config that it belongs to: a logger or profiler that stands
-# elsewhere would pass for harmless when a run goes on. Its ModelCheckpoint is left out: it removes
-# whatever file a checkpoint calls the best before.
-LIGHTNING = {
-    f"lightning.pytorch.{name}": part
-    for part, names in {
-        "trainer": ("Trainer",),
-        "callbacks": (
-            "callbacks.DeviceStatsMonitor",
-            "callbacks.EarlyStopping",
-            "callbacks.GradientAccumulationScheduler",
-            "callbacks.LearningRateMonitor",
-            "callbacks.RichModelSummary",
-            "callbacks.StochasticWeightAveraging",
-            "callbacks.Timer",
-        ),
-        "logger": (
-            "loggers.CSVLogger",
-            "loggers.MLFlowLogger",
-            "loggers.TensorBoardLogger",
-            "loggers.WandbLogger",
-        ),
-        "trainer.strategy": (
-            "strategies.DDPStrategy",
-            "strategies.FSDPStrategy",
-            "strategies.SingleDeviceStrategy",
-        ),
-        "trainer.profiler": (
-            "profilers.AdvancedProfiler",
-            "profilers.PyTorchProfiler",
-            "profilers.SimpleProfiler",
-        ),
-    }.items()
-    for name in names
+# Lightning's and Optuna's, each with the part of a config that it belongs to: a logger or profiler
+# that stands elsewhere would pass for harmless when a run goes on. Lightning's ModelCheckpoint is
+# left out: it removes whatever file a checkpoint calls the best before.
+OTHERS = {
+    **{
+        f"lightning.pytorch.{name}": part
+        for part, names in {
+            "trainer": ("Trainer",),
+            "callbacks": (
+                "callbacks.DeviceStatsMonitor",
+                "callbacks.EarlyStopping",
+                "callbacks.GradientAccumulationScheduler",
+                "callbacks.LearningRateMonitor",
+                "callbacks.RichModelSummary",
+                "callbacks.StochasticWeightAveraging",
+                "callbacks.Timer",
+            ),
+            "logger": (
+                "loggers.CSVLogger",
+                "loggers.MLFlowLogger",
+                "loggers.TensorBoardLogger",
+                "loggers.WandbLogger",
+            ),
+            "trainer.strategy": (
+                "strategies.DDPStrategy",
+                "strategies.FSDPStrategy",
+                "strategies.SingleDeviceStrategy",
+            ),
+            "trainer.profiler": (
+                "profilers.AdvancedProfiler",
+                "profilers.PyTorchProfiler",
+                "profilers.SimpleProfiler",
+            ),
+        }.items()
+        for name in names
+    },
+    **{
+        f"optuna.{part}s.{name}": f"search.{part}"
+        for part, names in {
+            "sampler": ("CmaEsSampler", "GPSampler", "QMCSampler", "RandomSampler", "TPESampler"),
+            "pruner": (
+                "HyperbandPruner",
+                "MedianPruner",
+                "NopPruner",
+                "PercentilePruner",
+                "SuccessiveHalvingPruner",
+            ),
+        }.items()
+        for name in names
+    },
 }
 
 
@@ -73,8 +89,8 @@ def check_targets(config: dict[str, Any]) -> None:
         if not isinstance(target, str) or not _is_allowed(path, target):
             raise ConfigError(
                 f"{path}._target_={target}: not allowed; a config may name what is in {OURS} "
-                "(networks, data, callbacks, ...), torch.optim, and in their parts the Lightning "
-                "classes of mnv2_lightning/schema/targets.py"
+                "(networks, data, callbacks, ...), torch.optim, and in their parts the classes "
+                "of Lightning and Optuna in mnv2_lightning/schema/targets.py"
             )
         if "_args_" in node:  # no check of a key would see them
             raise ConfigError(f"{path}._args_: not allowed; give each value by its name")
@@ -102,7 +118,7 @@ def _is_allowed(path: str, target: str) -> bool:
     parts = target.split(".")
     if not all(part.isidentifier() and not part.startswith("_") for part in parts):
         return False
-    if (part := LIGHTNING.get(target)) is not None:
+    if (part := OTHERS.get(target)) is not None:
         return f"{path}.".startswith(f"{part}.")
     if parts[:2] == ["torch", "optim"]:
         return len(parts) == 3 and parts[2][0].isupper()

@@ -1,0 +1,31 @@
+"""Tells an Optuna trial how its run does, and ends the run where the trial is to be pruned."""
+
+import lightning.pytorch as L
+from lightning.pytorch.callbacks import Callback
+from optuna import Trial
+
+from mnv2_lightning.schema.errors import Pruned
+
+METRIC = "val/accuracy"
+
+
+class Pruning(Callback):
+    """Reports `val/accuracy` after each validation, at the per cent of the run's steps (where
+    nothing tells their number, at the epoch). Pruned: the trial's pruner ends it.
+    """
+
+    def __init__(self, trial: Trial, reported: dict[int, float]) -> None:
+        """`reported`: what it was told before, where the run goes on."""
+        self.trial, self.reported = trial, reported
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        total = trainer.estimated_stepping_batches
+        is_known = 0 < total < float("inf")
+        point = int(100 * trainer.global_step / total) if is_known else trainer.current_epoch + 1
+        accuracy = float(trainer.callback_metrics[METRIC])
+        if point not in self.reported:  # which Optuna warns of
+            self.trial.report(accuracy, point)
+            self.reported[point] = accuracy
+        if not (is_known and point >= 100) and self.trial.should_prune():
+            where = f"{point} % of its steps" if is_known else f"epoch {point}"
+            raise Pruned(f"pruned at {where}, with {METRIC} {accuracy:.4f}")

@@ -1,0 +1,186 @@
+"""Search for the best hyper-parameters: `python -m mnv2_lightning.search key=value ...`."""
+
+if __name__ == "__main__":  # before what takes time to import
+    from mnv2_lightning import signals
+
+    signals.end_at_once()
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from mnv2_lightning import signals, train
+from mnv2_lightning.command import Command, Job, quoted
+from mnv2_lightning.endings import INTERRUPTIONS, told
+from mnv2_lightning.runs.config import flatten, outcome, plain, to_yaml
+from mnv2_lightning.schema.errors import ConfigError, Pruned
+
+if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial, Trial
+
+log = logging.getLogger(__name__)
+
+# A trial has no say by the test set: it is read by the run of the best, at its end.
+FIXED = ("trainer.limit_test_batches=0",)
+LEFT_OUT = ("overrides", "resume", "trainer.limit_test_batches")  # ends of an experiment's keys
+
+
+def search(cfg: DictConfig) -> dict[str, Any]:
+    """Train trial after trial, each a run in a folder of its own in `cfg.run_dir`, until the study
+    has as many as it is to have; what came of it. ConfigError, DataError, StorageError.
+    """
+    from mnv2_lightning import files, studies
+    from mnv2_lightning.reports import searches, tables, write
+
+    folder = Path(cfg.run_dir)
+    space = studies.distributions(plain(cfg)["search"]["space"])
+    study = studies.open_study(cfg, folder, _base(cfg, list(space)))
+    while True:
+        with studies.claimed(study, cfg, space, folder) as claim:
+            if claim is None:
+                break
+            _run(study, *claim, _folder(folder, claim[1].number), cfg)
+            log.info("%s", tables.trial(study.trials[claim[1].number], study.trials))
+    result = searches.summary(study)
+    files.write_json(folder / "search.json", result)
+    write.report([folder], folder / "report", searches.figures(study))
+    if result["best"] is not None:
+        path = folder / "experiment" / f"{study.study_name}.yaml"
+        files.make_folder(path.parent)
+        files.write_text(path, experiment(cfg, result))
+    log.info("%s", tables.search(result, folder))
+    return result
+
+
+def _run(study: Any, trial: "Trial", known: "FrozenTrial", folder: Path, cfg: DictConfig) -> None:
+    """Train it, and tell the study what came of it. An interruption ends the process."""
+    from optuna.trial import TrialState
+
+    from mnv2_lightning.callbacks.pruning import Pruning
+
+    state, value = TrialState.FAIL, None
+    pruning = Pruning(trial, dict(known.intermediate_values))
+    with told(cfg.traceback, folder) as ended:
+        job = _job(cfg, folder, known.params)
+        try:
+            record = train.train(job.cfg, [pruning])
+            state, value = TrialState.COMPLETE, record["val_accuracy"]
+        except Pruned:
+            state = TrialState.PRUNED
+    if ended.status in INTERRUPTIONS:
+        signals.leave(ended.status)
+    if ended.line is not None:
+        trial.set_user_attr("error", ended.line)
+    study.tell(trial, value, state)
+
+
+def _folder(folder: Path, number: int) -> Path:
+    return folder / f"{number:04d}"
+
+
+def _job(cfg: DictConfig, folder: Path, params: dict[str, Any]) -> Job:
+    """The run of a trial, composed as if its parameters had been typed. ConfigError."""
+    chosen = [f"{key}={typed(value)}" for key, value in params.items()]
+    overrides = [*cfg.overrides, *FIXED, *chosen]
+    return train.COMMAND.job(overrides, folder, COMMAND.config_dir)
+
+
+def typed(value: Any) -> str:
+    """As it is typed for Hydra."""
+    if value is None:
+        return "null"
+    return quoted(value) if isinstance(value, str) else str(value).lower()
+
+
+def _base(cfg: DictConfig, searched: list[str]) -> dict[str, Any]:
+    """What all trials share, and the space: that by which a study is known to be the same."""
+    config = plain(cfg)
+    space = config.pop("search")["space"]
+    shared = {
+        key: value
+        for key, value in outcome(config).items()
+        if not any(f"{key}.".startswith(f"{name}.") for name in searched)
+    }
+    return shared | outcome({"search": {"space": space}})
+
+
+def experiment(cfg: DictConfig, result: dict[str, Any]) -> str:
+    """The best trial as a file for `conf/experiment/`: what it changes of the experiment that it
+    was based on.
+    """
+    name, chosen = result["name"], result["best"]
+    best = _job(cfg, _nowhere(cfg), chosen["params"])
+    choices = dict(best.choices)
+    base = [f"experiment={choices.pop('experiment')}"]
+    before = train.COMMAND.job(base, best.folder, COMMAND.config_dir).choices
+    changed = {group: choice for group, choice in choices.items() if before[group] != choice}
+    base += [f"{group}={choice}" for group, choice in changed.items()]
+    before = flatten(plain(train.COMMAND.job(base, best.folder, COMMAND.config_dir).cfg))
+    values = OmegaConf.create({})
+    for key, value in flatten(plain(best.cfg)).items():
+        if not key.endswith(LEFT_OUT) and (key not in before or before.pop(key) != value):
+            OmegaConf.update(values, key, value)
+    for key in before.keys() - flatten(plain(best.cfg)).keys():  # ~callbacks.pictures
+        OmegaConf.update(values, ".".join(key.split(".")[:2]), None)
+    overridden = [{f"override /{group}": choice} for group, choice in changed.items()]
+    return (
+        "# @package _global_\n"
+        f"# The best of {result['trials']} trials of the search {name}.\n"
+        f"# Expected: {chosen['value']:.2%} of the validation images; as the best of several,\n"
+        "# probably a little less of others.\n"
+        f"# Command: python -m mnv2_lightning.train --config-dir {cfg.run_dir} experiment={name}\n"
+        + to_yaml({"defaults": [best.choices["experiment"], *overridden]})
+        + to_yaml(plain(values))
+    )
+
+
+def _nowhere(cfg: DictConfig) -> Path:
+    """A folder that no run lies in, for configs that are composed only to be looked at."""
+    return Path(cfg.run_dir) / "none"
+
+
+def final_config(cfg: DictConfig, overrides: list[str]) -> DictConfig:
+    """`overrides`: what is typed for each trial."""
+    cfg.overrides = [o for o in overrides if not _is_of_search(o)]
+    return cfg
+
+
+def _is_of_search(override: str) -> bool:
+    key = override.partition("=")[0].lstrip("+~")
+    return key.startswith(("search.", "search/", "hydra.")) or key == "search"
+
+
+def check_job(job: Job) -> None:
+    """Each end of a range and each choice, as a run that is typed. ConfigError."""
+    from mnv2_lightning.schema.targets import check_targets
+
+    cfg = job.cfg
+    for key, value in (("resume", cfg.resume), ("sweep", cfg.sweep)):
+        if value is not None:
+            raise ConfigError(f"{key}={value}: is train's; search.name=NAME goes on with a search")
+    if cfg.data.val_size == 0:
+        raise ConfigError("data.val_size=0: a search chooses by held-out images")
+    if cfg.search.storage is not None and cfg.search.name is None:
+        raise ConfigError("search.name: a study in a database of yours needs a name")
+    check_targets(plain(cfg))
+
+    from mnv2_lightning import studies
+
+    spoken = {override.partition("=")[0].lstrip("+~") for override in cfg.overrides}
+    space = studies.distributions(plain(cfg)["search"]["space"])
+    for key, distribution in space.items():
+        if key in spoken:
+            raise ConfigError(f"{key}: is typed, and searched for in search.space")
+        for value in studies.ends(distribution):
+            others = {k: studies.ends(d)[0] for k, d in space.items()}
+            _job(cfg, _nowhere(cfg), others | {key: value})
+
+
+COMMAND = Command("search", search, check_job=check_job, final_config=final_config)
+main = COMMAND.run
+
+
+if __name__ == "__main__":
+    main()

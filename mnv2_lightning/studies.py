@@ -1,0 +1,168 @@
+"""A search's study: trials in a database, which any number of processes may add to, and die."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import optuna
+from filelock import FileLock, Timeout
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+from optuna.storages import RDBStorage
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from mnv2_lightning.files import make_folder
+from mnv2_lightning.schema.errors import ConfigError
+
+ATTEMPTS = 3  # after which a trial that ends its process has failed
+LOCKS = ".locks"
+
+
+def open_study(cfg: DictConfig, folder: Path, base: dict[str, Any]) -> optuna.Study:
+    """The study of `cfg.search`, begun or gone on with. `base`: the config that its trials share.
+
+    ConfigError: the database cannot be had, or holds a study of that name on something else.
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    make_folder(folder / LOCKS)
+    url = cfg.search.storage or f"sqlite:///{(folder / 'study.db').absolute()}"
+    # Another process may hold the file for a moment.
+    options = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {}
+    with FileLock(folder / LOCKS / "study"):
+        try:
+            study = optuna.create_study(
+                study_name=str(cfg.search.name or folder.name),
+                storage=RDBStorage(url, engine_kwargs=options),
+                pruner=instantiate(cfg.search.pruner),
+                direction="maximize",
+                load_if_exists=True,
+            )
+        except Exception as error:
+            # The URL may hold a password.
+            raise ConfigError(f"search.storage: cannot be used ({type(error).__name__})") from error
+        before = study.user_attrs.get("base")
+        if before is None:
+            study.set_user_attr("base", base)
+            return study
+    for key in before | base:
+        if before.get(key) != base.get(key):
+            raise ConfigError(
+                f"search.name={study.study_name}: is a search with {key}={before.get(key)}, not "
+                f"{base.get(key)}; take another name"
+            )
+    return study
+
+
+@contextmanager
+def claimed(
+    study: optuna.Study, cfg: DictConfig, space: dict[str, BaseDistribution], folder: Path
+) -> Iterator[tuple[Trial, FrozenTrial] | None]:
+    """The next trial for this process alone, and what is known of it: one whose process has died,
+    or a new one. None: all have been begun.
+    """
+    with FileLock(folder / LOCKS / "study"):
+        found = _orphan(study, folder) or _new(study, cfg, folder)
+        if found is not None:
+            number, lock = found
+            frozen = study.get_trials(deepcopy=False)[number]
+            study.sampler = _sampler(cfg, number)
+            trial = Trial(study, frozen._trial_id)
+            for name, distribution in space.items():
+                _suggest(trial, name, distribution)
+            trial.set_user_attr("attempts", trial.user_attrs.get("attempts", 0) + 1)
+    if found is None:
+        yield None
+        return
+    try:
+        yield trial, study.trials[number]
+    finally:
+        lock.release()
+
+
+def _orphan(study: optuna.Study, folder: Path) -> tuple[int, FileLock] | None:
+    """A trial that was begun in this folder and that no living process holds."""
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        path = _lock(folder, trial.number)
+        if not path.is_file():  # another machine's, with another disk
+            continue
+        lock = FileLock(path, blocking=False)
+        try:
+            lock.acquire()
+        except Timeout:
+            continue
+        if trial.user_attrs.get("attempts", 0) < ATTEMPTS:
+            return trial.number, lock
+        study.tell(trial.number, state=TrialState.FAIL)
+        lock.release()
+    return None
+
+
+def _new(study: optuna.Study, cfg: DictConfig, folder: Path) -> tuple[int, FileLock] | None:
+    number = len(study.get_trials(deepcopy=False))
+    if number >= cfg.search.trials:
+        return None
+    lock = FileLock(_lock(folder, number))
+    lock.acquire()  # first: a crash after `ask` leaves a trial that is known to be ours
+    study.sampler = _sampler(cfg, number)
+    asked = study.ask().number
+    if asked != number:  # another machine, which shares the database and not the lock, came first
+        own = FileLock(_lock(folder, asked))
+        own.acquire()
+        _lock(folder, number).unlink()
+        lock.release()
+        return asked, own
+    return number, lock
+
+
+def _lock(folder: Path, number: int) -> Path:
+    return folder / LOCKS / str(number)
+
+
+def _sampler(cfg: DictConfig, number: int) -> optuna.samplers.BaseSampler:
+    """Seeded by the trial: one that goes on, or is drawn after a crash, gets the same values."""
+    return instantiate(cfg.search.sampler)(seed=(cfg.search.seed * 1_000_003 + number) % 2**32)
+
+
+def _suggest(trial: Trial, name: str, distribution: BaseDistribution) -> None:
+    """Draw the value of `name`; where the trial goes on it keeps the one that it has."""
+    match distribution:
+        case CategoricalDistribution(choices=choices):
+            trial.suggest_categorical(name, choices)
+        case IntDistribution(low=low, high=high, step=step, log=log):
+            trial.suggest_int(name, low, high, step=step, log=log)
+        case FloatDistribution(low=low, high=high, step=step, log=log):
+            trial.suggest_float(name, low, high, step=step, log=log)
+
+
+def distributions(space: dict[str, Any], prefix: str = "") -> dict[str, BaseDistribution]:
+    """`{"optimizer": {"lr": {"low": 0.1, "high": 1}}}` -> `{"optimizer.lr": ...}`."""
+    found: dict[str, BaseDistribution] = {}
+    for key, node in space.items():
+        name = f"{prefix}{key}"
+        if "choices" in node:
+            found[name] = CategoricalDistribution(node["choices"])
+        elif "low" in node:
+            of = IntDistribution if _is_of_integers(node) else FloatDistribution
+            found[name] = of(**node)
+        else:
+            found |= distributions(node, f"{name}.")
+    return found
+
+
+def _is_of_integers(node: dict[str, Any]) -> bool:
+    return all(isinstance(node[key], int) for key in ("low", "high", "step") if key in node)
+
+
+def ends(distribution: BaseDistribution) -> list[Any]:
+    """The values that have to work for all to work."""
+    if isinstance(distribution, CategoricalDistribution):
+        return list(distribution.choices)
+    assert isinstance(distribution, FloatDistribution | IntDistribution)
+    return [distribution.low, distribution.high]

@@ -1,0 +1,272 @@
+"""A search: every trial recorded once, whatever ends its process; pruning; the best as a file."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+from mnv2_lightning import studies
+from mnv2_lightning.classifier import Classifier
+from mnv2_lightning.command import config_dir
+from mnv2_lightning.runs.config import flatten, plain
+from mnv2_lightning.runs.folder import read_config
+from mnv2_lightning.search import LEFT_OUT
+from tests.conftest import SMALL, Call, record
+
+PLAIN_STEP = Classifier.training_step
+FEW = tuple(o for o in SMALL if not o.startswith("optimizer.lr"))
+SEARCH = ("search", *FEW, "callbacks.pictures=null", "search.name=s", "search.trials=3")
+
+
+def folder_of(tmp_path: Path) -> Path:
+    return tmp_path / "outputs" / "searches" / "s"
+
+
+def trials(folder: Path) -> list[optuna.trial.FrozenTrial]:
+    return optuna.load_study(study_name="s", storage=f"sqlite:///{folder / 'study.db'}").trials
+
+
+def test_a_search(call: Call, tmp_path: Path) -> None:
+    """Trials are runs; the test set is not read; the best is an experiment that composes to the
+    trial's config; more trials may be asked for.
+    """
+    ended = call(*SEARCH, "model.depthwise_activation=none", "optimizer=adamw")
+    assert ended.status == 0, ended.err
+    folder = folder_of(tmp_path)
+    found = json.loads((folder / "search.json").read_text())
+    assert (found["trials"], found["finished"], found["failed"]) == (3, 3, 0)
+    for number, trial in enumerate(trials(folder)):
+        run = folder / f"{number:04d}"
+        assert record(run)["status"] == "finished"
+        assert record(run)["val_accuracy"] == trial.value
+        assert record(run)["test_accuracy"] is None
+        config = read_config(run)
+        assert config.optimizer.lr == trial.params["optimizer.lr"]
+        assert config.model.expand_ratio == trial.params["model.expand_ratio"]
+    best = found["best"]
+    assert best["value"] == max(trial.value or 0 for trial in trials(folder))
+    for name in ("history", "importances"):
+        assert (folder / "report" / f"{name}.png").stat().st_size > 5000
+    assert (folder / "report" / "report.html").is_file()
+
+    with initialize_config_dir(str(config_dir()), version_base="1.3"):
+        place = f"hydra.searchpath=[{folder}]"
+        again = compose("train", [place, "experiment=s"], return_hydra_config=False)
+    again.run_dir = str(folder / f"{best['number']:04d}")
+    again.data.dir = None
+    trial_config = flatten(plain(read_config(Path(again.run_dir))))
+    composed = flatten(plain(again))
+    outside = (*LEFT_OUT, "data.dir", "sweep", "traceback", "run_dir", "trainer.devices")
+    for key in trial_config.keys() | composed.keys():
+        if not key.endswith(outside) and not key.startswith("callbacks.pictures"):
+            assert composed[key] == trial_config[key], key
+    assert composed["callbacks.pictures"] is None
+
+    before = [(run, os.stat(run)) for run in folder.glob("*/result.json")]
+    ended = call(*SEARCH, "model.depthwise_activation=none", "optimizer=adamw", "search.trials=4")
+    assert ended.status == 0, ended.err
+    assert len(trials(folder)) == 4
+    assert all(os.stat(run) == stat for run, stat in before)
+
+
+def test_another_search_of_that_name(call: Call) -> None:
+    assert call(*SEARCH, "search.trials=1").status == 0
+    ended = call(*SEARCH, "model.dropout=0.5")
+    assert ended.status == 2
+    told = "search.name=s: is a search with model.dropout=0.0, not 0.5; take another name"
+    assert ended.err == f"error: {told}\n"
+    ended = call(*SEARCH, "search.space.optimizer.lr.high=3")
+    assert "search.space.optimizer.lr.high=2.0, not 3; take another name" in ended.err
+
+
+def test_trials_that_fail(call: Call, tmp_path: Path) -> None:
+    """Each is recorded, with its traceback; the search goes on."""
+    errors = {
+        0: ValueError("broken"),
+        1: MemoryError("no memory left"),
+        2: SystemExit(0),
+    }
+    steps = iter(range(1000))
+
+    def step(self: Classifier, batch: Any, batch_idx: int) -> torch.Tensor:
+        number = next(steps)
+        if number in errors:
+            raise errors[number]
+        return PLAIN_STEP(self, batch, batch_idx)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Classifier, "training_step", step)
+        ended = call(*SEARCH, "search.trials=4")
+    assert ended.status == 0, ended.err
+    folder = folder_of(tmp_path)
+    for number, error in errors.items():
+        trial = trials(folder)[number]
+        assert trial.state.name == "FAIL"
+        assert (str(error) if number < 2 else "sys.exit(0)") in trial.user_attrs["error"]
+        assert (folder / f"{number:04d}" / "error.txt").is_file()
+    assert trials(folder)[3].state.name == "COMPLETE"
+    assert "4 trials: 1 finished, 0 pruned, 3 failed" in ended.out
+
+
+def test_pruned_trials_stop_early(call: Call, tmp_path: Path) -> None:
+    """Where the others do better; what they had left is told as saved."""
+    space = ("~search.space.optimizer.lr", "+search.space.optimizer.lr.choices=[0.1,1e-9]")
+    few = ("search.pruner.n_startup_trials=1", "search.trials=6", "trainer.max_epochs=4")
+    ended = call(*SEARCH, *few, *space)
+    assert ended.status == 0, ended.err
+    folder = folder_of(tmp_path)
+    states = [trial.state.name for trial in trials(folder)]
+    assert "PRUNED" in states
+    for number, trial in enumerate(trials(folder)):
+        run = record(folder / f"{number:04d}")
+        is_pruned = trial.state.name == "PRUNED"
+        assert run["status"] == ("pruned" if is_pruned else "finished")
+        assert (run["epochs"] < 4) == is_pruned
+        assert list(trial.intermediate_values)[-1] == (25 if is_pruned else 100)
+    found = json.loads((folder / "search.json").read_text())
+    assert found["steps_saved"] == pytest.approx(0.75 * states.count("PRUNED") / 6)
+
+
+def test_interrupted(call: Call, tmp_path: Path) -> None:
+    """Ctrl-C ends the search; the same command goes on with the trial."""
+    steps = iter(range(1000))
+
+    def step(self: Classifier, batch: Any, batch_idx: int) -> torch.Tensor:
+        if next(steps) == 15:  # in the second epoch
+            raise KeyboardInterrupt
+        return PLAIN_STEP(self, batch, batch_idx)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Classifier, "training_step", step)
+        assert call(*SEARCH).status == 130
+    folder = folder_of(tmp_path)
+    assert [trial.state.name for trial in trials(folder)] == ["RUNNING"]
+    ended = call(*SEARCH)
+    assert ended.status == 0, ended.err
+    assert "goes on: after epoch 1" in ended.out
+    assert [trial.state.name for trial in trials(folder)] == ["COMPLETE"] * 3
+    assert [trial.user_attrs["attempts"] for trial in trials(folder)] == [2, 1, 1]
+
+
+def test_a_trial_that_ends_its_process_each_time(call: Call, tmp_path: Path) -> None:
+    """Has failed, in the end: a search is not to begin with it for ever."""
+
+    def step(self: Classifier, batch: Any, batch_idx: int) -> torch.Tensor:
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Classifier, "training_step", step)
+        for _ in range(studies.ATTEMPTS):
+            assert call(*SEARCH).status == 130
+    assert call(*SEARCH).status == 0
+    states = [trial.state.name for trial in trials(folder_of(tmp_path))]
+    assert states == ["FAIL", "COMPLETE", "COMPLETE"]
+
+
+BAD = {
+    "search.trials=0": "search.trials=0: must be greater than or equal to 1",
+    "search.space.optimizer.lr.low=3": "low must be below high",
+    "search.space.optimizer.lr.low=0": "log must have low above 0",
+    "search.space.optimizer.lr.low=-1 search.space.optimizer.lr.log=false": "optimizer.lr=-1",
+    "+search.space.optimizer.lr.lo=3": "lr.lo: extra inputs are not permitted",
+    "search.space.model.expand_ratio.choices=[3]": "must be a list of two values or more",
+    "search.space.model.expand_ratio.choices=[3,0]": "model.expand_ratio=0: must be greater than",
+    "+search.space.model.depth={low:1,high:2}": "model.depth: unknown key",
+    "~search.space.optimizer +search.space.optimizer.choices=[sgd,adam]": "optimizer=adam: there",
+    "~search.space.optimizer ~search.space.model": "must hold a parameter",
+    "optimizer.lr=0.1": "optimizer.lr: is typed, and searched for in search.space",
+    "data.val_size=0": "data.val_size=0: a search chooses by held-out images",
+    "search.sampler._target_=os.system": "not allowed",
+    "search.sampler._target_=optuna.pruners.NopPruner": "not allowed",
+    "search.sampler.n_startup=1": "did you mean search.sampler.n_startup_trials?",
+    "search.storage=nothing://x search.name=s": "search.storage: cannot be used",
+    "search.storage=sqlite:///x.db": "search.name: a study in a database of yours needs a name",
+    "sweep=s": "sweep=s: is train's",
+    "search/sampler=foo": "search/sampler=foo: there is none such",
+}
+
+
+@pytest.mark.parametrize("typed", BAD)
+def test_bad_searches(call: Call, tmp_path: Path, typed: str) -> None:
+    ended = call("search", *FEW, *typed.split())
+    assert ended.status == 2
+    assert BAD[typed] in ended.err
+    assert ended.err.count("\n") == 1
+    if "search.storage: " not in BAD[typed]:
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_kinds_of_parameters() -> None:
+    space = {
+        "a": {"b": {"low": 1, "high": 4}, "c": {"low": 1, "high": 4.0, "step": 0.5}},
+        "d": {"choices": ["x", None]},
+    }
+    assert studies.distributions(space) == {
+        "a.b": IntDistribution(1, 4),
+        "a.c": FloatDistribution(1, 4, step=0.5),
+        "d": CategoricalDistribution(["x", None]),
+    }
+
+
+REAL = (
+    "search.name=s",
+    "search.trials=5",
+    "search.sampler.n_startup_trials=2",
+    "search.pruner.n_startup_trials=2",
+    "callbacks.pictures=null",
+    "model.width_mult=0.25",
+    "data.val_size=1000",
+    "trainer.limit_train_batches=5",
+    "trainer.max_epochs=3",
+)
+
+
+def start(folder: Path, *typed: str) -> subprocess.Popen[bytes]:
+    folder.mkdir(exist_ok=True)
+    command = [sys.executable, "-m", "mnv2_lightning.search", *REAL, *typed]
+    with (folder / "log").open("ab") as log:
+        return subprocess.Popen(command, cwd=folder, stdout=log, stderr=log)
+
+
+def told(folder: Path) -> list[tuple[Any, ...]]:
+    found = trials(folder_of(folder))
+    return [(t.number, t.state.name, t.value, t.params, t.intermediate_values) for t in found]
+
+
+@pytest.mark.slow
+def test_a_search_killed_ten_times(tmp_path: Path) -> None:
+    """By SIGKILL at random: no trial is lost or doubled, and each is what it is without."""
+    begun = time.monotonic()
+    assert start(tmp_path / "whole").wait() == 0
+    wall = time.monotonic() - begun
+    rng = random.Random(0)
+    for _ in range(10):
+        process = start(tmp_path / "cut")
+        time.sleep(rng.uniform(0.2, 0.8) * wall)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        if len(told(tmp_path / "cut")) == 5:
+            break
+    assert start(tmp_path / "cut").wait() == 0
+    assert told(tmp_path / "cut") == told(tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_two_processes_on_one_study(tmp_path: Path) -> None:
+    processes = [start(tmp_path) for _ in range(2)]
+    assert [process.wait() for process in processes] == [0, 0]
+    found = trials(folder_of(tmp_path))
+    assert [trial.number for trial in found] == list(range(5))
+    assert all(trial.state.is_finished() for trial in found)
+    assert all(trial.user_attrs["attempts"] == 1 for trial in found)
