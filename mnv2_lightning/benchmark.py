@@ -1,9 +1,9 @@
 """Measure this machine's speed: `python -m mnv2_lightning.benchmark`."""
 
 if __name__ == "__main__":  # before what takes time to import
-    from mnv2_lightning import signals
+    from mnv2_lightning import scripts
 
-    signals.end_at_once()
+    scripts.benchmark()
 
 import logging
 import os
@@ -84,7 +84,3 @@ def check_job(job: Job) -> None:
 
 COMMAND = Command("benchmark", benchmark, check_job=check_job)
 main = COMMAND.run
-
-
-if __name__ == "__main__":
-    main()

@@ -1,9 +1,9 @@
 """Show what this machine can train on: `python -m mnv2_lightning.devices`."""
 
 if __name__ == "__main__":  # before what takes time to import
-    from mnv2_lightning import signals
+    from mnv2_lightning import scripts
 
-    signals.end_at_once()
+    scripts.devices()
 
 import logging
 from typing import Any
@@ -28,7 +28,3 @@ def devices(cfg: DictConfig) -> dict[str, Any]:
 
 COMMAND = Command("devices", devices)
 main = COMMAND.run
-
-
-if __name__ == "__main__":
-    main()

@@ -9,7 +9,10 @@ from pathlib import Path
 from mnv2_lightning import ranks, signals
 from mnv2_lightning.files import write_text
 from mnv2_lightning.schema.errors import (
+    ConfigError,
+    Diverged,
     Interrupted,
+    RankError,
     StorageError,
     Terminated,
     UserError,
@@ -36,18 +39,18 @@ def told(shows_traceback: bool, folder: Path | None = None) -> Iterator["Told"]:
     except (Exception, KeyboardInterrupt, SystemExit) as error:
         if isinstance(error, SystemExit) and not signals.is_ending():
             raise  # Hydra's or our own
-        if ranks.first_tells(error):
-            ranks.let_first_end()
-            signals.leave(getattr(error, "exit_status", 1))
+        is_others = bool(ranks.rank())
+        if isinstance(error, ConfigError | Diverged):  # all ranks end by it
+            if is_others and not ranks.is_launched():
+                signals.leave(error.exit_status)
+            is_others = False
         ended.status, ended.line = _tell(error, folder)
         if shows_traceback:
             traceback.print_exc()
-        by = f"rank {ranks.rank()}: " if ranks.rank() else ""
-        print(
-            f"error: {by}{ended.line}{_traceback(error, folder, ended.status)}",
-            file=sys.stderr,
-            flush=True,
-        )
+        by = f"rank {ranks.rank()}: " if is_others else ""
+        line = f"{by}{ended.line}{_traceback(error, folder, ended.status)}"
+        if not ranks.tell(line):
+            print(f"error: {line}", file=sys.stderr, flush=True)
 
 
 def _tell(error: BaseException, folder: Path | None) -> tuple[int, str]:
@@ -65,6 +68,8 @@ def _tell(error: BaseException, folder: Path | None) -> tuple[int, str]:
 
 def _traceback(error: BaseException, folder: Path | None, status: int) -> str:
     """Leave it in the run's folder; where it is, for an unforeseen error's line."""
+    if isinstance(error, RankError):  # which has left its own
+        return ""
     if folder is not None and status not in INTERRUPTIONS:
         where = folder / (f"error-{ranks.rank()}.txt" if ranks.rank() else "error.txt")
         with suppress(StorageError):

@@ -1,9 +1,9 @@
 """Measure a run's checkpoint: `python -m mnv2_lightning.evaluate run_dir=PATH`."""
 
 if __name__ == "__main__":  # before what takes time to import
-    from mnv2_lightning import signals
+    from mnv2_lightning import scripts
 
-    signals.end_at_once()
+    scripts.evaluate()
 
 import logging
 from typing import Any
@@ -108,7 +108,3 @@ def check_job(job: Job) -> None:
 
 COMMAND = Command("evaluate", evaluate, check_job=check_job)
 main = COMMAND.run
-
-
-if __name__ == "__main__":
-    main()

@@ -1,39 +1,52 @@
-"""Which of the processes of a run this is, as torchrun or Lightning started it. Without torch."""
+"""Which of the processes of a run this is, as torchrun or SLURM started it. Without torch."""
 
+import json
 import os
+import re
 import time
+from contextlib import suppress
+from pathlib import Path
 
-from mnv2_lightning.schema.errors import ConfigError, Diverged
-
-PARENT = os.getppid()  # of a rank that Lightning started: the first
+LAUNCHED = "MNV2_RANK_OF_OURS"  # set by `torchrun.py`: a command of ours waits for this process
+PARENT = os.getppid()
 
 
 def rank() -> int:
-    return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")))
+    by_slurm = os.environ.get("SLURM_PROCID", "0") if os.environ.get("SLURM_STEP_ID") else "0"
+    return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", by_slurm)))
 
 
-def _by_torchrun() -> bool:
-    return "RANK" in os.environ
+def are_several() -> bool:
+    """Whether something outside has started more processes than this one."""
+    sizes = ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS")
+    return any(int(os.environ.get(name) or 1) > 1 for name in sizes)
+
+
+def shared_id() -> str | None:
+    """What all processes of a run know it by, and those of no other run; None: nothing."""
+    if not are_several():
+        return None
+    by_torchrun = os.environ.get("TORCHELASTIC_RUN_ID", "none")
+    if by_torchrun != "none":
+        return re.sub(r"[^\w.-]+", "-", by_torchrun)
+    job, step = (os.environ.get(f"SLURM_{name}") for name in ("JOB_ID", "STEP_ID"))
+    return f"slurm-{job}-{step}" if job and step else None
+
+
+def is_launched() -> bool:
+    return LAUNCHED in os.environ
 
 
 def is_orphan() -> bool:
-    return os.getppid() != PARENT
+    """Whether what started this rank is gone."""
+    return "RANK" in os.environ and os.getppid() != PARENT
 
 
-def first_tells(error: BaseException) -> bool:
-    """Whether another rank tells of `error`: it ends them all alike, or came of the first's end."""
-    if rank() == 0:
+def tell(line: str) -> bool:
+    """Leave the line to the command that waits for this process, if one does; whether it does."""
+    if not is_launched():
         return False
-    if _by_torchrun():
-        return isinstance(error, ConfigError | Diverged)
-    if isinstance(error, Diverged):
-        return True
-    let_first_end(1)  # its connections close a moment before it is gone
-    return is_orphan()
-
-
-def let_first_end(seconds: float = 5) -> None:
-    """Lightning kills the first rank when one that it started has ended before."""
-    deadline = time.monotonic() + seconds
-    while rank() and not _by_torchrun() and not is_orphan() and time.monotonic() < deadline:
-        time.sleep(0.05)
+    with suppress(OSError, KeyError):
+        told = {"message": line, "timestamp": int(time.time()), "time": time.time()}
+        Path(os.environ["TORCHELASTIC_ERROR_FILE"]).write_text(json.dumps(told), encoding="utf-8")
+    return True

@@ -1,9 +1,9 @@
 """What ReLU destroys in few dimensions: `python -m mnv2_lightning.relu_collapse`."""
 
 if __name__ == "__main__":  # before what takes time to import
-    from mnv2_lightning import signals
+    from mnv2_lightning import scripts
 
-    signals.end_at_once()
+    scripts.relu_collapse()
 
 import logging
 import math
@@ -90,7 +90,3 @@ def theorem(m: int) -> float:
 
 COMMAND = Command("relu_collapse", relu_collapse)
 main = COMMAND.run
-
-
-if __name__ == "__main__":
-    main()

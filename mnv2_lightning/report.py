@@ -1,9 +1,9 @@
 """Tables, figures and a page on runs: `python -m mnv2_lightning.report run_dir=PATH`."""
 
 if __name__ == "__main__":  # before what takes time to import
-    from mnv2_lightning import signals
+    from mnv2_lightning import scripts
 
-    signals.end_at_once()
+    scripts.report()
 
 import logging
 from pathlib import Path
@@ -48,7 +48,3 @@ def _folders(cfg: DictConfig) -> list[Path]:
 
 COMMAND = Command("report", report, check_job=check_job)
 main = COMMAND.run
-
-
-if __name__ == "__main__":
-    main()

@@ -1,4 +1,6 @@
-"""The console scripts: each imports its verb, which takes time, when it can be interrupted."""
+"""What starts a verb, as a console script or by `python -m`: it imports it, which takes time, when
+it can be interrupted, and under the name that other processes know it by.
+"""
 
 from collections.abc import Callable
 from importlib import import_module

@@ -1,9 +1,9 @@
 """Search for the best hyper-parameters: `python -m mnv2_lightning.search key=value ...`."""
 
 if __name__ == "__main__":  # before what takes time to import
-    from mnv2_lightning import signals
+    from mnv2_lightning import scripts
 
-    signals.end_at_once()
+    scripts.search()
 
 import logging
 from pathlib import Path
@@ -180,7 +180,3 @@ def check_job(job: Job) -> None:
 
 COMMAND = Command("search", search, check_job=check_job, final_config=final_config)
 main = COMMAND.run
-
-
-if __name__ == "__main__":
-    main()

@@ -45,10 +45,9 @@ def _heeded() -> list[int]:
 
 def _end(number: int, frame: FrameType | None = None, hint: str = "") -> NoReturn:
     kind = ENDINGS[number]
-    if ranks.rank() == 0:
+    if ranks.rank() == 0 and not ranks.is_launched():
         with suppress(OSError):
             os.write(2, f"error: {kind.__name__.lower()}{hint}\n".encode())
-    ranks.let_first_end()
     os._exit(kind.exit_status)
 
 
@@ -57,8 +56,8 @@ def raising(folder: Path | None) -> Iterator[None]:
     """In this block a signal raises KeyboardInterrupt or SystemExit(143), so that the run in
     `folder` is recorded; where that is lost, or takes too long, the process ends all the same.
 
-    A rank other than the first has nothing to save, and ends when the first has. Does nothing in
-    a thread that is not the main one.
+    A rank other than the first has nothing to save, and ends at once; one whose launcher is gone
+    ends as by SIGTERM. Does nothing in a thread that is not the main one.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -101,11 +100,11 @@ def _watch(listening: socket.socket, folder: Path | None, main: int) -> None:
                 return
             if number is None and woken_by[0] in ENDINGS:
                 number, came = woken_by[0], time.monotonic()
+        if number is None and ranks.is_orphan():
+            os.kill(os.getpid(), signal.SIGTERM)
         if ranks.rank() != 0:
             if number is not None:
                 _end(number)
-            if ranks.is_orphan():
-                os._exit(1)
         elif number is not None:
             waited = time.monotonic() - came
             if waited > PATIENCE:

@@ -1,9 +1,9 @@
 """Train a network, test it, and leave a run: `python -m mnv2_lightning.train key=value ...`."""
 
 if __name__ == "__main__":  # before what takes time to import
-    from mnv2_lightning import signals
+    from mnv2_lightning import scripts
 
-    signals.end_at_once()
+    scripts.train()
 
 import logging
 import math
@@ -16,8 +16,8 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from mnv2_lightning import sweep
-from mnv2_lightning.command import Command, Job
+from mnv2_lightning import ranks, sweep
+from mnv2_lightning.command import Command, Job, quoted
 from mnv2_lightning.data.sets import TRAIN
 from mnv2_lightning.runs import config, folder
 from mnv2_lightning.schema.errors import ConfigError, Diverged
@@ -103,6 +103,41 @@ def train(cfg: DictConfig, more_callbacks: Sequence["Callback"] = ()) -> dict[st
     return record.data
 
 
+def launch(cfg: DictConfig) -> dict[str, Any]:
+    """`train`, in as many processes on this machine as the Trainer is to have."""
+    if (count := _to_start(cfg)) == 1:
+        return train(cfg)
+    from mnv2_lightning import torchrun
+
+    own, folder_of_run = HydraConfig.get(), Path(cfg.run_dir)
+    typed = [o for o in own.overrides.task if not o.startswith("sweep=")]
+    place = [] if "resume" in {o.partition("=")[0] for o in typed} else [folder_of_run.absolute()]
+    where = [f"--config-dir={COMMAND.config_dir}"] if COMMAND.config_dir else []
+    torchrun.run(
+        [
+            "mnv2_lightning.train",
+            *where,
+            f"--config-name={own.job.config_name}",
+            *typed,
+            *(f"hydra.run.dir={quoted(path)}" for path in place),
+        ],
+        count,
+        folder_of_run,
+    )
+    return folder.read_record(folder_of_run)
+
+
+def _to_start(cfg: DictConfig) -> int:
+    """How many processes this one is to start; 1: it trains itself."""
+    from mnv2_lightning import build
+
+    trainer = build.build_trainer(cfg, [], [])
+    environment = getattr(trainer.strategy, "cluster_environment", None)
+    if environment is None or environment.creates_processes_externally:
+        return 1
+    return trainer.world_size
+
+
 def _go_on(run_dir: Path) -> tuple[Path | None, int]:
     """The checkpoint that a resumed run goes on from, if one was written, and the step from which
     it logs again. StorageError.
@@ -137,7 +172,12 @@ def final_config(cfg: DictConfig, overrides: list[str]) -> DictConfig:
     cfg.overrides = [typed for typed in overrides if "${" not in typed]  # which are no values
     if HydraConfig.get().mode == RunMode.MULTIRUN and cfg.trainer.devices == "auto":
         cfg.trainer.devices = 1
-    if folder.holds_this_run(Path(cfg.run_dir), cfg):
+    run_dir = Path(cfg.run_dir)
+    if ranks.rank():  # the first may be writing into the folder already; it has looked at it
+        goes_on = any((run_dir / "checkpoints").glob("*.ckpt"))
+    else:
+        goes_on = folder.holds_this_run(run_dir, cfg)
+    if goes_on:
         cfg.resume = cfg.run_dir
     return cfg
 
@@ -165,8 +205,14 @@ def check_job(job: Job) -> None:
 
     noise.quiet()
     world_size = _try_to_build(cfg)
-    if job.is_swept and world_size > 1:  # each rank would start the sweep again
-        raise ConfigError("-m: a job of a sweep takes one device; set trainer.devices=1")
+    if job.is_swept and ranks.are_several():  # each would run the sweep
+        raise ConfigError("-m: a sweep is one process, which starts those of its jobs; no torchrun")
+    if ranks.are_several() and ranks.shared_id() is None and folder.RUN_ID in str(job.folder):
+        raise ConfigError("hydra.run.dir: several processes need one folder; type it, or resume=")
+    if cfg.trainer.num_nodes > 1 and not ranks.are_several():
+        raise ConfigError(
+            f"trainer.num_nodes={cfg.trainer.num_nodes}: start it on each by torchrun or srun"
+        )
     if cfg.data.batch_size < world_size:
         raise ConfigError(f"data.batch_size={cfg.data.batch_size}: fewer than {world_size} devices")
     newest = checkpoint.newest(Path(cfg.run_dir)) if cfg.resume else None
@@ -203,9 +249,5 @@ def _try_to_build(cfg: DictConfig) -> int:
     return world_size
 
 
-COMMAND = Command("train", train, check_job=check_job, final_config=final_config, sweep=sweep)
+COMMAND = Command("train", launch, check_job=check_job, final_config=final_config, sweep=sweep)
 main = COMMAND.run
-
-
-if __name__ == "__main__":
-    main()

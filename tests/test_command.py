@@ -31,14 +31,6 @@ def test_jobs_of_a_sweep_share_no_folder(call: Call, tmp_path: Path) -> None:
     assert "s/seed-2: holds a result.json of something else" in ended.err
 
 
-def test_multirun_of_several_ranks_is_refused(call: Call, tmp_path: Path) -> None:
-    ddp = ("trainer.accelerator=cpu", "trainer.strategy=ddp", "trainer.devices=2")
-    ended = call("train", "-m", "seed=1,2", *ddp)
-    assert ended.status == 2
-    assert "a job of a sweep takes one device" in ended.err
-    assert list(tmp_path.iterdir()) == []
-
-
 @pytest.mark.parametrize(
     "args",
     [["optimizer.lr=-1"], ["optimzer.lr=1"], ["--help"], ["model.strides=[1]"], ["--cfg", "job"]],

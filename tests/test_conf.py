@@ -206,7 +206,7 @@ def imports(path: Path) -> set[str]:
 BELOW: dict[str, set[str]] = {
     "schema": {"data", "networks"},  # sets.py and strides.py, which have no torch
     "files": {"schema"},
-    "ranks": {"schema"},
+    "ranks": set(),
     "signals": {"ranks", "schema"},
     "scripts": {"signals"},
     "networks": set(),
@@ -214,7 +214,8 @@ BELOW: dict[str, set[str]] = {
     "schedules": set(),
     "data": {"files", "schema"},
     "classifier": set(),
-    "runs": {"data", "files", "schema", "signals"},
+    "runs": {"data", "files", "ranks", "schema", "signals"},
+    "torchrun": {"files", "ranks", "runs", "schema", "signals"},
     "callbacks": {"classifier", "reports", "schema"},
     "build": {"classifier", "data", "runs"},
     "studies": {"files", "schema"},
@@ -226,13 +227,13 @@ BELOW: dict[str, set[str]] = {
 VERBS = {
     verb: {
         *("build", "callbacks", "command", "data", "files", "networks", "reports", "runs"),
-        *("schema", "signals"),
+        *("schema", "scripts"),
     }
     for verb in BY_VERB
 }
 VERBS["benchmark"] |= {"benchmarks", "train"}
-VERBS["train"] |= {"sweep"}
-VERBS["search"] |= {"endings", "studies", "train"}
+VERBS["train"] |= {"ranks", "sweep", "torchrun"}
+VERBS["search"] |= {"endings", "signals", "studies", "train"}
 
 
 def test_imports_point_down() -> None:

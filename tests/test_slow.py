@@ -92,18 +92,6 @@ def test_tutorial_cut_down_to_a_cpu(tmp_path: Path) -> None:
     assert record(tmp_path / "t")["test_accuracy"] > 0.3
 
 
-def test_two_processes_by_ddp(tmp_path: Path) -> None:
-    """Every test image counted once, and one record."""
-    ddp = ("trainer.accelerator=cpu", "trainer.strategy=ddp", "trainer.devices=2")
-    verb("train", *FEW, *ddp, "hydra.run.dir=ddp", cwd=tmp_path)
-    run = tmp_path / "ddp"
-    assert record(run)["status"] == "finished"
-    verb("evaluate", "run_dir=ddp", cwd=tmp_path)
-    alone = json.loads((run / "evaluation" / "best-test.json").read_text())
-    assert alone["accuracy"] == pytest.approx(record(run)["test_accuracy"], abs=1e-9)
-    assert alone["images"] == 10_000
-
-
 def test_multirun(tmp_path: Path) -> None:
     """The user's own sweep, cut down."""
     sweep = ("optimizer.lr=0.01,0.05", "model.expand_ratio=2,4")

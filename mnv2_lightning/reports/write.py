@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 
 from mnv2_lightning.reports import collect, leaderboard, page, sweep_figures, tables
 from mnv2_lightning.reports.collect import Row
-from mnv2_lightning.reports.sweep_figures import MANY
 from mnv2_lightning.reports.leaderboard import SEED, Group, short, value
+from mnv2_lightning.reports.sweep_figures import MANY
 
 NUMBERS = (
     "val_accuracy",

@@ -15,6 +15,7 @@ from filelock import FileLock, Timeout
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
+from mnv2_lightning import ranks
 from mnv2_lightning.files import make_folder, read_json
 from mnv2_lightning.runs import config
 from mnv2_lightning.runs.config import DATA_DIR, MAY_CHANGE, OF_THE_COMMAND, outcome, plain
@@ -28,8 +29,9 @@ _ABSENT: Any = object()
 # What of a run's config that is not ours writes where it likes, or sends: it is typed, or not used.
 TYPED = ("logger", "trainer.profiler", "trainer.model_registry")
 LONGEST = 120  # characters of a folder's name
-# The time and chance: no two runs share a folder, not if they start within one second.
-RUN_ID = f"{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
+# The time and chance: no two runs share a folder, not if they start within one second. The ranks of
+# one run do; SLURM and torchrun know it by a name, under which it also starts again.
+RUN_ID = ranks.shared_id() or f"{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
 
 
 def run_id() -> str:

@@ -55,6 +55,14 @@ class DataError(UserError):
     exit_status = 5
 
 
+class RankError(UserError):
+    """One of the processes of a run has failed; with the status that it ended with."""
+
+    def __init__(self, told: str, status: int) -> None:
+        super().__init__(told)
+        self.exit_status = status
+
+
 def is_of_storage(error: BaseException) -> bool:
     """Whether a disk is to blame, in our words or in the system's."""
     return isinstance(error, StorageError) or getattr(error, "errno", None) in STORAGE

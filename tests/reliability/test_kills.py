@@ -36,7 +36,6 @@ FEW = (
 def start(
     run: Path,
     *typed: str,
-    command: tuple[str, ...] = ("-m", "mnv2_lightning.train"),
     start_new_session: bool = False,
     environment: Mapping[str, str] | None = None,
 ) -> subprocess.Popen[bytes]:
@@ -44,7 +43,7 @@ def start(
     # What a shell starts in the background ignores Ctrl-C, and so would the child.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     return subprocess.Popen(
-        [sys.executable, *command, *FEW, *typed, f"hydra.run.dir={run}"],
+        [sys.executable, "-m", "mnv2_lightning.train", *FEW, *typed, f"hydra.run.dir={run}"],
         env=os.environ | (environment or {}),
         cwd=run.parent,
         stdout=subprocess.DEVNULL,
@@ -208,30 +207,50 @@ def test_signals_while_two_processes_start(
     assert err.decode().count("\n") == 1, err.decode()
 
 
-DIVERGES_IN_RANK_1 = """
-from mnv2_lightning import signals, train
-from mnv2_lightning.classifier import Classifier
+# What a rank comes to in its third step; Python imports a `sitecustomize` before a command.
+COMES_TO = """
+import os, sys
+if os.environ.get("RANK") == "1" and "mnv2_lightning.train" in sys.orig_argv:
+    from mnv2_lightning.classifier import Classifier
 
-plain_step = Classifier.training_step
+    plain_step = Classifier.training_step
 
-def step(self, batch, batch_idx):
-    is_bad = self.global_rank == 1 and self.global_step == 2
-    return plain_step(self, batch, batch_idx) * (float("nan") if is_bad else 1)
+    def step(self, batch, batch_idx):
+        if self.global_step == 2:
+            {}
+        return plain_step(self, batch, batch_idx)
 
-Classifier.training_step = step
-signals.end_at_once()
-train.main()
+    Classifier.training_step = step
 """
+ENDS = {
+    "diverges": (
+        "return plain_step(self, batch, batch_idx) * float('nan')",
+        3,
+        r"diverged in epoch 1 at step 3, .*\(loss nan\).*",
+    ),
+    "raises": (
+        "raise ValueError('broken')",
+        1,
+        r"rank 1: ValueError: broken \(where: .*error-1\.txt\)",
+    ),
+    "is killed": ("os.kill(os.getpid(), 9)", 1, "rank 1 was ended by SIGKILL"),
+    "exits": ("os._exit(7)", 7, "rank 1 ended with status 7"),
+}
 
 
-def test_two_processes_diverge(tmp_path: Path) -> None:
-    """Told once, with the step at which the first of them did: the third, by rank 1."""
-    script = tmp_path / "script.py"
-    script.write_text(DIVERGES_IN_RANK_1)
-    process = start(tmp_path / "a", *DDP, "trainer.log_every_n_steps=4", command=(str(script),))
-    _, err = process.communicate()
-    assert process.returncode == 3
-    assert re.fullmatch(r"error: diverged in epoch 1 at step 3, .*\(loss nan\).*\n", err.decode())
+@pytest.mark.parametrize("what", ENDS)
+def test_one_of_two_processes_ends(what: str, tmp_path: Path) -> None:
+    """Told once and recorded, by what came first; none is left behind."""
+    does, status, told = ENDS[what]
+    (tmp_path / "sitecustomize.py").write_text(COMES_TO.format(does))
+    place = {"PYTHONPATH": os.pathsep.join([str(tmp_path), *filter(None, sys.path)])}
+    process = start(tmp_path / "a", *DDP, "trainer.log_every_n_steps=4", environment=place)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == status, err.decode()
+    assert re.fullmatch(f"error: {told}\n", err.decode()), err.decode()
+    ended = record(tmp_path / "a")
+    assert ended["status"] == ("diverged" if status == 3 else "failed")
+    assert re.fullmatch(told, ended["error"]) or what == "raises"
 
 
 def test_two_processes_go_on_to_the_same_bits(tmp_path: Path) -> None:
@@ -243,12 +262,8 @@ def test_two_processes_go_on_to_the_same_bits(tmp_path: Path) -> None:
             while epochs_done(tmp_path / name) < 2:
                 assert process.poll() is None
                 time.sleep(0.05)
-            for child in (
-                Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-            ):
-                os.kill(int(child), signal.SIGKILL)
             process.send_signal(signal.SIGKILL)
-            process.communicate()
+            process.communicate()  # until its ranks have ended too
             process = start(tmp_path / name, *short)
         _, err = process.communicate()
         assert process.returncode == 0, err.decode()

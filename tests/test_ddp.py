@@ -1,0 +1,132 @@
+"""Several processes: however they are started, a run is the same, and each image counts once."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.conftest import Call, load, record
+
+FEW = (
+    "trainer.accelerator=cpu",
+    "trainer.strategy=ddp",
+    "trainer.max_epochs=2",
+    "trainer.limit_train_batches=4",
+    "trainer.enable_progress_bar=false",
+    "callbacks.pictures=null",
+    "model.width_mult=0.25",
+    # 5,001 and 10,000 images in batches of 77 to 97, odd and even: the ranks get unequal shares.
+    "data.batch_size=97",
+    "data.val_size=5001",
+)
+TRAIN = ("-m", "mnv2_lightning.train")
+TORCHRUN = ("-m", "torch.distributed.run")
+
+
+def start(
+    cwd: Path, *command: str, environment: dict[str, str] | None = None
+) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, *command],
+        cwd=cwd,
+        env=os.environ | {"OMP_NUM_THREADS": "1"} | (environment or {}),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def end(process: subprocess.Popen[str], status: int = 0) -> tuple[str, str]:
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == status, out + err
+    return out, err
+
+
+@pytest.mark.slow
+def test_however_it_is_started(tmp_path: Path) -> None:
+    """By the command itself, by torchrun, as two nodes, as a job of a sweep: the same bits."""
+    end(start(tmp_path, *TRAIN, *FEW, "trainer.devices=2", "hydra.run.dir=alone"))
+    end(
+        start(
+            tmp_path,
+            *TORCHRUN,
+            "--standalone",
+            "--nproc-per-node=2",
+            *TRAIN,
+            *FEW,
+            "trainer.devices=2",
+        )
+    )
+    (by_torchrun,) = (tmp_path / "outputs" / "runs" / "default").iterdir()  # one folder for both
+    nodes = ("--nnodes=2", "--nproc-per-node=1", "--rdzv-backend=c10d", "--rdzv-id=nodes")
+    place = f"--rdzv-endpoint=localhost:{20000 + os.getpid() % 20000}"
+    two = ("trainer.devices=1", "trainer.num_nodes=2")
+    both = [start(tmp_path, *TORCHRUN, *nodes, place, *TRAIN, *FEW, *two) for _ in range(2)]
+    told = [end(process)[0] for process in both]
+    assert sorted(text.count("test accuracy") for text in told) == [0, 1]  # the first rank tells
+    end(start(tmp_path, *TRAIN, "-m", *FEW, "trainer.devices=2", "seed=0,1", "sweep=s"))
+
+    runs = [
+        tmp_path / "alone",
+        by_torchrun,
+        tmp_path / "outputs" / "runs" / "default" / "nodes",
+        tmp_path / "outputs" / "sweeps" / "s" / "seed-0",
+    ]
+    for run in runs:
+        for name, weights in load(runs[0])["state_dict"].items():
+            assert torch.equal(weights, load(run)["state_dict"][name]), (run, name)
+        for key in ("status", "test_accuracy", "test_loss", "val_accuracy"):
+            assert record(run)[key] == record(runs[0])[key]
+
+    for split in ("test", "val"):
+        verb = ("-m", "mnv2_lightning.evaluate", "run_dir=alone", f"split={split}")
+        end(start(tmp_path, *verb, "checkpoint=best"))
+        found = json.loads((runs[0] / "evaluation" / f"best-{split}.json").read_text())
+        assert found["images"] == {"test": 10_000, "val": 5001}[split]
+        assert found["accuracy"] == record(runs[0])[f"{split}_accuracy"]
+
+
+DIES = """
+import os, sys
+if os.environ.get("RANK") == "1" and "seed=1" in sys.orig_argv:
+    from mnv2_lightning.classifier import Classifier
+
+    Classifier.training_step = lambda *_: os.kill(os.getpid(), 9)
+"""
+
+
+@pytest.mark.slow
+def test_a_dead_rank_in_a_sweep(tmp_path: Path) -> None:
+    """Its job ends, recorded; the others run; the same command runs it again."""
+    (tmp_path / "sitecustomize.py").write_text(DIES)
+    place = {"PYTHONPATH": os.pathsep.join([str(tmp_path), *filter(None, sys.path)])}
+    sweep = (*TRAIN, "-m", *FEW, "trainer.devices=2", "seed=1,2", "sweep=s")
+    out, err = end(start(tmp_path, *sweep, environment=place), status=1)
+    assert err == "error: rank 1 was ended by SIGKILL\n"
+    assert "1 of 2 runs finished" in out
+    folder = tmp_path / "outputs" / "sweeps" / "s"
+    assert record(folder / "seed-1")["status"] == "failed"
+    assert record(folder / "seed-1")["error"] == "rank 1 was ended by SIGKILL"
+    assert record(folder / "seed-2")["status"] == "finished"
+    out, _ = end(start(tmp_path, *sweep))
+    assert "2 of 2 runs finished" in out
+
+
+def test_calls_that_cannot_work(
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended = call("train", *FEW, "trainer.num_nodes=2")
+    assert ended.status == 2
+    assert ended.err == "error: trainer.num_nodes=2: start it on each by torchrun or srun\n"
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    ended = call("train", "-m", *FEW, "seed=1,2")
+    assert ended.status == 2
+    assert "-m: a sweep is one process, which starts those of its jobs" in ended.err
+    ended = call("train", *FEW)
+    assert ended.status == 2
+    assert "hydra.run.dir: several processes need one folder" in ended.err
+    assert list(tmp_path.iterdir()) == []
