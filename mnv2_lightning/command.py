@@ -48,14 +48,10 @@ def config_dir() -> Path:
     return next(p for p in (package / "conf", package.parent / "conf") if p.is_dir())
 
 
-def register_resolvers() -> None:
-    """The `${name:...}` that `conf/` uses beyond OmegaConf's and Hydra's own."""
-    OmegaConf.register_new_resolver("run_id", run_id, replace=True)
-    OmegaConf.register_new_resolver("run_folder", run_folder, replace=True)
-    OmegaConf.register_new_resolver("sweep_folder", sweep_folder, replace=True)
-    OmegaConf.register_new_resolver("search_folder", search_folder, replace=True)
-    OmegaConf.register_new_resolver("report_folder", report_folder, replace=True)
-    OmegaConf.register_new_resolver("job_folder", job_folder, replace=True)
+# The `${name:...}` that `conf/` uses beyond what Hydra has; on import, as a process that
+# a launcher starts for a job of a sweep does no more.
+for resolver in (run_id, run_folder, sweep_folder, search_folder, report_folder, job_folder):
+    OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)
 
 
 @dataclass(frozen=True)
@@ -67,6 +63,7 @@ class Job:
     folder: Path
     is_swept: bool
     choices: dict[str, str]  # the file taken from each folder of `conf/`
+    is_here: bool = True  # whether it runs in this process
 
 
 def quoted(value: Any) -> str:
@@ -108,12 +105,12 @@ class Command:
         self.sweep = sweep
         self.final_config = final_config or (lambda cfg, overrides: cfg)
         self.statuses: list[int] = []
+        self.process = os.getpid()
         self.config_dir: str | None = None  # the user's own, beside `conf/`
 
     def run(self) -> None:
         """Ends the process: 0, or the status of what went wrong (`schema/errors.py`; 1: other)."""
-        self.statuses = []
-        register_resolvers()
+        self.statuses, self.process = [], os.getpid()
         os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors are told here, not by Hydra
         if ranks.rank():  # warns with a C++ stack when the first has ended; torch is not loaded yet
             os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
@@ -130,22 +127,38 @@ class Command:
                 main()
             sys.exit(ended.status)
         shows = "traceback=true" in args.overrides
-        sweep = self.sweep if args.multirun else None
+        jobs: list[Job] = []
         with told(shows) as ended:
             if args.multirun:
                 sys.argv.append(fixed := self._fixed(args.overrides))
                 args.overrides.append(fixed)
             jobs = self.check_all(args)
-            if sweep is not None:
-                sweep.begin(jobs)
-            main()
-            if sweep is not None:
-                self.statuses = [0 if sweep.end(jobs) else 1]
+            if args.multirun and self.sweep is not None:
+                self.sweep.begin(jobs)
+            if args.multirun:  # the same one for all processes that a launcher starts
+                sys.argv.append(f"hydra.sweep.dir={quoted(jobs[0].folder.parent.absolute())}")
+            self._launch(main, jobs)
         failed = [ended.status, *self.statuses]
         status = max(failed) if len(self.statuses) < 2 else int(any(failed))
-        if status:
+        if status and all(job.is_here for job in jobs):
             signals.leave(status)
-        sys.exit(0)
+        sys.exit(status)  # a launcher has processes to put away
+
+    def _launch(self, main: Callable[[], Any], jobs: list[Job]) -> None:
+        """All jobs, and what a sweep does after them."""
+        sweep = self.sweep if jobs[0].is_swept else None
+        try:
+            main()
+        except Exception:  # such as of a launcher whose worker was killed
+            if sweep is not None and not jobs[0].is_here:
+                sweep.end(jobs)
+            raise
+        if sweep is not None:
+            self.statuses = [0 if sweep.end(jobs) else 1]
+
+    def is_elsewhere(self) -> bool:
+        """Whether this is a process that a launcher started for jobs."""
+        return self.process != os.getpid()
 
     def _job(self, cfg: DictConfig) -> None:
         """A single run, or one of a multirun; a failed one does not end the others."""
@@ -153,12 +166,15 @@ class Command:
         folder = output_dir if output_dir != Path.cwd() else None
         if ranks.rank():
             logging.getLogger(__package__).setLevel(logging.ERROR)
-        with signals.raising(folder), told(cfg.traceback, folder) as ended:
+        with (
+            signals.raising(folder, follows_parent=self.is_elsewhere()),
+            told(cfg.traceback, folder) as ended,
+        ):
             overrides = list(HydraConfig.get().overrides.task)
             self.function(self.final_config(cfg, overrides))
         self.statuses.append(ended.status)
         if ended.status in INTERRUPTIONS:
-            signals.leave(ended.status)  # ends a multirun too
+            signals.leave(ended.status, at_once=self.is_elsewhere())  # ends a multirun too
 
     def check_all(self, args: argparse.Namespace) -> list[Job]:
         """Compose every job's config as Hydra will, and check them all. ConfigError."""
@@ -187,6 +203,7 @@ class Command:
         folder: Path | None = None,
     ) -> Job:
         composed = self._compose(args, overrides)
+        launcher = composed.hydra.runtime.choices["hydra/launcher"]
         choices = {
             group: choice
             for group, choice in composed.hydra.runtime.choices.items()
@@ -214,7 +231,10 @@ class Command:
         OmegaConf.resolve(cfg)
         HydraConfig.instance().cfg = None
         check(self.name, plain(cfg))
-        return Job(cfg, overrides, folder, args.multirun, choices)
+        is_here = not args.multirun or launcher == "basic"
+        if not is_here and self.sweep is None:
+            raise ConfigError(f"hydra/launcher={launcher}: is for sweeps of train")
+        return Job(cfg, overrides, folder, args.multirun, choices, is_here)
 
     def job(self, overrides: list[str], folder: Path, config_dir: str | None) -> Job:
         """One of several that another verb runs, composed and checked as if it were a sweep's.

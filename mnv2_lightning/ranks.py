@@ -8,7 +8,6 @@ from contextlib import suppress
 from pathlib import Path
 
 LAUNCHED = "MNV2_RANK_OF_OURS"  # set by `torchrun.py`: a command of ours waits for this process
-PARENT = os.getppid()
 
 
 def rank() -> int:
@@ -37,9 +36,9 @@ def is_launched() -> bool:
     return LAUNCHED in os.environ
 
 
-def is_orphan() -> bool:
-    """Whether what started this rank is gone."""
-    return "RANK" in os.environ and os.getppid() != PARENT
+def is_started() -> bool:
+    """Whether torchrun has started this process."""
+    return "RANK" in os.environ
 
 
 def tell(line: str) -> bool:

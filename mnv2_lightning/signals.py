@@ -18,6 +18,7 @@ from mnv2_lightning.schema.errors import Interrupted, Terminated, UserError
 
 ENDINGS: dict[int, type[UserError]] = {signal.SIGINT: Interrupted, signal.SIGTERM: Terminated}
 PATIENCE = 3.5  # seconds in which a job may end by itself; the command is to end within five
+PARENT = os.getppid()
 AGAIN = 2.0  # seconds after which what was raised seems to be lost
 
 
@@ -52,12 +53,13 @@ def _end(number: int, frame: FrameType | None = None, hint: str = "") -> NoRetur
 
 
 @contextmanager
-def raising(folder: Path | None) -> Iterator[None]:
+def raising(folder: Path | None, *, follows_parent: bool = False) -> Iterator[None]:
     """In this block a signal raises KeyboardInterrupt or SystemExit(143), so that the run in
     `folder` is recorded; where that is lost, or takes too long, the process ends all the same.
 
-    A rank other than the first has nothing to save, and ends at once; one whose launcher is gone
-    ends as by SIGTERM. Does nothing in a thread that is not the main one.
+    A rank other than the first has nothing to save, and ends at once. A rank, and what
+    `follows_parent`, ends as by SIGTERM where the process that started it is gone. Does nothing in
+    a thread that is not the main one.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -67,7 +69,8 @@ def raising(folder: Path | None) -> Iterator[None]:
     waking.setblocking(False)
     fd_before = signal.set_wakeup_fd(waking.fileno(), warn_on_full_buffer=False)
     before = {number: signal.signal(number, _raise) for number in _heeded()}
-    watched = (listening, folder, threading.get_ident())
+    follows = follows_parent or ranks.is_started()
+    watched = (listening, folder, threading.get_ident(), follows)
     watcher = threading.Thread(target=_watch, args=watched, daemon=True)
     watcher.start()
     try:
@@ -91,7 +94,7 @@ def _raise(number: int, frame: FrameType | None) -> None:
     sys.exit(ENDINGS[number].exit_status)
 
 
-def _watch(listening: socket.socket, folder: Path | None, main: int) -> None:
+def _watch(listening: socket.socket, folder: Path | None, main: int, follows: bool) -> None:
     """Ends the process where the job does not by itself; returns when its block has ended."""
     number, came, is_raised_again = None, 0.0, False
     while True:
@@ -100,7 +103,7 @@ def _watch(listening: socket.socket, folder: Path | None, main: int) -> None:
                 return
             if number is None and woken_by[0] in ENDINGS:
                 number, came = woken_by[0], time.monotonic()
-        if number is None and ranks.is_orphan():
+        if number is None and follows and os.getppid() != PARENT:
             os.kill(os.getpid(), signal.SIGTERM)
         if ranks.rank() != 0:
             if number is not None:
@@ -151,9 +154,9 @@ def resume_hint(folder: Path | None) -> str:
     return f"; go on with resume={folder}" if saved else ""
 
 
-def leave(status: int) -> NoReturn:
+def leave(status: int, *, at_once: bool = False) -> NoReturn:
     """End the process; a command at once, as Python takes seconds to put torch away."""
-    if not _Process.is_command:
+    if not (_Process.is_command or at_once):
         sys.exit(status)
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):

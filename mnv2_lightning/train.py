@@ -105,6 +105,8 @@ def train(cfg: DictConfig, more_callbacks: Sequence["Callback"] = ()) -> dict[st
 
 def launch(cfg: DictConfig) -> dict[str, Any]:
     """`train`, in as many processes on this machine as the Trainer is to have."""
+    if COMMAND.is_elsewhere() and cfg.trainer.devices == 1:
+        _take_a_gpu(cfg)
     if (count := _to_start(cfg)) == 1:
         return train(cfg)
     from mnv2_lightning import torchrun
@@ -125,6 +127,19 @@ def launch(cfg: DictConfig) -> dict[str, Any]:
         folder_of_run,
     )
     return folder.read_record(folder_of_run)
+
+
+def _take_a_gpu(cfg: DictConfig) -> None:
+    """Of several, one that no job beside this one trains on."""
+    import torch
+
+    from mnv2_lightning.runs import hardware
+
+    accelerator = cfg.trainer.accelerator
+    if accelerator == "auto":
+        accelerator = hardware.auto_accelerator()
+    if accelerator in ("gpu", "cuda") and torch.cuda.device_count() > 1:
+        cfg.trainer.devices = [hardware.own_gpu()[0]]
 
 
 def _to_start(cfg: DictConfig) -> int:

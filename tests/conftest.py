@@ -18,7 +18,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
-from mnv2_lightning.command import config_dir, register_resolvers
+from mnv2_lightning.command import config_dir
 from mnv2_lightning.data.sets import DATA_SETS, IdxFile
 from mnv2_lightning.train import train
 
@@ -94,7 +94,6 @@ SMALL = (
 def configure(tmp_path: Path, small_data: Path, monkeypatch: pytest.MonkeyPatch) -> Configure:
     """`configure("key=value", ...)`: train's config, on the made data, into a new folder."""
     monkeypatch.delenv("MNV2_DATA_DIR", raising=False)
-    register_resolvers()
 
     def make(*overrides: str, run_dir: Path = tmp_path / "run") -> DictConfig:
         with initialize_config_dir(str(config_dir()), version_base="1.3"):

@@ -12,7 +12,6 @@ import pytest
 from hydra._internal.utils import get_args_parser
 
 from mnv2_lightning import build
-from mnv2_lightning.command import register_resolvers
 from mnv2_lightning.networks import complexity
 from mnv2_lightning.reports import benchmarks as report
 from mnv2_lightning.reports import collect, leaderboard
@@ -49,7 +48,6 @@ def test_commands_pass_every_check(
     monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
     trainer = SimpleNamespace(world_size=1, max_epochs=9)
     monkeypatch.setattr("mnv2_lightning.build.build_trainer", lambda *args: trainer)
-    register_resolvers()
     module, *args = shlex.split(command.replace("RUN_DIR", str(tmp_path / "run")))
     parsed = get_args_parser().parse_args(args)
     import_module(module).COMMAND.check_all(parsed)

@@ -12,14 +12,13 @@ from omegaconf import DictConfig
 from torch import nn
 
 from mnv2_lightning.benchmarks.timing import rate, timed
-from mnv2_lightning.command import config_dir, register_resolvers
+from mnv2_lightning.command import config_dir
 from mnv2_lightning.networks import complexity
 from mnv2_lightning.runs.memory import keep_freed_memory
 
 
 def config(*overrides: str) -> DictConfig:
     """What `train` composes from `overrides`."""
-    register_resolvers()
     with initialize_config_dir(str(config_dir()), version_base="1.3"):
         cfg = compose("train", list(overrides))
     cfg.run_dir = "."

@@ -2,10 +2,14 @@
 
 import os
 import platform
+import tempfile
+from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 
 from mnv2_lightning.schema.errors import ConfigError
 
@@ -89,6 +93,22 @@ def check_devices(devices: int | str | list[int], accelerator: str) -> None:
         raise ConfigError(f"trainer.devices={devices}: must be a number or a list") from None
     if wanted > count:
         raise ConfigError(f"trainer.devices={devices}: there are {count} GPUs")
+
+
+@cache
+def own_gpu() -> tuple[int, FileLock | None]:
+    """The index of a GPU that no other process on this machine has so, until this one ends, and
+    its lock; where all are taken one is shared, without a lock.
+    """
+    for index in range(torch.cuda.device_count()):
+        user = os.getuid() if hasattr(os, "getuid") else 0
+        lock = FileLock(
+            Path(tempfile.gettempdir()) / f"mnv2_lightning-{user}-gpu-{index}.lock", blocking=False
+        )
+        with suppress(Timeout):
+            lock.acquire()
+            return index, lock
+    return os.getpid() % torch.cuda.device_count(), None
 
 
 def _cpu_name() -> str:

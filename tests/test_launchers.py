@@ -1,0 +1,115 @@
+"""Sweeps by Hydra's launchers keep what sweeps promise: resume, recorded failures, a summary."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from mnv2_lightning.runs import hardware
+from tests.conftest import Call, record
+
+LAUNCHERS = {
+    "joblib": ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2"),
+    "submitit_local": ("hydra/launcher=submitit_local",),
+    "ray": ("hydra/launcher=ray", "+hydra.launcher.ray.init.num_cpus=2"),
+}
+SWEEP = (
+    "-m",
+    "model.width_mult=0.25",
+    "callbacks.pictures=null",
+    "trainer.enable_progress_bar=false",
+    "trainer.limit_test_batches=2",
+    "optimizer.lr=0.1,1e18",  # the second diverges
+    "seed=0,1",
+    "sweep=s",
+)
+
+
+def start(cwd: Path, *typed: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "mnv2_lightning.train", *SWEEP, *typed],
+        cwd=cwd,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def statuses(cwd: Path) -> dict[str, str]:
+    found = (cwd / "outputs" / "sweeps" / "s").glob("*/result.json")
+    return {path.parent.name: json.loads(path.read_text())["status"] for path in found}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_a_sweep(launcher: str, tmp_path: Path) -> None:
+    short = ("trainer.limit_train_batches=5", "trainer.max_epochs=1")
+    process = start(tmp_path, *LAUNCHERS[launcher], *short)
+    out, _ = process.communicate(timeout=180)
+    assert process.returncode == 1, out
+    assert "2 of 4 runs finished" in out
+    assert statuses(tmp_path) == {
+        "lr-0.1_seed-0": "finished",
+        "lr-0.1_seed-1": "finished",
+        "lr-1e-18_seed-0": "diverged",
+        "lr-1e-18_seed-1": "diverged",
+    }
+    folder = tmp_path / "outputs" / "sweeps" / "s"
+    assert (folder / "report" / "report.html").is_file()
+    assert "diverged in epoch 1" in record(folder / "lr-1e-18_seed-0")["error"]
+
+    before = {path: os.stat(path) for path in folder.glob("lr-0.1_*/result.json")}
+    process = start(tmp_path, *LAUNCHERS[launcher], *short)
+    out, _ = process.communicate(timeout=180)
+    assert process.returncode == 1, out
+    assert all(os.stat(path) == stat for path, stat in before.items())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGKILL])
+def test_the_sweeps_process_ends(sent: signal.Signals, tmp_path: Path) -> None:
+    """Its workers end with it, and have recorded what was cut; the same command goes on."""
+    short = ("trainer.limit_train_batches=20", "trainer.max_epochs=15", "optimizer.lr=0.1")
+    process = start(tmp_path, *LAUNCHERS["joblib"], *short)
+    folder = tmp_path / "outputs" / "sweeps" / "s"
+    while len(list(folder.glob("*/checkpoints/last.ckpt"))) < 2:
+        assert process.poll() is None
+        time.sleep(0.1)
+    process.send_signal(sent)
+    process.communicate(timeout=10)  # until its workers have closed the pipe too
+    assert set(statuses(tmp_path).values()) == {"interrupted"}
+    process = start(tmp_path, *LAUNCHERS["joblib"], *short)
+    out, _ = process.communicate(timeout=180)
+    assert process.returncode == 0, out
+    assert out.count("goes on: after epoch") == 2
+    assert "2 of 2 runs finished" in out
+
+
+def test_a_gpu_for_each(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Two that are taken; a third process shares one."""
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    taken = []
+    for _ in range(3):  # processes
+        hardware.own_gpu.cache_clear()
+        taken.append(hardware.own_gpu())
+        assert hardware.own_gpu() == taken[-1]
+    assert [index for index, _ in taken[:2]] == [0, 1]
+    assert taken[2][1] is None
+    for _, lock in taken[:2]:
+        assert lock is not None
+        lock.release()
+    hardware.own_gpu.cache_clear()
+
+
+def test_for_sweeps_of_train_only(call: Call, tmp_path: Path) -> None:
+    ended = call("evaluate", "-m", "run_dir=a,b", "hydra/launcher=joblib")
+    assert ended.status == 2
+    assert ended.err == "error: hydra/launcher=joblib: is for sweeps of train\n"
+    assert list(tmp_path.iterdir()) == []
