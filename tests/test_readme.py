@@ -44,8 +44,16 @@ def test_commands_pass_every_check(
     if "RUN_DIR" in command:
         short = ("trainer.max_epochs=1", "callbacks.pictures=null")
         train(configure(*SMALL, *short, run_dir=tmp_path / "run"))
+    if "outputs/searches/NAME" in command:  # which a search has written
+        (tmp_path / "outputs/searches/NAME/experiment").mkdir(parents=True)
+        written = tmp_path / "outputs/searches/NAME/experiment/NAME.yaml"
+        written.write_text("# @package _global_\ndefaults: [fast]\n")
+    if "num_nodes" in command:  # started by srun
+        monkeypatch.setenv("WORLD_SIZE", "16")
+        monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 8)
     trainer = SimpleNamespace(world_size=1, max_epochs=9)
     monkeypatch.setattr("mnv2_lightning.build.build_trainer", lambda *args: trainer)
     module, *args = shlex.split(command.replace("RUN_DIR", str(tmp_path / "run")))
@@ -64,7 +72,7 @@ def test_files_are_there() -> None:
     named = re.findall(r"!?\[.*?\]\(([^):]+)\)", README)
     named += re.findall(r"`((?:conf|tests|outputs|mnv2_lightning|\.ci)/[\w./-]*)`", README)
     for name in named:
-        if "mine" not in name and not name.startswith(("outputs/runs", "outputs/sweeps")):
+        if "mine" not in name and not re.match("outputs/(runs|searches|sweeps)", name):
             assert (ROOT / name).exists(), name
 
 
