@@ -15,7 +15,7 @@ from mnv2_lightning import signals, train
 from mnv2_lightning.command import Command, Job, quoted
 from mnv2_lightning.endings import INTERRUPTIONS, told
 from mnv2_lightning.runs.config import flatten, outcome, plain, to_yaml
-from mnv2_lightning.schema.errors import ConfigError, Pruned
+from mnv2_lightning.schema.errors import ConfigError, DataError, Pruned, StorageError
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial, Trial
@@ -43,19 +43,22 @@ def search(cfg: DictConfig) -> dict[str, Any]:
                 break
             _run(study, *claim, _folder(folder, claim[1].number), cfg)
             log.info("%s", tables.trial(study.trials[claim[1].number], study.trials))
-    result = searches.summary(study)
-    files.write_json(folder / "search.json", result)
-    write.report([folder], folder / "report", searches.figures(study))
-    if result["best"] is not None:
-        path = folder / "experiment" / f"{study.study_name}.yaml"
-        files.make_folder(path.parent)
-        files.write_text(path, experiment(cfg, result))
+    with studies.alone(folder):
+        result = searches.summary(study, folder.name)
+        files.write_json(folder / "search.json", result)
+        write.report([folder], folder / "report", searches.figures(study))
+        if result["best"] is not None:
+            files.make_folder(folder / "experiment")
+            path = folder / "experiment" / f"{folder.name}.yaml"
+            files.write_text(path, experiment(cfg, result))
     log.info("%s", tables.search(result, folder))
     return result
 
 
 def _run(study: Any, trial: "Trial", known: "FrozenTrial", folder: Path, cfg: DictConfig) -> None:
-    """Train it, and tell the study what came of it. An interruption ends the process."""
+    """Train it, and tell the study what came of it. An interruption ends the process, and so does
+    what would end every trial: no disk, no data.
+    """
     from optuna.trial import TrialState
 
     from mnv2_lightning.callbacks.pruning import Pruning
@@ -69,7 +72,7 @@ def _run(study: Any, trial: "Trial", known: "FrozenTrial", folder: Path, cfg: Di
             state, value = TrialState.COMPLETE, record["val_accuracy"]
         except Pruned:
             state = TrialState.PRUNED
-    if ended.status in INTERRUPTIONS:
+    if ended.status in (*INTERRUPTIONS, StorageError.exit_status, DataError.exit_status):
         signals.leave(ended.status)
     if ended.line is not None:
         trial.set_user_attr("error", ended.line)

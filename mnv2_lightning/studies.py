@@ -35,7 +35,7 @@ def open_study(cfg: DictConfig, folder: Path, base: dict[str, Any]) -> optuna.St
     url = cfg.search.storage or f"sqlite:///{(folder / 'study.db').absolute()}"
     # Another process may hold the file for a moment.
     options = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {}
-    with FileLock(folder / LOCKS / "study"):
+    with alone(folder):
         try:
             study = optuna.create_study(
                 study_name=str(cfg.search.name or folder.name),
@@ -60,6 +60,11 @@ def open_study(cfg: DictConfig, folder: Path, base: dict[str, Any]) -> optuna.St
     return study
 
 
+def alone(folder: Path) -> FileLock:
+    """Held by one process of the search at a time."""
+    return FileLock(folder / LOCKS / "study")
+
+
 @contextmanager
 def claimed(
     study: optuna.Study, cfg: DictConfig, space: dict[str, BaseDistribution], folder: Path
@@ -67,7 +72,7 @@ def claimed(
     """The next trial for this process alone, and what is known of it: one whose process has died,
     or a new one. None: all have been begun.
     """
-    with FileLock(folder / LOCKS / "study"):
+    with alone(folder):
         found = _orphan(study, folder) or _new(study, cfg, folder)
         if found is not None:
             number, lock = found

@@ -1,5 +1,6 @@
 """A search: every trial recorded once, whatever ends its process; pruning; the best as a file."""
 
+import errno
 import json
 import os
 import random
@@ -157,6 +158,21 @@ def test_interrupted(call: Call, tmp_path: Path) -> None:
     assert "goes on: after epoch 1" in ended.out
     assert [trial.state.name for trial in trials(folder)] == ["COMPLETE"] * 3
     assert [trial.user_attrs["attempts"] for trial in trials(folder)] == [2, 1, 1]
+
+
+def test_what_would_end_every_trial_ends_the_search(call: Call, tmp_path: Path) -> None:
+    """With its status; the trial is not lost."""
+
+    def step(self: Classifier, batch: Any, batch_idx: int) -> torch.Tensor:
+        raise OSError(errno.ENOSPC, "No space left on device", "x")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Classifier, "training_step", step)
+        ended = call(*SEARCH)
+    assert ended.status == 4
+    assert ended.err == "error: x: No space left on device\n"
+    assert call(*SEARCH).status == 0
+    assert [trial.state.name for trial in trials(folder_of(tmp_path))] == ["COMPLETE"] * 3
 
 
 def test_a_trial_that_ends_its_process_each_time(call: Call, tmp_path: Path) -> None:

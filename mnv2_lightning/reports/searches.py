@@ -11,7 +11,7 @@ from optuna.trial import FrozenTrial, TrialState
 from mnv2_lightning.reports import sweep_figures
 
 
-def summary(study: optuna.Study) -> dict[str, Any]:
+def summary(study: optuna.Study, name: str) -> dict[str, Any]:
     """How many trials there are and how they ended, the best, the share of steps that pruning
     saved.
     """
@@ -22,7 +22,7 @@ def summary(study: optuna.Study) -> dict[str, Any]:
     best = max(done, key=lambda trial: trial.value or 0.0, default=None)
     ended = len(done) + len(pruned)
     return {
-        "name": study.study_name,
+        "name": name,
         "trials": len(trials),
         "finished": states[TrialState.COMPLETE],
         "pruned": states[TrialState.PRUNED],
