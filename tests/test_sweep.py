@@ -66,7 +66,7 @@ def test_jobs_that_die(call: Call, tmp_path: Path) -> None:
             assert traceback.startswith("Traceback")
             assert reason.partition(": ")[2] in traceback
             assert f"seed-{seed}" in ended.out
-    assert "2 of 6 runs finished" in ended.out
+    assert "\n2 of 6 runs finished" in ended.out
     assert "MemoryError: no memory left" in (folder / "report" / "report.html").read_text()
 
     before = {seed: (folder / f"seed-{seed}" / "result.json").stat() for seed in (1, 6)}
