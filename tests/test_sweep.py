@@ -152,6 +152,38 @@ def test_interrupted(call: Call, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere memory cannot be limited so")
+def test_a_job_that_gets_no_memory(tmp_path: Path) -> None:
+    """A real allocation that fails: 8 GB, where the process may have as much in all."""
+    limit = 8_000_000_000
+    code = f"import resource; resource.setrlimit(resource.RLIMIT_AS, ({limit}, {limit})); "
+    code += "from mnv2_lightning import scripts; scripts.train()"
+    typed = (
+        "-m",
+        "data.batch_size=2000",
+        "data.image_size=1024,28",
+        "trainer.limit_train_batches=1",
+        "trainer.limit_val_batches=1",
+        "trainer.limit_test_batches=0",
+        "trainer.max_epochs=1",
+        "callbacks.pictures=null",
+        "sweep=s",
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code, *typed],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 1, ended.stderr
+    assert "1 of 2 runs finished" in ended.stdout
+    folder = tmp_path / "outputs" / "sweeps" / "s"
+    assert "allocate" in record(folder / "image_size-1024")["error"]
+    assert record(folder / "image_size-28")["status"] == "finished"
+
+
+@pytest.mark.slow
 def test_a_sweep_killed_ten_times(tmp_path: Path) -> None:
     """By SIGKILL at random: its table is that of a sweep that was not, each job trained once."""
     typed = (
