@@ -68,13 +68,14 @@ def test_however_it_is_started(tmp_path: Path) -> None:
     both = [start(tmp_path, *TORCHRUN, *nodes, place, *TRAIN, *FEW, *two) for _ in range(2)]
     told = [end(process)[0] for process in both]
     assert sorted(text.count("test accuracy") for text in told) == [0, 1]  # the first rank tells
-    end(start(tmp_path, *TRAIN, "-m", *FEW, "trainer.devices=2", "seed=0,1", "sweep=s"))
+    end(start(tmp_path, *TRAIN, "-m", *FEW, "trainer.devices=2", "seed=0", "sweep=s"))
+    (of_sweep,) = (tmp_path / "outputs" / "sweeps" / "s").glob("*/result.json")
 
     runs = [
         tmp_path / "alone",
         by_torchrun,
         tmp_path / "outputs" / "runs" / "default" / "nodes",
-        tmp_path / "outputs" / "sweeps" / "s" / "seed-0",
+        of_sweep.parent,
     ]
     for run in runs:
         for name, weights in load(runs[0])["state_dict"].items():
