@@ -8,6 +8,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -108,9 +109,13 @@ class Command:
         self.process = os.getpid()
         self.config_dir: str | None = None  # the user's own, beside `conf/`
 
+    def __reduce__(self) -> tuple[Callable[..., "Command"], tuple[Any, ...]]:
+        """By its name: a worker gets that of the verb's module, told whose jobs it runs."""
+        return _of, (self.name, self.process, self.config_dir)
+
     def run(self) -> None:
         """Ends the process: 0, or the status of what went wrong (`schema/errors.py`; 1: other)."""
-        self.statuses, self.process = [], os.getpid()
+        self.statuses = []
         os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors are told here, not by Hydra
         if ranks.rank():  # warns with a C++ stack when the first has ended; torch is not loaded yet
             os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
@@ -313,3 +318,9 @@ class Command:
             if f"'{key}'" in message and key not in known:
                 return f"{key}: unknown key{did_you_mean(key, known)}"
         return message
+
+
+def _of(name: str, process: int, config_dir: str | None) -> Command:
+    command: Command = import_module(f"{__package__}.{name}").COMMAND
+    command.process, command.config_dir = process, config_dir
+    return command

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from mnv2_lightning import train
 from mnv2_lightning.runs import hardware
 from tests.conftest import Call, record
 
@@ -90,6 +92,19 @@ def test_the_sweeps_process_is_killed(tmp_path: Path) -> None:
     assert process.returncode == 0, out
     assert out.count("goes on: after epoch") == 2
     assert "2 of 2 runs finished" in out
+
+
+def test_a_worker_knows_whose_job_it_runs(tmp_path: Path) -> None:
+    """In its own copy of the verb, which the verb's functions see."""
+    (tmp_path / "job").write_bytes(pickle.dumps(train.COMMAND._job))
+    code = """if True:
+        import pathlib, pickle
+        job = pickle.loads(pathlib.Path("job").read_bytes())
+        from mnv2_lightning import search, train
+        assert job.__self__ is train.COMMAND
+        assert train.COMMAND.is_elsewhere() and not search.COMMAND.is_elsewhere()"""
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
+    assert not train.COMMAND.is_elsewhere()
 
 
 def test_a_gpu_for_each(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
