@@ -86,8 +86,7 @@ def _folder(folder: Path, number: int) -> Path:
 def _job(cfg: DictConfig, folder: Path, params: dict[str, Any]) -> Job:
     """The run of a trial, composed as if its parameters had been typed. ConfigError."""
     chosen = [f"{key}={typed(value)}" for key, value in params.items()]
-    overrides = [*cfg.overrides, *FIXED, *chosen]
-    return train.COMMAND.job(overrides, folder, COMMAND.config_dir)
+    return train.COMMAND.job([*cfg.overrides, *FIXED, *chosen], folder, COMMAND.config_dir)
 
 
 def typed(value: Any) -> str:
@@ -115,28 +114,31 @@ def experiment(cfg: DictConfig, result: dict[str, Any]) -> str:
     """
     name, chosen = result["name"], result["best"]
     best = _job(cfg, _nowhere(cfg), chosen["params"])
-    choices = dict(best.choices)
-    base = [f"experiment={choices.pop('experiment')}"]
-    before = train.COMMAND.job(base, best.folder, COMMAND.config_dir).choices
-    changed = {group: choice for group, choice in choices.items() if before[group] != choice}
-    base += [f"{group}={choice}" for group, choice in changed.items()]
-    before = flatten(plain(train.COMMAND.job(base, best.folder, COMMAND.config_dir).cfg))
+    based_on = best.choices["experiment"]
+    base = _composed(cfg, [f"experiment={based_on}"])
+    groups = {g: choice for g, choice in best.choices.items() if base.choices[g] != choice}
+    base = _composed(cfg, [*base.overrides, *(f"{g}={choice}" for g, choice in groups.items())])
+    before, now = flatten(plain(base.cfg)), flatten(plain(best.cfg))
     values = OmegaConf.create({})
-    for key, value in flatten(plain(best.cfg)).items():
-        if not key.endswith(LEFT_OUT) and (key not in before or before.pop(key) != value):
+    for key, value in now.items():
+        if not key.endswith(LEFT_OUT) and (key not in before or before[key] != value):
             OmegaConf.update(values, key, value)
-    for key in before.keys() - flatten(plain(best.cfg)).keys():  # ~callbacks.pictures
+    for key in before.keys() - now.keys():  # ~callbacks.pictures
         OmegaConf.update(values, ".".join(key.split(".")[:2]), None)
-    overridden = [{f"override /{group}": choice} for group, choice in changed.items()]
+    overridden = [{f"override /{group}": choice} for group, choice in groups.items()]
     return (
         "# @package _global_\n"
         f"# The best of {result['trials']} trials of the search {name}.\n"
         f"# Expected: {chosen['value']:.2%} of the validation images; as the best of several,\n"
         "# probably a little less of others.\n"
         f"# Command: python -m mnv2_lightning.train --config-dir {cfg.run_dir} experiment={name}\n"
-        + to_yaml({"defaults": [best.choices["experiment"], *overridden]})
+        + to_yaml({"defaults": [based_on, *overridden]})
         + to_yaml(plain(values))
     )
+
+
+def _composed(cfg: DictConfig, overrides: list[str]) -> Job:
+    return train.COMMAND.job(overrides, _nowhere(cfg), COMMAND.config_dir)
 
 
 def _nowhere(cfg: DictConfig) -> Path:
@@ -178,7 +180,9 @@ def check_job(job: Job) -> None:
             raise ConfigError(f"{key}: is typed, and searched for in search.space")
         for value in studies.ends(distribution):
             others = {k: studies.ends(d)[0] for k, d in space.items()}
-            _job(cfg, _nowhere(cfg), others | {key: value})
+            trial = _job(cfg, _nowhere(cfg), others | {key: value})
+            if train.processes(trial.cfg) > 1:
+                raise ConfigError(f"trainer.devices={cfg.trainer.devices}: a trial is one process")
 
 
 COMMAND = Command("search", search, check_job=check_job, final_config=final_config)

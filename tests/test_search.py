@@ -209,6 +209,7 @@ BAD = {
     "search.storage=nothing://x search.name=s": "search.storage: cannot be used",
     "search.storage=sqlite:///x.db": "search.name: a study in a database of yours needs a name",
     "sweep=s": "sweep=s: is train's",
+    "trainer.devices=2 trainer.strategy=ddp trainer.accelerator=cpu": "a trial is one process",
     "search/sampler=foo": "search/sampler=foo: there is none such",
 }
 
