@@ -73,12 +73,9 @@ def claimed(
     or a new one. None: all have been begun.
     """
     with alone(folder):
-        found = _orphan(study, folder) or _new(study, cfg, folder)
+        found = _orphan(study, cfg, folder) or _new(study, cfg, folder)
         if found is not None:
-            number, lock = found
-            frozen = study.get_trials(deepcopy=False)[number]
-            study.sampler = _sampler(cfg, number)
-            trial = Trial(study, frozen._trial_id)
+            trial, lock = found
             for name, distribution in space.items():
                 _suggest(trial, name, distribution)
             trial.set_user_attr("attempts", trial.user_attrs.get("attempts", 0) + 1)
@@ -86,12 +83,12 @@ def claimed(
         yield None
         return
     try:
-        yield trial, study.trials[number]
+        yield trial, study.trials[trial.number]
     finally:
         lock.release()
 
 
-def _orphan(study: optuna.Study, folder: Path) -> tuple[int, FileLock] | None:
+def _orphan(study: optuna.Study, cfg: DictConfig, folder: Path) -> tuple[Trial, FileLock] | None:
     """A trial that was begun in this folder and that no living process holds."""
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         path = _lock(folder, trial.number)
@@ -103,27 +100,28 @@ def _orphan(study: optuna.Study, folder: Path) -> tuple[int, FileLock] | None:
         except Timeout:
             continue
         if trial.user_attrs.get("attempts", 0) < ATTEMPTS:
-            return trial.number, lock
+            study.sampler = _sampler(cfg, trial.number)
+            return Trial(study, trial._trial_id), lock
         study.tell(trial.number, state=TrialState.FAIL)
         lock.release()
     return None
 
 
-def _new(study: optuna.Study, cfg: DictConfig, folder: Path) -> tuple[int, FileLock] | None:
+def _new(study: optuna.Study, cfg: DictConfig, folder: Path) -> tuple[Trial, FileLock] | None:
     number = len(study.get_trials(deepcopy=False))
     if number >= cfg.search.trials:
         return None
     lock = FileLock(_lock(folder, number))
     lock.acquire()  # first: a crash after `ask` leaves a trial that is known to be ours
     study.sampler = _sampler(cfg, number)
-    asked = study.ask().number
-    if asked != number:  # another machine, which shares the database and not the lock, came first
-        own = FileLock(_lock(folder, asked))
+    trial = study.ask()
+    if trial.number != number:  # a machine that shares the database, not the lock, was first
+        own = FileLock(_lock(folder, trial.number))
         own.acquire()
         _lock(folder, number).unlink()
         lock.release()
-        return asked, own
-    return number, lock
+        return trial, own
+    return trial, lock
 
 
 def _lock(folder: Path, number: int) -> Path:
