@@ -42,45 +42,6 @@ def _devices(value: Any) -> Any:
     return value
 
 
-class Range(BaseModel):
-    """Of a parameter that is searched for; integers where both ends are."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-    low: Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
-    high: Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
-    log: bool = False
-    step: Annotated[float, BeforeValidator(_number), Field(gt=0)] | None = None
-
-
-def _space(space: dict[str, Any]) -> dict[str, Any]:
-    """A tree of ranges and choices."""
-    if not space:
-        raise ValueError("must hold a parameter at least")
-    for key, node in space.items():
-        if not isinstance(node, dict):
-            raise ValueError(f"{key} must be {{low, high}}, {{choices}} or a group of such keys")
-        if "choices" in node:
-            values = node["choices"]
-            is_list = isinstance(values, list) and len(node) == 1 and len(values) > 1
-            if not is_list or any(isinstance(value, dict | list) for value in values):
-                raise ValueError(f"{key}.choices must be a list of two values or more, alone")
-        elif "low" in node or "high" in node:
-            try:
-                end = Range.model_validate(node)
-            except ValidationError as error:
-                first = error.errors()[0]
-                at = ".".join(map(str, (key, *first["loc"])))
-                raise ValueError(f"{at}: {first['msg'].lower()}") from None
-            if not end.low < end.high:
-                raise ValueError(f"{key}: low must be below high")
-            if end.log and (end.step or end.low <= 0):
-                raise ValueError(f"{key}: log must have low above 0 and no step")
-        else:
-            _space(node)
-    return space
-
-
 # The strategies that Lightning has by name, less those that train in children of this process:
 # it would not know which checkpoint was best. A test holds them against Lightning's registry.
 STRATEGIES = Literal[
@@ -406,6 +367,43 @@ class Train(Table):
     traceback: bool
     run_dir: str
     overrides: list[str]
+
+
+class Range(Table):
+    """Of a parameter that is searched for; integers where both ends are."""
+
+    low: Number
+    high: Number
+    log: bool = False
+    step: Positive | None = None
+
+
+def _space(space: dict[str, Any]) -> dict[str, Any]:
+    """A tree of ranges and choices."""
+    if not space:
+        raise ValueError("must hold a parameter at least")
+    for key, node in space.items():
+        if not isinstance(node, dict):
+            raise ValueError(f"{key} must be {{low, high}}, {{choices}} or a group of such keys")
+        if "choices" in node:
+            values = node["choices"]
+            is_list = isinstance(values, list) and len(node) == 1 and len(values) > 1
+            if not is_list or any(isinstance(value, dict | list) for value in values):
+                raise ValueError(f"{key}.choices must be a list of two values or more, alone")
+        elif "low" in node or "high" in node:
+            try:
+                end = Range.model_validate(node)
+            except ValidationError as error:
+                first = error.errors()[0]
+                at = ".".join(map(str, (key, *first["loc"])))
+                raise ValueError(f"{at}: {first['msg'].lower()}") from None
+            if not end.low < end.high:
+                raise ValueError(f"{key}: low must be below high")
+            if end.log and (end.step or end.low <= 0):
+                raise ValueError(f"{key}: log must have low above 0 and no step")
+        else:
+            _space(node)
+    return space
 
 
 class Searched(Table):
