@@ -18,8 +18,8 @@ from mnv2_lightning.schema.errors import Interrupted, Terminated, UserError
 
 ENDINGS: dict[int, type[UserError]] = {signal.SIGINT: Interrupted, signal.SIGTERM: Terminated}
 PATIENCE = 3.5  # seconds in which a job may end by itself; the command is to end within five
-PARENT = os.getppid()
 AGAIN = 2.0  # seconds after which what was raised seems to be lost
+PARENT = os.getppid()  # when this process began
 
 
 class _Process:

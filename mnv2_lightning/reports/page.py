@@ -17,6 +17,7 @@ TITLES = {
     "history": "The trials in their order",
     "importances": "What the accuracy depends on",
 }
+WIDE = ("costs", "curves", "slices")
 
 
 def html(rows: Sequence[Row], title: str, pictures: dict[str, bytes]) -> str:
@@ -75,10 +76,7 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def _figure(name: str, png: bytes) -> str:
     source = f"data:image/png;base64,{base64.b64encode(png).decode()}"
-    title, size = (
-        escape(TITLES[name]),
-        ' class="wide"' if name in ("costs", "curves", "slices") else "",
-    )
+    title, size = escape(TITLES[name]), ' class="wide"' if name in WIDE else ""
     return (
         f'<figure{size}><img src="{source}" alt="{title}"><figcaption>{title}</figcaption></figure>'
     )
