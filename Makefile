@@ -15,8 +15,8 @@ help: ## show this
 train: $(READY) ## set up, get MNIST, train and test the default experiment; ARGS="key=value ..."
 	$(BIN)/python -m mnv2_lightning.train $(ARGS)
 
-test: $(READY) ## the tests that need no network and no minutes
-	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+test: $(READY) ## the tests that need no network and no minutes, one process for each core
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n auto --dist loadfile $(ARGS)
 
 test-slow: $(READY) ## the tests on the real MNIST and of the wheel
 	$(BIN)/python -m pytest -m slow $(ARGS)

@@ -171,7 +171,7 @@ def check_job(job: Job) -> None:
         raise ConfigError("search.name: a study in a database of yours needs a name")
     check_targets(plain(cfg))
 
-    from mnv2_lightning import studies
+    from mnv2_lightning import build, studies
 
     spoken = {override.partition("=")[0].lstrip("+~") for override in cfg.overrides}
     space = studies.distributions(plain(cfg)["search"]["space"])
@@ -181,7 +181,7 @@ def check_job(job: Job) -> None:
         for value in studies.ends(distribution):
             others = {k: studies.ends(d)[0] for k, d in space.items()}
             trial = _job(cfg, _nowhere(cfg), others | {key: value})
-            if train.processes(trial.cfg) > 1:
+            if build.build_trainer(trial.cfg, [], []).world_size > 1:
                 raise ConfigError(f"trainer.devices={cfg.trainer.devices}: a trial is one process")
 
 

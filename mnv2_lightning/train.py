@@ -107,7 +107,7 @@ def launch(cfg: DictConfig) -> dict[str, Any]:
     """`train`, in as many processes on this machine as the Trainer is to have."""
     if COMMAND.is_elsewhere() and cfg.trainer.devices == 1:
         _take_a_gpu(cfg)
-    if (count := processes(cfg)) == 1:
+    if (count := _to_start(cfg)) == 1:
         return train(cfg)
     from mnv2_lightning import torchrun
 
@@ -142,8 +142,8 @@ def _take_a_gpu(cfg: DictConfig) -> None:
         cfg.trainer.devices = [hardware.own_gpu()[0]]
 
 
-def processes(cfg: DictConfig) -> int:
-    """How many this one is to start for a run; 1: none, it trains itself."""
+def _to_start(cfg: DictConfig) -> int:
+    """How many processes this one is to start; 1: it trains itself."""
     from mnv2_lightning import build
 
     trainer = build.build_trainer(cfg, [], [])
