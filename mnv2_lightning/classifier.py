@@ -13,6 +13,8 @@ from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
+from mnv2_lightning.affine import Views
+
 Batch = tuple[Tensor, Tensor, Tensor]  # (B, C, H, W) images, (B,) labels, (B,) indices
 
 
@@ -22,6 +24,7 @@ class Classifier(L.LightningModule):
     `optimizer`: from parameter groups to an optimizer; `scheduler`: one of `schedules`, called
     with `total_steps` and `steps_per_epoch`. Weight decay leaves out biases and norms. Batch
     order, augmentation and dropout depend on (seed, epoch) alone, so that a resume is exact.
+    `test_time_augmentation`: the ranges of `Views`, over which evaluations average.
     """
 
     def __init__(
@@ -32,6 +35,7 @@ class Classifier(L.LightningModule):
         scheduler: Callable[..., Callable[[int], float]],
         num_classes: int = 10,
         label_smoothing: float = 0.0,
+        test_time_augmentation: dict[str, float] | None = None,
         channels_last: bool = True,
         compile: bool = False,
         seed: int = 0,
@@ -55,6 +59,7 @@ class Classifier(L.LightningModule):
                 for split in ("val", "test")
             }
         )
+        self.views = Views(**(test_time_augmentation or {}))
         self.window: Tensor | None = None  # sums of loss, hits and images since the last log
         self.rate = 0.0
 
@@ -104,7 +109,7 @@ class Classifier(L.LightningModule):
     def _evaluate(self, split: str, batch: Batch) -> Tensor:
         """The logits, (B, num_classes). Metrics are sums over the split, divided once."""
         images, labels, _ = batch
-        logits = self(images)
+        logits = self._over_views(images)
         metrics: Any = self.metrics[f"{split}_metrics"]
         metrics["loss"].update(F.cross_entropy(logits, labels, reduction="none"))
         metrics["accuracy"].update(logits, labels)
@@ -113,6 +118,13 @@ class Classifier(L.LightningModule):
                 f"{split}/{name}", metric, on_step=False, on_epoch=True, prog_bar=split == "val"
             )
         return logits
+
+    def _over_views(self, images: Tensor) -> Tensor:
+        """(B, num_classes): the logits; of several views, the log of their mean probabilities."""
+        if len(self.views) == 1:
+            return self(images)
+        said = torch.stack([self(view).float().log_softmax(1) for view in self.views(images)])
+        return said.logsumexp(0) - math.log(len(said))
 
     def build_optimizer(self) -> Optimizer:
         """Of all weights, without decay of biases and norms."""

@@ -9,7 +9,7 @@ import logging
 from typing import Any
 
 from hydra.errors import InstantiationException
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from mnv2_lightning.command import Command, Job
 from mnv2_lightning.runs import folder
@@ -33,6 +33,9 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
     run = folder.require_run("run_dir", cfg.run_dir)
     run_cfg = folder.read_checked(run)
     run_cfg.data.dir = cfg.data.dir or run_cfg.data.dir
+    if cfg.test_time_augmentation is not None:
+        views = cfg.test_time_augmentation
+        OmegaConf.update(run_cfg, "classifier.test_time_augmentation", views, merge=False)
     predictions = Predictions()
     try:
         datamodule = build.build_datamodule(run_cfg)
@@ -68,6 +71,7 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
         "checkpoint": path.stem,
         "precision": trainer.precision,
         "split": cfg.split,
+        "views": len(classifier.views),
         "images": len(said.labels),
         "accuracy": metrics[f"{cfg.split}/accuracy"],
         "loss": metrics[f"{cfg.split}/loss"],

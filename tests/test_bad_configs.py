@@ -115,6 +115,7 @@ def test_bad_for_torch(
         ((), "run_dir: a value is required"),
         (("run_dir=.",), "not a run's folder"),
         (("run_dir=none",), "there is no such folder"),
+        (("run_dir=.", "test_time_augmentation={degree:7}"), "augmentation.degree: unknown key"),
         (("run_dir=.", "split=train"), "split=train: must be 'test' or 'val'"),
     ],
 )

@@ -11,12 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from omegaconf import OmegaConf
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import plugin_data_pb2
 
 from mnv2_lightning.callbacks.divergence import Divergence
 from mnv2_lightning.classifier import Classifier
+from mnv2_lightning.command import config_dir
 from mnv2_lightning.evaluate import evaluate
 from mnv2_lightning.runs.checkpoint_io import DurableCheckpointIO
 from mnv2_lightning.runs.record import EMPTY
@@ -82,13 +84,20 @@ def test_tensorboard(run: Path) -> None:
     assert shown["callbacks.ema.decay"].number_value == pytest.approx(0.99)
 
 
+def to_evaluate(run: Path, **options: Any) -> DictConfig:
+    """As `conf/evaluate.yaml` has it."""
+    with initialize_config_dir(str(config_dir()), version_base="1.3"):
+        cfg = compose("evaluate", [f"run_dir={run}"])
+    cfg.merge_with(options)
+    return cfg
+
+
 @pytest.mark.parametrize(("checkpoint", "split"), [("best", "test"), ("best", "val")])
 def test_evaluate_equals_what_training_reported(
     run: Path, small_data: Path, checkpoint: str, split: str
 ) -> None:
     before = {p: p.stat().st_mtime_ns for p in run.rglob("*") if "evaluation" not in p.parts}
-    cfg = {"run_dir": str(run), "checkpoint": checkpoint, "split": split, "accelerator": "auto"}
-    result = evaluate(OmegaConf.create(cfg | {"data": {"dir": None}}))
+    result = evaluate(to_evaluate(run, checkpoint=checkpoint, split=split))
     assert result["accuracy"] == record(run)[f"{split}_accuracy"]
     if split == "test":
         assert result["loss"] == record(run)["test_loss"]
@@ -104,6 +113,13 @@ def test_evaluate_equals_what_training_reported(
     assert matrix.trace() / 100 == pytest.approx(result["accuracy"])
     changed = [p for p, t in before.items() if p != run and p.stat().st_mtime_ns != t]
     assert not changed
+
+
+def test_evaluate_over_views(run: Path, small_data: Path) -> None:
+    views = {"degrees": 10, "translate": 0.1}
+    over_views = evaluate(to_evaluate(run, test_time_augmentation=views))
+    assert over_views["views"] == 7
+    assert over_views["loss"] != record(run)["test_loss"]
 
 
 def test_no_test(configure: Configure) -> None:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from mnv2_lightning.data.augment import RandomAffine
+from mnv2_lightning.affine import RandomAffine
 from mnv2_lightning.data.batches import Batches, InMemoryImages, split
 from mnv2_lightning.data.files import load
 
@@ -44,8 +44,7 @@ class MNISTDataModule(L.LightningDataModule):
         self.batch_size, self.val_size, self.seed = batch_size, val_size, seed
         self.crop, self.image_size, self.mean, self.std = crop, image_size, mean, std
         self.classes = classes or [str(digit) for digit in range(10)]
-        nothing = {"degrees": 0.0, "translate": 0.0, "scale": 0.0, "shear": 0.0}
-        self.augment = RandomAffine(**(nothing | (augment or {})), seed=seed)
+        self.augment = RandomAffine(**(augment or {}), seed=seed)
         self.train_set: InMemoryImages | None = None
         self.test_set: InMemoryImages | None = None
 

@@ -179,8 +179,9 @@ def matrix_csv(matrix: np.ndarray, classes: Sequence[str]) -> str:
 
 def evaluation(result: dict[str, Any]) -> str:
     """An evaluation as a table, a row a class."""
+    views = f" over {result['views']} views" if result["views"] > 1 else ""
     lines = [
-        f"{result['checkpoint']} on {result['images']:,} {result['split']} images: "
+        f"{result['checkpoint']} on {result['images']:,} {result['split']} images{views}: "
         f"accuracy {result['accuracy']:.2%}, loss {result['loss']:.4f} ({result['precision']})",
         f"  {'class':<12} {'precision':>9} {'recall':>9} {'F1':>9} {'images':>7}",
     ]

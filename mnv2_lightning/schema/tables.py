@@ -99,10 +99,20 @@ class DataFolder(Table):
     dir: str | None
 
 
+class Augment(Table):
+    """Ranges of affine maps."""
+
+    degrees: Annotated[Number, Field(ge=0, le=180)] = 0.0
+    translate: UpToOne = 0.0
+    scale: Share = 0.0
+    shear: UpToOne = 0.0
+
+
 class Evaluate(Table):
     run_dir: str
     checkpoint: Literal["best", "last", "previous"] | None
     split: Literal["test", "val"]
+    test_time_augmentation: Augment | None
     data: DataFolder
     accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps"]
     traceback: bool
@@ -178,13 +188,6 @@ class MobileNetV1(Targeted):
     init: Literal["torchvision", "pytorch"]
 
 
-class Augment(Table):
-    degrees: Annotated[Number, Field(ge=0, le=180)]
-    translate: UpToOne
-    scale: Share
-    shear: UpToOne
-
-
 class Data(Targeted):
     """What every data module has; one of the user's own may have more."""
 
@@ -210,6 +213,7 @@ class MNISTDataModule(Data):
 
 class Classifier(Targeted):
     label_smoothing: Share
+    test_time_augmentation: Augment | None = None  # None: a run from before there was such
     channels_last: bool
     compile: bool
 
