@@ -29,8 +29,10 @@ GOALS = [  # of the time-to-accuracy table
     ("99.0", ""),
     ("99.0", "by a plain CNN"),
     ("99.19", ""),
+    ("99.19", "by a plain CNN"),
     ("99.19", "by more than 1 M parameters in 17 blocks"),
     ("99.5", ""),
+    ("99.6", ""),
 ]
 TYPED = README.replace("\\\n", "")  # a command on several lines is one
 COMMANDS = sorted(set(re.findall(r"python -m (mnv2_lightning\.[^#\n`]+)", TYPED)))
@@ -91,6 +93,9 @@ def test_results_are_those_of_the_records(name: str) -> None:
     assert [run["seed"] for run in runs] == [int(seed) for seed in seeds.split(",")]
     keys = ("test_accuracy", "train_seconds", "images_per_second")
     accuracy, seconds, rate = ([run[key] for run in runs] for key in keys)
+    evaluated = [path.parent / "evaluation" / "last-test.json" for path in records]
+    if evaluated[0].exists():  # anew, over views
+        accuracy = [json.loads(path.read_text())["accuracy"] for path in evaluated]
     spread = 100 * stdev(accuracy)
     assert f"**{100 * mean(accuracy):.2f} %** ± {spread:.2f} (n = {len(runs)}) |" in row
     assert f"| {mean(seconds):.0f} s ± {stdev(seconds):.0f} |" in row
@@ -147,7 +152,6 @@ def test_time_to_accuracy_is_that_of_the_record() -> None:
     def seconds(name: str) -> float:
         return mean(run["train_seconds"] for run in found[name][1])
 
-    assert max(accuracy for accuracy, _ in found.values()) < 99.6  # as the text says
     rows = re.findall(r"^\| (9[\d.]+) %(.*?) \| `?(.+?)`? \| (.+) \|$", README, re.M)
     assert [(goal, among.strip()) for goal, among, *_ in rows] == GOALS
     for goal, among, name, told in rows:

@@ -5,6 +5,7 @@ from statistics import mean, median, stdev
 from typing import Any
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
 from mnv2_lightning.reports.markdown import table
 
@@ -204,11 +205,16 @@ def draw_growth(part: Any, limits: Any | None) -> Figure:
         right.axhline(limits["sgemm_gflops"], color="grey", linewidth=1)
         right.annotate("matrix product", (sizes[0], limits["sgemm_gflops"]), va="bottom")
     left.set(xscale="log", yscale="log", xlabel="image, px", ylabel="images a second")
+    left.yaxis.set(
+        major_locator=LogLocator(subs=(1, 2, 5)),
+        major_formatter=StrMethodFormatter("{x:,.0f}"),
+        minor_locator=NullLocator(),
+    )
     right.set(xscale="log", ylim=(0, None), xlabel="image, px", ylabel="GFLOP/s")
     for axes in (left, right):
         axes.set_xticks(sorted({r["image_size"] for r in part}))
         axes.set_xticklabels([str(x) for x in sorted({r["image_size"] for r in part})])
-        axes.minorticks_off()
+        axes.xaxis.minorticks_off()
         axes.spines[["top", "right"]].set_visible(False)
     left.legend(fontsize=8, frameon=False)
     return figure
