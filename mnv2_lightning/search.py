@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 from mnv2_lightning import signals, train
-from mnv2_lightning.command import Command, Job, quoted
+from mnv2_lightning.command import Command, Job, config_dir, quoted
 from mnv2_lightning.endings import INTERRUPTIONS, told
 from mnv2_lightning.runs.config import flatten, outcome, plain, to_yaml
 from mnv2_lightning.schema.errors import ConfigError, DataError, Pruned, StorageError
@@ -24,6 +24,11 @@ log = logging.getLogger(__name__)
 
 # A trial has no say by the test set: it is read by the run of the best, at its end.
 FIXED = ("trainer.limit_test_batches=0",)
+CHOSEN_BY = {  # off, there is no accuracy to choose by
+    "data.val_size": 0,
+    "trainer.limit_val_batches": 0,
+    "trainer.enable_checkpointing": False,
+}
 LEFT_OUT = ("overrides", "resume", "trainer.limit_test_batches")  # ends of an experiment's keys
 
 
@@ -68,8 +73,10 @@ def _run(study: Any, trial: "Trial", known: "FrozenTrial", folder: Path, cfg: Di
     with told(cfg.traceback, folder) as ended:
         job = _job(cfg, folder, known.params)
         try:
-            record = train.train(job.cfg, [pruning])
-            state, value = TrialState.COMPLETE, record["val_accuracy"]
+            value = train.train(job.cfg, [pruning])["val_accuracy"]
+            if value is None:
+                raise ConfigError("the run ended without a validation accuracy to choose by")
+            state = TrialState.COMPLETE
         except Pruned:
             state = TrialState.PRUNED
     if ended.status in (*INTERRUPTIONS, StorageError.exit_status, DataError.exit_status):
@@ -165,8 +172,12 @@ def check_job(job: Job) -> None:
     for key, value in (("resume", cfg.resume), ("sweep", cfg.sweep)):
         if value is not None:
             raise ConfigError(f"{key}={value}: is train's; search.name=NAME goes on with a search")
-    if cfg.data.val_size == 0:
-        raise ConfigError("data.val_size=0: a search chooses by held-out images")
+    for key, off in CHOSEN_BY.items():
+        if OmegaConf.select(cfg, key) == off:
+            raise ConfigError(f"{key}={off}: a search chooses by held-out images")
+    name = Path(cfg.run_dir).name
+    if (config_dir() / "experiment" / f"{name}.yaml").exists():
+        raise ConfigError(f"search.name={name}: is an experiment of conf/; take another name")
     if cfg.search.storage is not None and cfg.search.name is None:
         raise ConfigError("search.name: a study in a database of yours needs a name")
     check_targets(plain(cfg))

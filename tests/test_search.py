@@ -203,6 +203,9 @@ BAD = {
     "~search.space.optimizer ~search.space.model": "must hold a parameter",
     "optimizer.lr=0.1": "optimizer.lr: is typed, and searched for in search.space",
     "data.val_size=0": "data.val_size=0: a search chooses by held-out images",
+    "trainer.limit_val_batches=0": "trainer.limit_val_batches=0: a search chooses by",
+    "trainer.enable_checkpointing=false": "trainer.enable_checkpointing=False: a search",
+    "search.name=fast": "search.name=fast: is an experiment of conf/; take another name",
     "search.sampler._target_=os.system": "not allowed",
     "search.sampler._target_=optuna.pruners.NopPruner": "not allowed",
     "search.sampler.n_startup=1": "did you mean search.sampler.n_startup_trials?",
@@ -222,6 +225,19 @@ def test_bad_searches(call: Call, tmp_path: Path, typed: str) -> None:
     assert ended.err.count("\n") == 1
     if "search.storage: " not in BAD[typed]:
         assert list(tmp_path.iterdir()) == []
+
+
+def test_without_an_accuracy_a_trial_fails(call: Call, tmp_path: Path) -> None:
+    """Not the search: no validation falls into these epochs."""
+    ended = call(*SEARCH, "trainer.check_val_every_n_epoch=5", "search.trials=2")
+    assert "the run ended without a validation accuracy" in ended.err
+    assert [t.state.name for t in trials(folder_of(tmp_path))] == ["FAIL", "FAIL"]
+
+
+def test_the_check_before_training_reports_nothing(call: Call, tmp_path: Path) -> None:
+    call(*SEARCH, "trainer.num_sanity_val_steps=1", "search.trials=1")
+    (trial,) = trials(folder_of(tmp_path))
+    assert 0 not in trial.intermediate_values
 
 
 def test_kinds_of_parameters() -> None:

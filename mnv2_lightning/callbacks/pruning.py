@@ -19,6 +19,8 @@ class Pruning(Callback):
         self.trial, self.reported = trial, reported
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.sanity_checking:
+            return
         total = trainer.estimated_stepping_batches
         is_known = 0 < total < float("inf")
         point = int(100 * trainer.global_step / total) if is_known else trainer.current_epoch + 1
