@@ -80,6 +80,8 @@ def _run(study: Any, trial: "Trial", known: "FrozenTrial", folder: Path, cfg: Di
         except Pruned:
             state = TrialState.PRUNED
     if ended.status in (*INTERRUPTIONS, StorageError.exit_status, DataError.exit_status):
+        if ended.status != StorageError.exit_status:  # the study may be on the same disk
+            trial.set_user_attr("attempts", trial.user_attrs["attempts"] - 1)
         signals.leave(ended.status)
     if ended.line is not None:
         trial.set_user_attr("error", ended.line)

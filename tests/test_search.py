@@ -176,15 +176,21 @@ def test_what_would_end_every_trial_ends_the_search(call: Call, tmp_path: Path) 
 
 
 def test_a_trial_that_ends_its_process_each_time(call: Call, tmp_path: Path) -> None:
-    """Has failed, in the end: a search is not to begin with it for ever."""
+    """Has failed, in the end: a search is not to begin with it for ever. An interruption is not
+    the trial's fault.
+    """
 
-    def step(self: Classifier, batch: Any, batch_idx: int) -> torch.Tensor:
-        raise KeyboardInterrupt
+    def cut(by: BaseException, status: int) -> None:
+        def step(self: Classifier, batch: Any, batch_idx: int) -> torch.Tensor:
+            raise by
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Classifier, "training_step", step)
-        for _ in range(studies.ATTEMPTS):
-            assert call(*SEARCH).status == 130
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Classifier, "training_step", step)
+            for _ in range(studies.ATTEMPTS):
+                assert call(*SEARCH).status == status
+
+    cut(KeyboardInterrupt(), 130)
+    cut(OSError(errno.ENOSPC, "No space left on device", "x"), 4)
     assert call(*SEARCH).status == 0
     states = [trial.state.name for trial in trials(folder_of(tmp_path))]
     assert states == ["FAIL", "COMPLETE", "COMPLETE"]
