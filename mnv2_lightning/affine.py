@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -16,17 +17,8 @@ class RandomAffine:
     `shear`: +- horizontal shear. Beyond the border the image is 0, MNIST's background.
     """
 
-    def __init__(
-        self,
-        *,
-        degrees: float = 0.0,
-        translate: float = 0.0,
-        scale: float = 0.0,
-        shear: float = 0.0,
-        seed: int,
-    ) -> None:
-        self.ranges = _ranges(degrees, translate, scale, shear)
-        self.seed = seed
+    def __init__(self, *, seed: int, **ranges: float) -> None:
+        self.ranges, self.seed = _ranges(**ranges), seed
 
     def __bool__(self) -> bool:
         return any(self.ranges)
@@ -45,23 +37,11 @@ class Views:
     The ranges are those of `RandomAffine`. Beyond the border an image goes on as at its edge.
     """
 
-    def __init__(
-        self,
-        *,
-        degrees: float = 0.0,
-        translate: float = 0.0,
-        scale: float = 0.0,
-        shear: float = 0.0,
-    ) -> None:
-        ranges = _ranges(degrees, translate, scale, shear)
-        ends = [
-            [end if place == of else 0.0 for place in range(len(ranges))]
-            for sign in (1, -1)
-            for of, end in enumerate(sign * r for r in ranges)
-            if end
-        ]
-        changes = torch.tensor(ends, device="cpu").view(-1, len(ranges)).unbind(1)
-        self.maps = _to_input(*changes)  # (V - 1, 2, 3)
+    def __init__(self, **ranges: float) -> None:
+        ends = np.diag(_ranges(**ranges))
+        ends = ends[ends.any(axis=1)]
+        changes = torch.tensor(np.concatenate([ends, -ends]), dtype=torch.float, device="cpu")
+        self.maps = _to_input(*changes.unbind(1))  # (V - 1, 2, 3)
 
     def __len__(self) -> int:
         return 1 + len(self.maps)
@@ -74,7 +54,9 @@ class Views:
             yield F.grid_sample(images, grid, padding_mode="border", align_corners=False)
 
 
-def _ranges(degrees: float, translate: float, scale: float, shear: float) -> tuple[float, ...]:
+def _ranges(
+    *, degrees: float = 0.0, translate: float = 0.0, scale: float = 0.0, shear: float = 0.0
+) -> tuple[float, ...]:
     """Of angle, size, shear, and the shifts in x and y in half sides."""
     return math.radians(degrees), scale, shear, 2 * translate, 2 * translate
 
