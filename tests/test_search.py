@@ -157,7 +157,7 @@ def test_interrupted(call: Call, tmp_path: Path) -> None:
     assert ended.status == 0, ended.err
     assert "goes on: after epoch 1" in ended.out
     assert [trial.state.name for trial in trials(folder)] == ["COMPLETE"] * 3
-    assert [trial.user_attrs["attempts"] for trial in trials(folder)] == [2, 1, 1]
+    assert [trial.user_attrs["attempts"] for trial in trials(folder)] == [1, 1, 1]
 
 
 def test_what_would_end_every_trial_ends_the_search(call: Call, tmp_path: Path) -> None:
