@@ -168,13 +168,16 @@ def _go_on(run_dir: Path) -> tuple[Path | None, int]:
 
 
 def _make_ready(run_dir: Path, cfg: DictConfig) -> None:
-    """The folder gets the run's config and loses what a crash left half-written. StorageError."""
+    """The folder gets the run's config and loses what is of an earlier attempt: what a crash left
+    half-written, and its traceback. StorageError.
+    """
     from mnv2_lightning import files
     from mnv2_lightning.runs import checkpoint
 
     files.settle(run_dir)
     config.save(run_dir / "config.yaml", config.plain(cfg))
     checkpoint.tidy(run_dir)
+    (run_dir / "error.txt").unlink(missing_ok=True)
 
 
 def final_config(cfg: DictConfig, overrides: list[str]) -> DictConfig:

@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from mnv2_lightning import build
 from mnv2_lightning.runs.checkpoint_io import DurableCheckpointIO
 from mnv2_lightning.runs.config import flatten, plain
-from mnv2_lightning.runs.folder import read_config, resumed_config
+from mnv2_lightning.runs.folder import holds_this_run, read_config, resumed_config
 from mnv2_lightning.schema.errors import ConfigError
 from mnv2_lightning.train import train
 from tests.conftest import AUGMENTED, SMALL, Configure, load, record, rows
@@ -152,6 +152,17 @@ def test_killed_while_a_finished_run_is_extended(configure: Configure, tmp_path:
             train(resumed(tmp_path, "trainer.max_epochs=2"))
     train(resumed(tmp_path, "trainer.max_epochs=2"))
     assert load(tmp_path)["epoch"] == 1
+
+
+def test_killed_at_its_very_start(configure: Configure, tmp_path: Path) -> None:
+    """With a record and no config yet: the same command goes on with it."""
+    cfg = configure(*SMALL, run_dir=tmp_path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mnv2_lightning.runs.config.save", raise_killed)
+        with pytest.raises(RuntimeError, match="killed"):
+            train(cfg)
+    assert (tmp_path / "result.json").exists()
+    assert not holds_this_run(tmp_path, cfg)
 
 
 def test_resume_of_a_finished_run_does_nothing(

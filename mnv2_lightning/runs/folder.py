@@ -19,6 +19,7 @@ from mnv2_lightning import ranks
 from mnv2_lightning.files import make_folder, read_json
 from mnv2_lightning.runs import config
 from mnv2_lightning.runs.config import DATA_DIR, MAY_CHANGE, OF_THE_COMMAND, outcome, plain
+from mnv2_lightning.runs.record import EMPTY
 from mnv2_lightning.schema.check import check, targeted_nodes
 from mnv2_lightning.schema.errors import ConfigError
 from mnv2_lightning.schema.nearest import did_you_mean, dotted_keys
@@ -228,7 +229,8 @@ def holds_this_run(folder: Path, cfg: DictConfig) -> bool:
     """
     require_closed(folder)
     if not (folder / "config.yaml").is_file():
-        if (folder / "result.json").exists():
+        is_begun = read_record(folder).keys() == EMPTY.keys()  # cut before its config was there
+        if (folder / "result.json").exists() and not is_begun:
             raise ConfigError(f"{folder}: holds a result.json of something else")
         return False
     before, now = outcome(plain(read_config(folder))), outcome(plain(cfg))
