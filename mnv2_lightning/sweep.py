@@ -12,7 +12,7 @@ from mnv2_lightning.runs.folder import require_closed
 from mnv2_lightning.schema.errors import ConfigError
 
 log = logging.getLogger(__name__)
-_ABSENT: Any = object()
+_ABSENT = "nothing"
 
 
 def check(jobs: list[Job]) -> None:
@@ -30,10 +30,15 @@ def check(jobs: list[Job]) -> None:
     if before["keys"] != now["keys"]:
         keys = (" and ".join(x["keys"]) or "nothing" for x in (before, now))
         raise ConfigError(f"{folder}: holds a sweep over {next(keys)}, not {next(keys)}{other}")
-    for key in before["base"].keys() & now["base"].keys():
-        old, new = before["base"][key], now["base"][key]
-        if old != new:
+    for key in before["base"] | now["base"]:
+        old, new = (x["base"].get(key, _ABSENT) for x in (before, now))
+        if old != new and not (_ABSENT in (old, new) and _follows(key, now["keys"])):
             raise ConfigError(f"{folder}: holds a sweep with {key}={old}, not {new}{other}")
+
+
+def _follows(key: str, swept: list[str]) -> bool:
+    """Whether a sweep over these may have `key` in some jobs only: a group's own differ."""
+    return any(of in ("experiment", key) or key.startswith(f"{of}.") for of in swept)
 
 
 def begin(jobs: list[Job]) -> None:

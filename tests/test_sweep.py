@@ -73,6 +73,7 @@ def test_jobs_that_die(call: Call, tmp_path: Path) -> None:
     ended = call(*typed)
     assert ended.status == 0, ended.err
     assert "6 of 6 runs finished" in ended.out
+    assert not list(folder.glob("*/error.txt"))
     for seed, stat in before.items():
         assert (folder / f"seed-{seed}" / "result.json").stat() == stat
 
@@ -89,6 +90,9 @@ def test_another_base_is_refused(call: Call, tmp_path: Path) -> None:
     assert ended.status == 2
     told = "outputs/sweeps/s: holds a sweep with trainer.max_epochs=1, not 2; take another name\n"
     assert ended.err == f"error: {told}"
+    ended = call(*SWEEP, *few, "optimizer.lr=0.3,0.4", "callbacks=[default,ema]")
+    assert ended.status == 2
+    assert "holds a sweep with callbacks.ema._target_=nothing, not mnv2" in ended.err
     ended = call(*SWEEP, *few, "seed=1,2")
     assert ended.status == 2
     assert "holds a sweep over optimizer.lr, not seed; take another name" in ended.err
