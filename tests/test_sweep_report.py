@@ -7,11 +7,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from mnv2_lightning.reports import collect, leaderboard, tables, write
-from mnv2_lightning.reports.figures import pixels
 from tests.conftest import Call
 
 
@@ -164,9 +162,59 @@ def test_needs_no_torch(sweep: Path) -> None:
     subprocess.run([sys.executable, "-c", code], check=True, cwd=sweep)
 
 
-def test_failed_cells_are_told_from_bad_ones(sweep: Path) -> None:
-    """A heat map of (expansion ratio, lr): no run of ratio 6 has finished."""
-    drawn = write.figures(collect.rows([sweep]))
-    picture = pixels(drawn["heat"])
-    assert picture.shape[2] == 3
-    assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 10
+def test_cells_without_a_finished_run_say_why(sweep: Path) -> None:
+    """A heat map of (expansion ratio, lr)."""
+    for lr, ratio, status in ((0.01, 8, "running"), (0.1, 8, "diverged"), (0.1, 1, "finished")):
+        typed = {"optimizer.lr": lr, "model.expand_ratio": ratio, "trainer.max_epochs": 2}
+        job(sweep / f"{lr}{ratio}", typed, status=status)
+    axes = write.figures(collect.rows([sweep]))["heat"].axes[0]
+    ratios = [label.get_text() for label in axes.get_yticklabels()]
+    told = {text.get_position(): text.get_text() for text in axes.texts}
+    assert ratios == ["1", "2", "4", "8"]
+    assert (told[0, 0], told[1, 0]) == ("-", "50.00%")  # by number of lr, of ratio
+    assert (told[0, 3], told[1, 3]) == ("running", "diverged")
+
+
+def test_a_job_that_was_not_started_takes_no_figure_away(tmp_path: Path) -> None:
+    """Of four jobs three are done."""
+    for lr, ratio in ((0.1, 2), (0.1, 4), (0.2, 2)):
+        job(tmp_path / f"{lr}{ratio}", {"optimizer.lr": lr, "model.expand_ratio": ratio})
+    (tmp_path / "sweep.json").write_text('{"jobs": ["0.24"]}')
+    assert {"lines", "heat"} <= write.figures(collect.rows([tmp_path])).keys()
+
+
+def test_a_sweep_over_lists(tmp_path: Path) -> None:
+    for lr in (0.1, 0.2):
+        for name, callbacks in (("a", ["default"]), ("b", ["default", "ema"])):
+            job(tmp_path / f"{lr}{name}", {"callbacks": callbacks, "optimizer.lr": lr})
+    drawn = write.figures(collect.rows([tmp_path]))
+    assert {"lines", "heat"} <= drawn.keys()
+    labels = [label.get_text() for label in drawn["heat"].axes[0].get_yticklabels()]
+    assert labels == ["['default', 'ema']", "['default']"]
+
+
+def test_of_a_third_key_the_best_is_shown(tmp_path: Path) -> None:
+    """Its values are no seeds: a mean over them says nothing."""
+    for lr in (0.1, 0.2):
+        for ratio in (2, 4):
+            for dropout in (0.0, 0.5):
+                typed = {"optimizer.lr": lr, "model.expand_ratio": ratio, "model.dropout": dropout}
+                job(tmp_path / f"{lr}{ratio}{dropout}", typed, val_accuracy=0.9 - dropout)
+    drawn = write.figures(collect.rows([tmp_path]))
+    assert {text.get_text() for text in drawn["heat"].axes[0].texts} == {"90.00%"}
+    assert drawn["lines"].axes[0].get_ylabel() == "validation accuracy, the best by dropout"
+
+
+def test_a_report_takes_no_pictures_but_its_own(sweep: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine.png").write_bytes(b"mine")
+    (tmp_path / "out" / "importances.png").write_bytes(b"of an earlier report")
+    write.report([sweep], tmp_path / "out")
+    there = {path.name for path in (tmp_path / "out").glob("*.png")}
+    assert "mine.png" in there
+    assert "importances.png" not in there
+
+
+def test_a_reason_is_one_line(tmp_path: Path) -> None:
+    job(tmp_path / "a", {"seed": 0}, status="failed", error="ValueError: a\n  b")
+    assert tables.failed_rows(collect.rows([tmp_path])) == [["a", "failed", "ValueError: a b"]]

@@ -57,8 +57,9 @@ def swept(rows: Sequence[Row]) -> list[str]:
 
 
 def value(row: Row, key: str) -> Any:
-    """What was typed for `key`; None: nothing, or it is not known."""
-    return (row["overrides"] or {}).get(key)
+    """What was typed for `key`, a list or a dict as text; None: nothing, or it is not known."""
+    typed = (row["overrides"] or {}).get(key)
+    return str(typed) if isinstance(typed, list | dict) else typed
 
 
 def groups(rows: Sequence[Row]) -> list[Group]:

@@ -22,7 +22,9 @@ def draw_lines(
     y_name: str,
     lines_name: str = "",
 ) -> Figure:
-    """A line for each name: means (N,) over x (N,), with standard deviations (N,); NaN: no run."""
+    """A line for each name: means (N,) over x (N,), with standard deviations (N,); NaN: no
+    run, or one.
+    """
     figure, axes = _axes(y_name, x_name)
     is_log = min(x) > 0 and max(x) >= 8 * min(x)
     aside = np.linspace(-1, 1, len(lines)) if len(lines) > 1 else [0.0]  # so that all bars are seen
@@ -35,7 +37,7 @@ def draw_lines(
         axes.errorbar(
             places * 1.025**side if is_log else places + width * side,
             means[there],
-            np.nan_to_num(spreads[there]),
+            spreads[there],
             label=name,
             color=colour,
             marker="o",
@@ -106,13 +108,14 @@ def draw_importances(shares: Mapping[str, float]) -> Figure:
 def draw_heat(
     means: np.ndarray,
     *,
+    statuses: Sequence[Sequence[str]],
     rows: Sequence[str],
     columns: Sequence[str],
     rows_name: str,
     columns_name: str,
     name: str,
 ) -> Figure:
-    """(R, C) means as colours and numbers; NaN: no finished run."""
+    """(R, C) means as colours and numbers; NaN: no finished run, but a status."""
     size = (1.2 * len(columns) + 2.8, 0.7 * len(rows) + 1.6)
     figure = Figure(figsize=size, layout="constrained", dpi=120)
     axes = figure.add_subplot()
@@ -124,7 +127,7 @@ def draw_heat(
         axes.text(
             column,
             row,
-            f"{value:.2%}" if there else "failed",
+            f"{value:.2%}" if there else statuses[row][column],
             ha="center",
             va="center",
             color="white" if dark else INK if there else RED,

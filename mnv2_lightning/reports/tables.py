@@ -124,7 +124,7 @@ def run_rows(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
 def failed_rows(rows: Sequence[Row]) -> list[list[str]]:
     """Name, status and the one-line reason of each run that did not finish."""
     return [
-        [row["name"], row["status"], row["error"] or "-"]
+        [row["name"], row["status"], " ".join((row["error"] or "-").split())]
         for row in rows
         if row["status"] != "finished"
     ]

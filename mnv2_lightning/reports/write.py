@@ -36,8 +36,8 @@ def report(
     """The rows of all runs in `folders`, on which it writes into `out`; with `more` figures."""
     rows = collect.rows(folders)
     out.mkdir(parents=True, exist_ok=True)
-    for old in out.glob("*.png"):
-        old.unlink()
+    for name in page.TITLES:  # of an earlier report
+        (out / f"{name}.png").unlink(missing_ok=True)
     drawn = {**(more or {}), **figures(rows)}
     for name, figure in drawn.items():
         figure.savefig(out / f"{name}.png")
@@ -93,7 +93,8 @@ def _slices(groups: Sequence[Group], keys: Sequence[str], by: str) -> Figure:
 
 def _is_grid(rows: Sequence[Row], keys: Sequence[str]) -> bool:
     """Whether few values of each key were combined, most with most, and not drawn one by one."""
-    places = {tuple(str(value(row, key)) for key in keys) for row in rows}
+    typed = [row for row in rows if row["overrides"] is not None]
+    places = {tuple(str(value(row, key)) for key in keys) for row in typed}
     counts = [len(set(values)) for values in zip(*places, strict=True)]
     return max(counts, default=0) <= MANY and 2 * len(places) > math.prod(counts)
 
@@ -109,48 +110,51 @@ def _axes(keys: list[str], numeric: list[str]) -> tuple[str, str]:
     return next(key for key in keys if key != across), across
 
 
-def _cells(
-    groups: Sequence[Group], down: str | None, across: str, by: str
-) -> dict[tuple[Any, Any], list[float]]:
-    """The metric of all runs by (value of `down`, value of `across`)."""
-    cells: dict[tuple[Any, Any], list[float]] = {}
-    for group in groups:
-        place = (group.values.get(down) if down else None, group.values[across])
-        cells.setdefault(place, []).extend(run[by] for run in group.runs)
+def _cells(groups: Sequence[Group], down: str | None, across: str) -> dict[tuple[Any, Any], Group]:
+    """By (value of `down`, value of `across`): where other keys differ too, the best of them."""
+    cells: dict[tuple[Any, Any], Group] = {}
+    for group in groups:  # the best first
+        cells.setdefault((group.values.get(down) if down else None, group.values[across]), group)
     return cells
 
 
+def _named(by: str, groups: Sequence[Group], *shown: str | None) -> str:
+    others = [short(key) for key in groups[0].values if key not in shown]
+    return f"{NAMES[by]}, the best by {' and '.join(others)}" if others else NAMES[by]
+
+
 def _lines(groups: Sequence[Group], x: str, line: str | None, by: str) -> Figure:
-    cells = _cells(groups, line, x, by)
+    cells = _cells(groups, line, x)
     xs = sorted({across for _, across in cells})
     lines = {}
     for name in _in_order({down for down, _ in cells}):
-        found = [cells.get((name, across), []) for across in xs]
-        means = np.array([np.mean(f) if f else np.nan for f in found])
-        spreads = np.array([np.std(f, ddof=1) if len(f) > 1 else 0.0 for f in found])
-        lines[str(name)] = (means, spreads)
-    y_name, lines_name = NAMES[by], short(line) if line else ""
+        found = [cells.get((name, across)) for across in xs]
+        means = np.array([group.mean(by) if group else np.nan for group in found], float)
+        spreads = np.array([group.spread(by) if group else np.nan for group in found], float)
+        lines[str(name)] = (means, spreads)  # NaN: no spread of one run
     return sweep_figures.draw_lines(
-        xs, lines, x_name=short(x), y_name=y_name, lines_name=lines_name
+        xs,
+        lines,
+        x_name=short(x),
+        y_name=_named(by, groups, x, line),
+        lines_name=short(line) if line else "",
     )
 
 
 def _heat(rows: Sequence[Row], groups: Sequence[Group], down: str, across: str, by: str) -> Figure:
-    cells = _cells(groups, down, across, by)
-    downs, acrosses = (
-        _in_order({value(row, key) for row in rows if row["overrides"] is not None})
-        for key in (down, across)
-    )
-    means = np.array(
-        [[np.mean(cells[d, a]) if (d, a) in cells else np.nan for a in acrosses] for d in downs]
-    )
+    cells = _cells(groups, down, across)
+    typed = [row for row in rows if row["overrides"] is not None]
+    statuses = {(value(row, down), value(row, across)): row["status"] for row in typed}
+    downs, acrosses = (_in_order({value(row, key) for row in typed}) for key in (down, across))
+    places = [[(d, a) for a in acrosses] for d in downs]
     return sweep_figures.draw_heat(
-        means,
+        np.array([[cells[p].mean(by) if p in cells else np.nan for p in row] for row in places]),
+        statuses=[[statuses.get(place, "-") for place in row] for row in places],
         rows=[str(value) for value in downs],
         columns=[str(value) for value in acrosses],
         rows_name=short(down),
         columns_name=short(across),
-        name=NAMES[by],
+        name=_named(by, groups, down, across),
     )
 
 
