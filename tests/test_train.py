@@ -81,6 +81,7 @@ def test_tensorboard(run: Path) -> None:
         events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
     ).session_start_info.hparams
     assert shown["optimizer.lr"].number_value == pytest.approx(0.1)
+    assert shown["model"].string_value == "mobilenet_v2_small"
     assert shown["callbacks.ema.decay"].number_value == pytest.approx(0.99)
 
 

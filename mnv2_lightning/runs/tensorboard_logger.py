@@ -50,6 +50,11 @@ class TensorBoardLogger(loggers.TensorBoardLogger):
             for key, value in outcome(dict(params)).items()
             if value is not None and "._" not in key and not key.startswith("callbacks.best.")
         }
+        shown |= {  # files of a folder: model=tutorial
+            key: str(value)
+            for key, value in self._typed.items()
+            if key not in shown and value is not None
+        }
         experiment, *session = hparams(shown, dict.fromkeys(METRICS, 0))
         plugin = experiment.value[0].metadata.plugin_data
         data = HParamsPluginData.FromString(plugin.content)
