@@ -199,15 +199,18 @@ def test_a_sweep_killed_ten_times(tmp_path: Path) -> None:
         "model.width_mult=0.25",
         "trainer.limit_train_batches=5",
         "trainer.limit_test_batches=2",
-        "trainer.max_epochs=3",
+        "trainer.max_epochs=12",
     )
     command = [sys.executable, "-m", "mnv2_lightning.train", *typed]
 
     def start(folder: Path) -> subprocess.Popen[bytes]:
         folder.mkdir(exist_ok=True)
-        return subprocess.Popen(
-            command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
+        with (folder / "log").open("a") as out:
+            return subprocess.Popen(command, cwd=folder, stdout=out, stderr=out)
+
+    def checkpoints() -> set[int]:
+        found = (tmp_path / "cut" / "outputs" / "sweeps" / "s").glob("*/checkpoints/last.ckpt")
+        return {path.stat().st_mtime_ns for path in found}
 
     def table(folder: Path) -> dict[str, dict[str, Any]]:
         jobs = (folder / "outputs" / "sweeps" / "s").glob("*/result.json")
@@ -219,21 +222,24 @@ def test_a_sweep_killed_ten_times(tmp_path: Path) -> None:
             for path in jobs
         }
 
-    started = time.monotonic()
     assert start(tmp_path / "whole").wait() == 0
-    wall = time.monotonic() - started
-
     rng = random.Random(0)
     finished: dict[Path, os.stat_result] = {}
     for _ in range(10):
+        before = checkpoints()
         process = start(tmp_path / "cut")
-        time.sleep(rng.uniform(0.3, 0.9) * wall)
+        while checkpoints() <= before:  # until a job has trained an epoch
+            assert process.poll() is None
+            time.sleep(0.01)
+        time.sleep(rng.uniform(0, 0.3))
         process.send_signal(signal.SIGKILL)
-        process.wait()
+        assert process.wait() == -signal.SIGKILL
         for path in (tmp_path / "cut" / "outputs" / "sweeps" / "s").glob("*/result.json"):
             if json.loads(path.read_text())["status"] == "finished":
                 stat = finished.setdefault(path, os.stat(path))
                 assert os.stat(path) == stat, "trained again"
+    assert len(finished) < 4
     assert start(tmp_path / "cut").wait() == 0
+    assert (tmp_path / "cut" / "log").read_text().count("goes on: after epoch") >= 5
     assert all(os.stat(path) == stat for path, stat in finished.items())
     assert table(tmp_path / "cut") == table(tmp_path / "whole")
