@@ -145,7 +145,9 @@ def _take_a_gpu(cfg: DictConfig) -> None:
 def _to_start(cfg: DictConfig) -> int:
     """How many processes this one is to start; 1: it trains itself."""
     from mnv2_lightning import build
+    from mnv2_lightning.runs import noise
 
+    noise.quiet()  # a launcher's worker builds its first Trainer here
     trainer = build.build_trainer(cfg, [], [])
     environment = getattr(trainer.strategy, "cluster_environment", None)
     if environment is None or environment.creates_processes_externally:

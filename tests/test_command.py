@@ -124,6 +124,7 @@ def test_multirun_in_one_sweep_folder(call: Call, tmp_path: Path) -> None:
         ("optimizer.lr=0.1 trainer.max_epochs=3 sweep=NAME", "lr-0.1"),
         ("model.strides=[2,1,2]", "strides--2-1-2"),
         ("+callbacks.x=1e-3 seed=1", "x-1e-3_seed-1"),
+        ("optimizer.lr=1e+18", "lr-1e18"),
         ("experiment=tutorial", "experiment-tutorial"),
         ("", "job"),
         (f"x={'a' * 200}", f"x-{'a' * 118}-a4b62112"),

@@ -67,6 +67,8 @@ def job_folder(overrides: Sequence[str], fixed: Sequence[str] = ()) -> str:
     """
     typed = (override.partition("=") for override in overrides)
     kept = [(key, value) for key, _, value in typed if key.lstrip("+~") not in fixed]
+    # Hydra writes 1e18 as 1e+18, whose + would become the - of 1e-18.
+    kept = [(key, re.sub(r"(?<=\de)\+(?=\d)", "", value)) for key, value in kept]
     parts = [f"{re.split(r'[./@+~]', key)[-1]}-{value}" for key, value in kept]
     return _safe("_".join(parts)) or "job"
 
