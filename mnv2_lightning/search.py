@@ -37,7 +37,8 @@ def search(cfg: DictConfig) -> dict[str, Any]:
     has as many as it is to have; what came of it. ConfigError, DataError, StorageError.
     """
     from mnv2_lightning import files, studies
-    from mnv2_lightning.reports import searches, tables, write
+    from mnv2_lightning.reports import tables, write
+    from mnv2_lightning.reports.collect import SEARCH
 
     folder = Path(cfg.run_dir)
     space = studies.distributions(plain(cfg)["search"]["space"])
@@ -49,9 +50,9 @@ def search(cfg: DictConfig) -> dict[str, Any]:
             _run(study, *claim, _folder(folder, claim[1].number), cfg)
             log.info("%s", tables.trial(study.trials[claim[1].number], study.trials))
     with studies.alone(folder):
-        result = searches.summary(study, folder.name)
-        files.write_json(folder / "search.json", result)
-        write.report([folder], folder / "report", searches.figures(study))
+        result = studies.summary(study, folder.name)
+        files.write_json(folder / SEARCH, result)
+        write.report([folder], folder / "report")
         if result["best"] is not None:
             files.make_folder(folder / "experiment")
             path = folder / "experiment" / f"{folder.name}.yaml"

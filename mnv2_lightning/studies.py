@@ -1,5 +1,7 @@
 """A search's study: trials in a database, which any number of processes may add to, and die."""
 
+import warnings
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -169,3 +171,41 @@ def ends(distribution: BaseDistribution) -> list[Any]:
         return list(distribution.choices)
     assert isinstance(distribution, FloatDistribution | IntDistribution)
     return [distribution.low, distribution.high]
+
+
+def summary(study: optuna.Study, name: str) -> dict[str, Any]:
+    """How many trials there are and how they ended, the best, the share of steps that pruning
+    saved, what a report draws: the number and value of each trial, what the value depends on.
+    """
+    trials = study.trials
+    states = Counter(trial.state for trial in trials)
+    done = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+    pruned = [trial for trial in trials if trial.state == TrialState.PRUNED]
+    best = max(done, key=lambda trial: trial.value or 0.0, default=None)
+    ended = len(done) + len(pruned)
+    return {
+        "name": name,
+        "trials": len(trials),
+        "finished": states[TrialState.COMPLETE],
+        "pruned": states[TrialState.PRUNED],
+        "failed": states[TrialState.FAIL],
+        "running": states[TrialState.RUNNING],
+        "steps_saved": sum(1 - _point(trial) / 100 for trial in pruned) / ended if ended else None,
+        "best": best and {"number": best.number, "value": best.value, "params": best.params},
+        "history": {
+            "finished": [(trial.number, trial.value) for trial in done],
+            "pruned": [(trial.number, trial.value) for trial in pruned if trial.value is not None],
+        },
+        "importances": _importances(study) if len(done) > 1 else None,
+    }
+
+
+def _point(trial: FrozenTrial) -> int:
+    """Per cent of its steps."""
+    return min(100, trial.last_step or 0)
+
+
+def _importances(study: optuna.Study) -> dict[str, float]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return optuna.importance.get_param_importances(study)

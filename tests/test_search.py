@@ -57,6 +57,7 @@ def test_a_search(call: Call, tmp_path: Path) -> None:
         assert config.model.expand_ratio == trial.params["model.expand_ratio"]
     best = found["best"]
     assert best["value"] == max(trial.value or 0 for trial in trials(folder))
+    assert call("report", f"run_dir={folder}").status == 0  # again, of the records
     for name in ("history", "importances"):
         assert (folder / "report" / f"{name}.png").stat().st_size > 5000
     assert (folder / "report" / "report.html").is_file()

@@ -8,7 +8,7 @@ from typing import Any
 
 Row = dict[str, Any]
 
-SWEEP = "sweep.json"
+SWEEP, SEARCH = "sweep.json", "search.json"
 RECORD = "result.json"
 
 

@@ -2,8 +2,9 @@
 
 import csv
 import io
+import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from mnv2_lightning.reports import collect, leaderboard, page, sweep_figures, tables
-from mnv2_lightning.reports.collect import Row
+from mnv2_lightning.reports.collect import SEARCH, Row
 from mnv2_lightning.reports.leaderboard import SEED, Group, short, value
 from mnv2_lightning.reports.sweep_figures import MANY
 
@@ -30,15 +31,17 @@ COSTS = {"multiply-adds an image": "multiply_adds", "parameters": "parameters"}
 NAMES = {"val_accuracy": "validation accuracy", "test_accuracy": "test accuracy"}
 
 
-def report(
-    folders: Sequence[Path], out: Path, more: Mapping[str, Figure] | None = None
-) -> list[Row]:
-    """The rows of all runs in `folders`, on which it writes into `out`; with `more` figures."""
+def report(folders: Sequence[Path], out: Path) -> list[Row]:
+    """The rows of all runs in `folders`, on which it writes into `out`."""
     rows = collect.rows(folders)
     out.mkdir(parents=True, exist_ok=True)
     for name in page.TITLES:  # of an earlier report
         (out / f"{name}.png").unlink(missing_ok=True)
-    drawn = {**(more or {}), **figures(rows)}
+    drawn = figures(rows)
+    if len(folders) == 1 and (folders[0] / SEARCH).is_file():
+        drawn = (
+            search_figures(json.loads((folders[0] / SEARCH).read_text(encoding="utf-8"))) | drawn
+        )
     for name, figure in drawn.items():
         figure.savefig(out / f"{name}.png")
     title = ", ".join(folder.resolve().name for folder in folders)
@@ -82,6 +85,18 @@ def figures(rows: Sequence[Row]) -> dict[str, Figure]:
     curves = {group.name: curve for group in groups if (curve := group.curve())}
     if max(map(len, curves.values()), default=0) > 1:  # epochs
         drawn["curves"] = sweep_figures.draw_curves(curves, y_name="validation accuracy")
+    return drawn
+
+
+def search_figures(search: dict[str, Any]) -> dict[str, Figure]:
+    """Of a search.json: the trials in their order; what their accuracy depends on."""
+    drawn = {}
+    if search["history"]["finished"]:
+        drawn["history"] = sweep_figures.draw_history(
+            search["history"], x_name="trial", y_name=NAMES["val_accuracy"]
+        )
+    if search["importances"] is not None:
+        drawn["importances"] = sweep_figures.draw_importances(search["importances"])
     return drawn
 
 
