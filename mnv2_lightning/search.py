@@ -73,6 +73,7 @@ def _run(study: Any, trial: "Trial", known: "FrozenTrial", folder: Path, cfg: Di
     pruning = Pruning(trial, dict(known.intermediate_values))
     with told(cfg.traceback, folder) as ended:
         job = _job(cfg, folder, known.params)
+        train.take_a_gpu(job.cfg)
         try:
             value = train.train(job.cfg, [pruning])["val_accuracy"]
             if value is None:

@@ -105,8 +105,8 @@ def train(cfg: DictConfig, more_callbacks: Sequence["Callback"] = ()) -> dict[st
 
 def launch(cfg: DictConfig) -> dict[str, Any]:
     """`train`, in as many processes on this machine as the Trainer is to have."""
-    if COMMAND.is_elsewhere() and cfg.trainer.devices == 1:
-        _take_a_gpu(cfg)
+    if COMMAND.is_elsewhere():
+        take_a_gpu(cfg)
     if (count := _to_start(cfg)) == 1:
         return train(cfg)
     from mnv2_lightning import torchrun
@@ -129,8 +129,10 @@ def launch(cfg: DictConfig) -> dict[str, Any]:
     return folder.read_record(folder_of_run)
 
 
-def _take_a_gpu(cfg: DictConfig) -> None:
-    """Of several, one that no job beside this one trains on."""
+def take_a_gpu(cfg: DictConfig) -> None:
+    """Where one is asked for, and there are several: one that no process beside this trains on."""
+    if cfg.trainer.devices != 1:
+        return
     import torch
 
     from mnv2_lightning.runs import hardware

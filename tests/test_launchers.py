@@ -8,12 +8,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from mnv2_lightning import train
 from mnv2_lightning.runs import hardware
-from tests.conftest import Call, record
+from tests.conftest import Call, Configure, record
 
 LAUNCHERS = {
     "joblib": ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2"),
@@ -123,6 +124,26 @@ def test_a_gpu_for_each(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None
         assert lock is not None
         lock.release()
     hardware.own_gpu.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("typed", "taken"),
+    [
+        (("trainer.devices=1", "trainer.accelerator=gpu"), [1]),
+        (("trainer.devices=1", "trainer.accelerator=auto"), [1]),
+        (("trainer.devices=2", "trainer.accelerator=gpu"), 2),
+        (("trainer.devices=1", "trainer.accelerator=cpu"), 1),
+    ],
+)
+def test_a_job_takes_a_gpu_where_it_asks_for_one(
+    typed: tuple[str, ...], taken: Any, configure: Configure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr(hardware, "own_gpu", lambda: (1, None))
+    cfg = configure(*typed)
+    train.take_a_gpu(cfg)
+    assert cfg.trainer.devices == taken
 
 
 def test_for_sweeps_of_train_only(call: Call, tmp_path: Path) -> None:

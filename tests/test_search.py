@@ -15,6 +15,7 @@ import optuna
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from mnv2_lightning import studies
@@ -245,6 +246,17 @@ def test_the_check_before_training_reports_nothing(call: Call, tmp_path: Path) -
     call(*SEARCH, "trainer.num_sanity_val_steps=1", "search.trials=1")
     (trial,) = trials(folder_of(tmp_path))
     assert 0 not in trial.intermediate_values
+
+
+def test_a_trial_takes_a_gpu_of_its_own(
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a job of a launcher does: other processes search beside this one."""
+    taken: list[DictConfig] = []
+    monkeypatch.setattr("mnv2_lightning.train.take_a_gpu", taken.append)
+    assert call(*SEARCH, "search.trials=2").status == 0
+    assert [Path(cfg.run_dir).name for cfg in taken] == ["0000", "0001"]
+    assert {cfg.trainer.devices for cfg in taken} == {1}
 
 
 def test_kinds_of_parameters() -> None:
