@@ -188,6 +188,7 @@ def check_job(job: Job) -> None:
 
     from mnv2_lightning import build, studies
 
+    studies.check(cfg)
     spoken = {override.partition("=")[0].lstrip("+~") for override in cfg.overrides}
     space = studies.distributions(plain(cfg)["search"]["space"])
     for key, distribution in space.items():

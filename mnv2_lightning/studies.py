@@ -27,6 +27,18 @@ ATTEMPTS = 3  # after which a trial that ends its process has failed
 LOCKS = ".locks"
 
 
+def check(cfg: DictConfig) -> None:
+    """ConfigError where the pruner or the sampler is not to be had with its arguments."""
+    builders = {"search.pruner": lambda: instantiate(cfg.search.pruner)}
+    builders["search.sampler"] = lambda: _sampler(cfg, 0)
+    for key, build in builders.items():
+        try:
+            build()
+        except Exception as error:  # whatever its constructor raises
+            why = str(error.__cause__ or error).splitlines()[0]
+            raise ConfigError(f"{key}: {why}") from error
+
+
 def open_study(cfg: DictConfig, folder: Path, base: dict[str, Any]) -> optuna.Study:
     """The study of `cfg.search`, begun or gone on with. `base`: the config that its trials share.
 

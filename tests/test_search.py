@@ -217,6 +217,7 @@ BAD = {
     "search.sampler._target_=os.system": "not allowed",
     "search.sampler._target_=optuna.pruners.NopPruner": "not allowed",
     "search.sampler.n_startup=1": "did you mean search.sampler.n_startup_trials?",
+    "search.pruner.n_startup_trials=-1": "search.pruner: Number of startup trials cannot be",
     "search.storage=nothing://x search.name=s": "search.storage: cannot be used",
     "search.storage=sqlite:///x.db": "search.name: a study in a database of yours needs a name",
     "sweep=s": "sweep=s: is train's",
