@@ -237,7 +237,8 @@ def check_job(job: Job) -> None:
         )
     if cfg.data.batch_size < world_size:
         raise ConfigError(f"data.batch_size={cfg.data.batch_size}: fewer than {world_size} devices")
-    newest = checkpoint.newest(Path(cfg.run_dir)) if cfg.resume else None
+    goes_on = cfg.resume and not folder.is_finished(Path(cfg.run_dir), cfg.trainer.max_epochs)
+    newest = checkpoint.newest(Path(cfg.run_dir)) if goes_on else None
     if newest is not None and (cfg.trainer.max_epochs or -1) != -1:
         done = checkpoint.epochs(newest)
         if cfg.trainer.max_epochs < done:

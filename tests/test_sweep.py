@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -120,11 +121,17 @@ def test_a_sweep_of_one(call: Call, tmp_path: Path) -> None:
         "trainer.limit_train_batches=1",
         "trainer.enable_progress_bar=false",
     )
-    ended = call("train", "-m", *few, "data.batch_size=50", "trainer.max_epochs=1", "sweep=s")
+    typed = ("train", "-m", *few, "data.batch_size=50", "trainer.max_epochs=1", "sweep=s")
+    ended = call(*typed)
     assert ended.status == 0, ended.err
     (job,) = (tmp_path / "outputs" / "sweeps" / "s").glob("*/result.json")
     name = "val_size-100_limit_train_batches-1_enable_progress_bar-False_batch_size-50_max_epochs-1"
     assert job.parent.name == name
+
+    shutil.rmtree(job.parent / "checkpoints")  # to save space: a finished job needs none
+    ended = call(*typed)
+    assert ended.status == 0, ended.err
+    assert "already finished" in ended.out
 
 
 def test_a_link_out_of_the_folder(call: Call, tmp_path: Path) -> None:
