@@ -192,6 +192,20 @@ def test_what_the_sweep_says_is_what_its_records_say() -> None:
     assert {row["test_accuracy"] for row in rows} == {None}
 
 
+def test_tpe_and_random_are_as_their_records_say() -> None:
+    """Mean and spread, over searches, of the best of the first ten trials and of all."""
+    folder = ROOT / "outputs" / "records" / "tpe_and_random"
+    for sampler, told in (("tpe", "TPE"), ("random", "random")):
+        searches = [json.loads(p.read_text()) for p in sorted(folder.glob(f"{sampler}-*.json"))]
+        assert len(searches) == 8
+        values = [dict(search["history"]["finished"]) for search in searches]
+        cells = []
+        for count in (10, 20):
+            best = [100 * max(v for n, v in found.items() if n < count) for found in values]
+            cells.append(f"{mean(best):.2f} ± {stdev(best):.2f}")
+        assert f"| {told} | {' | '.join(cells)} |" in README
+
+
 @pytest.mark.parametrize("model", sorted(p.stem for p in (ROOT / "conf" / "model").iterdir()))
 def test_costs_are_the_networks(model: str, configure: Configure) -> None:
     """Of ten classes, as the table of networks gives them."""
