@@ -145,7 +145,9 @@ class Command:
             self._launch(main, jobs)
         failed = [ended.status, *self.statuses]
         status = max(failed) if len(self.statuses) < 2 else int(any(failed))
-        if status and all(job.is_here for job in jobs):
+        # Where Python puts a rank away, gloo may abort (pull request 179291 of pytorch).
+        is_rank = ranks.is_started() or ranks.are_several()
+        if (status or is_rank) and all(job.is_here for job in jobs):
             signals.leave(status)
         sys.exit(status)  # a launcher has processes to put away
 

@@ -46,6 +46,12 @@ def end(process: subprocess.Popen[str], status: int = 0) -> tuple[str, str]:
     return out, err
 
 
+def with_site(folder: Path, code: str) -> dict[str, str]:
+    """The environment in which each Python runs `code` first."""
+    (folder / "sitecustomize.py").write_text(code)
+    return {"PYTHONPATH": os.pathsep.join([str(folder), *filter(None, sys.path)])}
+
+
 @pytest.mark.slow
 def test_however_it_is_started(tmp_path: Path) -> None:
     """By the command itself, by torchrun, as two nodes, as a job of a sweep: the same bits."""
@@ -91,6 +97,21 @@ def test_however_it_is_started(tmp_path: Path) -> None:
         assert found["accuracy"] == record(runs[0])[f"{split}_accuracy"]
 
 
+ABORTS = """
+import atexit, os
+if "RANK" in os.environ:
+    atexit.register(os.abort)
+"""
+
+
+@pytest.mark.slow
+def test_ranks_that_would_abort_at_their_exit(tmp_path: Path) -> None:
+    """As gloo's threads do in a few of a hundred, where Python puts them away."""
+    few = (*FEW, "trainer.devices=2", "trainer.max_epochs=1", "hydra.run.dir=a")
+    end(start(tmp_path, *TRAIN, *few, environment=with_site(tmp_path, ABORTS)))
+    assert record(tmp_path / "a")["status"] == "finished"
+
+
 DIES = """
 import os, sys
 if os.environ.get("RANK") == "1" and "seed=1" in sys.orig_argv:
@@ -103,8 +124,7 @@ if os.environ.get("RANK") == "1" and "seed=1" in sys.orig_argv:
 @pytest.mark.slow
 def test_a_dead_rank_in_a_sweep(tmp_path: Path) -> None:
     """Its job ends, recorded; the others run; the same command runs it again."""
-    (tmp_path / "sitecustomize.py").write_text(DIES)
-    place = {"PYTHONPATH": os.pathsep.join([str(tmp_path), *filter(None, sys.path)])}
+    place = with_site(tmp_path, DIES)
     sweep = (*TRAIN, "-m", *FEW, "trainer.devices=2", "seed=1,2", "sweep=s")
     out, err = end(start(tmp_path, *sweep, environment=place), status=1)
     assert err == "error: rank 1 was ended by SIGKILL\n"
