@@ -23,7 +23,11 @@ from mnv2_lightning.runs import config, folder
 from mnv2_lightning.schema.errors import ConfigError, Diverged
 
 if TYPE_CHECKING:
+    import lightning.pytorch as L
     from lightning.pytorch.callbacks import Callback
+
+    from mnv2_lightning.classifier import Classifier
+    from mnv2_lightning.runs.record import Record
 
 log = logging.getLogger(__name__)
 
@@ -86,8 +90,7 @@ def train(cfg: DictConfig, more_callbacks: Sequence["Callback"] = ()) -> dict[st
             record.note(epochs=trainer.current_epoch, **throughput(callbacks))
 
         if (path := checkpoint.to_test(trainer)) is not None:
-            validated = checkpoint.load_weights(classifier, path)
-            record.update(tested_checkpoint=path.stem, val_accuracy=validated.get("val/accuracy"))
+            _restore(path, classifier, trainer, record)
         tested = trainer.test(classifier, datamodule=datamodule, verbose=False)
         metrics = tested[0] if tested else {}  # trainer.limit_test_batches=0
         record.update(
@@ -101,6 +104,17 @@ def train(cfg: DictConfig, more_callbacks: Sequence["Callback"] = ()) -> dict[st
     if trainer.is_global_zero:
         log.info("%s", tables.end(record.data, run_dir))
     return record.data
+
+
+def _restore(path: Path, classifier: "Classifier", trainer: "L.Trainer", record: "Record") -> None:
+    """Put the checkpoint's weights back to be tested, and note what they were validated with."""
+    from mnv2_lightning.runs import checkpoint
+
+    val_accuracy = checkpoint.load_weights(classifier, path).get("val/accuracy")
+    record.update(tested_checkpoint=path.stem, val_accuracy=val_accuracy)
+    if val_accuracy is not None:  # the curve ends with the last epoch's
+        for logger in trainer.loggers:
+            logger.log_metrics({"tested/val_accuracy": val_accuracy}, trainer.global_step)
 
 
 def launch(cfg: DictConfig) -> dict[str, Any]:

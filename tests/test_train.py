@@ -290,6 +290,8 @@ def test_recorded_val_accuracy_is_the_tested_checkpoints(configure: Configure) -
     assert chosen is not table[-1]
     assert result["val_accuracy"] == pytest.approx(float(chosen["val/accuracy"]))
     assert result["val_accuracy"] != pytest.approx(float(table[-1]["val/accuracy"]))
+    tested = rows(Path(cfg.run_dir))[-1]
+    assert result["val_accuracy"] == pytest.approx(float(tested["tested/val_accuracy"]))
 
 
 def test_epochs_are_counted_where_steps_end_the_fit(configure: Configure) -> None:

@@ -3,28 +3,26 @@
 import copy
 import warnings
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import lightning.pytorch as L
 import torch
 from lightning.pytorch import loggers
 from lightning.pytorch.utilities import rank_zero_only
-from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+from tensorboard.compat.proto.summary_pb2 import Summary
 from torch import Tensor, nn
 from torch.utils.tensorboard.summary import hparams
 
 from mnv2_lightning.runs.config import outcome, to_yaml, typed
 
-METRICS = ("test/accuracy", "test/loss", "val/accuracy", "val/loss", "train/loss")
-
 
 class TensorBoardLogger(loggers.TensorBoardLogger):
     """Event files go straight into `run_dir`, so that TensorBoard names the run by its folder.
 
-    HPARAMS names the metrics and reads their values from the curves: none is shown before it is
-    measured; the keys of `overrides`, which a sweep's runs differ by, come first. `purge_step`:
-    TensorBoard drops what an interrupted run logged from this step on.
+    TensorBoard itself finds HPARAMS' metrics in the curves, so that none is shown before it is
+    measured, and the keys that runs differ by, which come first. `overrides`: what was typed.
+    `purge_step`: TensorBoard drops what an interrupted run logged from this step on.
     """
 
     def __init__(
@@ -35,6 +33,8 @@ class TensorBoardLogger(loggers.TensorBoardLogger):
         )
         self._described = False
         self._typed = typed(overrides)
+        self._end: Summary | None = None  # of HPARAMS' session
+        self._is_tested = False
 
     @rank_zero_only
     def log_hyperparams(
@@ -55,14 +55,21 @@ class TensorBoardLogger(loggers.TensorBoardLogger):
             for key, value in self._typed.items()
             if key not in shown and value is not None
         }
-        experiment, *session = hparams(shown, dict.fromkeys(METRICS, 0))
-        plugin = experiment.value[0].metadata.plugin_data
-        data = HParamsPluginData.FromString(plugin.content)
-        for info in data.experiment.hparam_infos:
-            info.differs = info.name in self._typed  # TensorBoard sorts by it
-        plugin.content = data.SerializeToString()
-        for summary in (experiment, *session):
-            self.experiment.file_writer.add_summary(summary)
+        _, start, self._end = hparams(shown, {})
+        self.experiment.file_writer.add_summary(start)
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        super().log_metrics(dict(metrics), step)
+        self._is_tested |= any(name.startswith("test/") for name in metrics)
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        """After a fit and a test. Until a run has been tested HPARAMS calls its status unknown."""
+        if self._is_tested and status == "success" and self._end is not None:
+            self.experiment.file_writer.add_summary(self._end)
+            self._end = None
+        super().finalize(status)
 
     @rank_zero_only
     def log_graph(self, model: L.LightningModule, input_array: Tensor | None = None) -> None:  # type: ignore[override]
