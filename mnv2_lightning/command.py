@@ -24,7 +24,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from mnv2_lightning import ranks, signals
+from mnv2_lightning import ranks, signals, supervisor
 from mnv2_lightning.endings import INTERRUPTIONS, one_line, told
 from mnv2_lightning.files import require_writable
 from mnv2_lightning.runs.config import plain
@@ -171,9 +171,13 @@ class Command:
         """A single run, or one of a multirun; a failed one does not end the others."""
         output_dir = Path(HydraConfig.get().runtime.output_dir)
         folder = output_dir if output_dir != Path.cwd() else None
+        if supervisor.was_killed(folder):
+            self.statuses.append(1)
+            return
         if ranks.rank():
             logging.getLogger(__package__).setLevel(logging.ERROR)
         with (
+            supervisor.running(folder),
             signals.raising(folder, follows_parent=self.is_elsewhere()),
             told(cfg.traceback, folder) as ended,
         ):

@@ -2,15 +2,18 @@
 it can be interrupted, and under the name that other processes know it by.
 """
 
+import sys
 from collections.abc import Callable
 from importlib import import_module
 
-from mnv2_lightning import signals
+from mnv2_lightning import signals, supervisor
 
 
 def _script(verb: str) -> Callable[[], None]:
     def main() -> None:
         signals.end_at_once()
+        if verb == "train" and {"-m", "--multirun"} & set(sys.argv[1:]):
+            supervisor.supervise()
         import_module(f"mnv2_lightning.{verb}").main()
 
     return main

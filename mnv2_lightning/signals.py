@@ -19,12 +19,14 @@ from mnv2_lightning.schema.errors import Interrupted, Terminated, UserError
 ENDINGS: dict[int, type[UserError]] = {signal.SIGINT: Interrupted, signal.SIGTERM: Terminated}
 PATIENCE = 3.5  # seconds in which a job may end by itself; the command is to end within five
 AGAIN = 2.0  # seconds after which what was raised seems to be lost
+AT_ONCE = 0.1  # seconds: a terminal sends Ctrl-C to a sweep's two processes, one passes it on
 PARENT = os.getppid()  # when this process began
 
 
 class _Process:
     is_command = False  # whether it is one of our commands, not somebody's program
     received: int | None = None  # the signal that is ending its job
+    came = 0.0  # when, by the clock of time.monotonic
     is_heard = False  # whether what it raised came where it is told of
     last_word: Callable[[], None] | None = None  # what its record is to get where it did not
 
@@ -35,16 +37,16 @@ def end_at_once() -> None:
     An exception could get lost in an import, or abort it. Only for the entry of a command.
     """
     _Process.is_command = True
-    for number in _heeded():
-        signal.signal(number, _end)
+    for number in heeded():
+        signal.signal(number, end)
 
 
-def _heeded() -> list[int]:
+def heeded() -> list[int]:
     """A shell lets what it starts in the background ignore Ctrl-C."""
     return [x for x in ENDINGS if signal.getsignal(x) not in (signal.SIG_IGN, None)]
 
 
-def _end(number: int, frame: FrameType | None = None, hint: str = "") -> NoReturn:
+def end(number: int, frame: FrameType | None = None, hint: str = "") -> NoReturn:
     kind = ENDINGS[number]
     if ranks.rank() == 0 and not ranks.is_launched():
         with suppress(OSError):
@@ -68,7 +70,7 @@ def raising(folder: Path | None, *, follows_parent: bool = False) -> Iterator[No
     listening, waking = socket.socketpair()
     waking.setblocking(False)
     fd_before = signal.set_wakeup_fd(waking.fileno(), warn_on_full_buffer=False)
-    before = {number: signal.signal(number, _raise) for number in _heeded()}
+    before = {number: signal.signal(number, _raise) for number in heeded()}
     follows = follows_parent or ranks.is_started()
     watched = (listening, folder, threading.get_ident(), follows)
     watcher = threading.Thread(target=_watch, args=watched, daemon=True)
@@ -88,7 +90,10 @@ def raising(folder: Path | None, *, follows_parent: bool = False) -> Iterator[No
 def _raise(number: int, frame: FrameType | None) -> None:
     if _Process.is_heard or ranks.rank() != 0:
         return
-    _Process.received = _Process.received or number
+    if _Process.received is None:
+        _Process.received, _Process.came = number, time.monotonic()
+    elif time.monotonic() - _Process.came < AT_ONCE:
+        return
     if number == signal.SIGINT:
         raise KeyboardInterrupt
     sys.exit(ENDINGS[number].exit_status)
@@ -107,13 +112,13 @@ def _watch(listening: socket.socket, folder: Path | None, main: int, follows: bo
             os.kill(os.getpid(), signal.SIGTERM)
         if ranks.rank() != 0:
             if number is not None:
-                _end(number)
+                end(number)
         elif number is not None:
             waited = time.monotonic() - came
             if waited > PATIENCE:
                 if _Process.last_word is not None:
                     _Process.last_word()
-                _end(number, hint=resume_hint(folder))
+                end(number, hint=resume_hint(folder))
             if waited > AGAIN and not is_raised_again and hasattr(signal, "pthread_kill"):
                 is_raised_again = True
                 signal.pthread_kill(main, number)

@@ -131,7 +131,7 @@ def test_lost_for_good(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(signals, "AGAIN", 0.2)
     monkeypatch.setattr(signals, "PATIENCE", 0.6)
-    monkeypatch.setattr(signals, "_end", end)
+    monkeypatch.setattr(signals, "end", end)
 
     def lose(*args: object) -> None:
         signal.signal(signal.SIGINT, lambda *_: None)

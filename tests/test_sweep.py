@@ -194,20 +194,82 @@ def test_a_job_that_gets_no_memory(tmp_path: Path) -> None:
     assert record(folder / "image_size-28")["status"] == "finished"
 
 
+FEW = (
+    "-m",
+    "sweep=s",
+    "callbacks.pictures=null",
+    "model.width_mult=0.25",
+    "trainer.limit_train_batches=5",
+    "trainer.limit_test_batches=2",
+    "trainer.max_epochs=12",
+)
+
+
+def start_a_sweep(folder: Path) -> tuple[subprocess.Popen[str], Path]:
+    """Once its second job of three has trained an epoch; and that job's folder."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mnv2_lightning.train", *FEW, "seed=1,2,3"],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    job = folder / "outputs" / "sweeps" / "s" / "seed-2"
+    while not (job / "checkpoints" / "last.ckpt").is_file():
+        assert process.poll() is None
+        time.sleep(0.05)
+    return process, job
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a sweep is one process")
+def test_a_job_that_the_system_kills(tmp_path: Path) -> None:
+    """As where memory runs out: it is recorded, the others run; the same command goes on."""
+    process, job = start_a_sweep(tmp_path)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    os.kill(int(children[0]), signal.SIGKILL)
+    out, err = process.communicate()
+    assert process.returncode == 1
+    killed = "killed by SIGKILL, as the system does where memory runs out"
+    assert err == f"error: {job}: {killed}\n"
+    assert "2 of 3 runs finished" in out
+    assert record(job)["status"] == "failed"
+    assert record(job)["error"] == killed
+    assert "seed-2" in out[out.index("2 of 3") - 2000 :]
+
+    process, _ = start_a_sweep(tmp_path)
+    out, err = process.communicate()
+    assert process.returncode == 0, err
+    assert "goes on: after epoch" in out
+    assert record(job)["status"] == "finished"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("sent", "status", "to_all"), [(signal.SIGINT, 130, True), (signal.SIGTERM, 143, False)]
+)
+def test_signals_to_a_sweep(
+    sent: signal.Signals, status: int, to_all: bool, tmp_path: Path
+) -> None:
+    """As a terminal sends them, and as `kill` does: one line, nothing is left behind."""
+    process, job = start_a_sweep(tmp_path)
+    if to_all:
+        os.killpg(process.pid, sent)
+    else:
+        process.send_signal(sent)
+    _, err = process.communicate(timeout=10)  # ends when both have closed it
+    assert process.returncode == status
+    assert err.count("\n") == 1
+    assert f"go on with resume={job}" in err
+    assert record(job)["status"] == "interrupted"
+    assert not job.with_name("seed-3").exists()
+
+
 @pytest.mark.slow
 def test_a_sweep_killed_ten_times(tmp_path: Path) -> None:
     """By SIGKILL at random: its table is that of a sweep that was not, each job trained once."""
-    typed = (
-        "-m",
-        "optimizer.lr=0.05,0.1",
-        "model.expand_ratio=2,3",
-        "sweep=s",
-        "callbacks.pictures=null",
-        "model.width_mult=0.25",
-        "trainer.limit_train_batches=5",
-        "trainer.limit_test_batches=2",
-        "trainer.max_epochs=12",
-    )
+    typed = (*FEW, "optimizer.lr=0.05,0.1", "model.expand_ratio=2,3")
     command = [sys.executable, "-m", "mnv2_lightning.train", *typed]
 
     def start(folder: Path) -> subprocess.Popen[bytes]:

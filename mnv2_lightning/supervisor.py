@@ -1,0 +1,98 @@
+"""A sweep outlives the process that runs its jobs, which the system may kill for its memory.
+
+The command is two processes: one waits; where the other is killed within a job, that is recorded,
+and it is started again for the rest. On Linux alone. Imports nothing that takes time.
+"""
+
+import ctypes
+import mmap
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import FrameType
+
+from mnv2_lightning import signals
+from mnv2_lightning.schema.errors import Interrupted, StorageError, Terminated
+
+PR_SET_PDEATHSIG = 1  # prctl(2)
+
+
+class _Process:
+    child = 0  # of the one that waits
+    job: mmap.mmap | None = None  # memory of both: the folder of the job that runs
+    killed: frozenset[str] = frozenset()  # those that it was killed in
+
+
+def supervise() -> None:
+    """Returns in the process that runs the jobs; the one that waits ends with its status."""
+    if sys.platform != "linux":
+        return
+    own = os.getpid()
+    for number in signals.heeded():
+        signal.signal(number, _forward)
+    while True:
+        _Process.job = mmap.mmap(-1, 4096)
+        _Process.child = os.fork()
+        if not _Process.child:
+            signals.end_at_once()
+            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+            if os.getppid() != own:
+                os._exit(1)
+            return
+        ended = os.waitstatus_to_exitcode(os.waitpid(_Process.child, 0)[1])
+        _Process.child = 0
+        job = os.fsdecode(_Process.job[:].rstrip(b"\0"))
+        if not job or ended in (Interrupted.exit_status, Terminated.exit_status):
+            os._exit(ended if ended >= 0 else 128 - ended)
+        _record(Path(job), ended)
+        _Process.killed |= {job}
+
+
+@contextmanager
+def running(folder: Path | None) -> Iterator[None]:
+    """While the job of the sweep runs that goes into `folder`."""
+    if _Process.job is None:
+        yield
+        return
+    _tell(folder)
+    try:
+        yield
+    finally:
+        _tell(None)
+
+
+def was_killed(folder: Path | None) -> bool:
+    """Whether the process before this one was, in the job that goes into `folder`."""
+    return str(folder) in _Process.killed
+
+
+def _tell(folder: Path | None) -> None:
+    assert _Process.job is not None
+    _Process.job[:] = os.fsencode(folder or "").ljust(len(_Process.job), b"\0")
+
+
+def _forward(number: int, frame: FrameType | None) -> None:
+    if not _Process.child:
+        signals.end(number)
+    with suppress(ProcessLookupError):
+        os.kill(_Process.child, number)
+
+
+def _record(folder: Path, ended: int) -> None:
+    from mnv2_lightning import files
+    from mnv2_lightning.runs.folder import read_record
+    from mnv2_lightning.runs.record import EMPTY
+
+    if ended == -signal.SIGKILL:
+        error = "killed by SIGKILL, as the system does where memory runs out"
+    elif ended < 0:
+        error = f"killed by {signal.Signals(-ended).name}"
+    else:
+        error = f"the process was ended with status {ended}"
+    record = EMPTY | read_record(folder) | {"status": "failed", "error": error}
+    with suppress(StorageError):
+        files.write_json(folder / "result.json", record)
+    print(f"error: {folder}: {error}", file=sys.stderr, flush=True)
