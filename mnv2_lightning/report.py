@@ -33,8 +33,10 @@ def check_job(job: Job) -> None:
     from mnv2_lightning.reports import collect
 
     cfg = job.cfg
-    if (cfg.run_dir is None) == (cfg.runs is None):
+    if cfg.run_dir is None and cfg.runs is None:
         raise ConfigError("run_dir: the folder of a run or a sweep is needed, or runs=[A,B]")
+    if cfg.run_dir is not None and cfg.runs is not None:
+        raise ConfigError("runs: takes all folders, that of run_dir too")
     for folder in _folders(cfg):
         if not folder.is_dir():
             raise ConfigError(f"{folder}: there is no such folder")

@@ -33,6 +33,9 @@ ALONE = (
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium, which .ci/run installs")
 def test_the_page_sorts_and_filters(sweep: Path, call: Call, tmp_path: Path) -> None:
     """Clicks and words are given by a script at its end, which writes what is shown then."""
+    one = sweep / "lr-0.01_expand_ratio-2_seed-0"
+    record = json.loads((one / "result.json").read_text())
+    (one / "result.json").write_text(json.dumps(record | {"val_accuracy": 0.09}))
     assert call("report", f"run_dir={sweep}").status == 0
     page = (sweep / "report" / "report.html").read_text()
     script = """<script>
@@ -42,6 +45,13 @@ def test_the_page_sorts_and_filters(sweep: Path, call: Call, tmp_path: Path) -> 
       const seen = {start: shown()};
       board.querySelectorAll("th button")[1].click(); seen.up = shown();
       board.querySelectorAll("th button")[1].click(); seen.down = shown();
+      const all = document.querySelectorAll("section:has(table)");
+      const runs = all[all.length - 1], heads = [...runs.querySelectorAll("th")];
+      const column = heads.findIndex((head) => head.textContent === "val accuracy");
+      const values = () => [...runs.querySelectorAll("tbody tr")].map(
+        (row) => row.cells[column].textContent);
+      heads[column].firstChild.click(); seen.valuesUp = values();
+      heads[column].firstChild.click(); seen.valuesDown = values();
       const field = board.querySelector("input");
       field.value = "0.01 4"; field.dispatchEvent(new Event("input")); seen.filtered = shown();
       seen.pictures = [...document.images].every((image) => image.complete && image.naturalWidth);
@@ -65,6 +75,18 @@ def test_the_page_sorts_and_filters(sweep: Path, call: Call, tmp_path: Path) -> 
     assert [row[1] for row in seen["down"]] == ["4", "4", "2", "2"]
     assert [row[:2] for row in seen["filtered"]] == [["0.01", "4"]]
     assert seen["pictures"]
+    numbers = [
+        "9.00 %",
+        "50.00 %",
+        "91.00 %",
+        "92.00 %",
+        "93.00 %",
+        "94.00 %",
+        "96.00 %",
+        "97.00 %",
+    ]
+    assert seen["valuesUp"] == [*numbers, "-"]  # by size; what is not there comes last
+    assert seen["valuesDown"] == [*numbers[::-1], "-"]
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from mnv2_lightning.reports import collect, leaderboard, tables, write
+from mnv2_lightning.runs import folder
 from tests.conftest import Call
 
 
@@ -50,7 +51,8 @@ def sweep(tmp_path: Path) -> Path:
             }
             if (lr, ratio, seed) == (0.1, 4, 1):
                 found = {"status": "diverged", "error": "diverged <in> epoch 1"}
-            job(tmp_path / "s" / names[-1], overrides | {"trainer.max_epochs": 2}, **found)
+            typed = overrides | {"trainer.max_epochs": 2}
+            job(tmp_path / "s" / names[-1], typed, seed=seed, **found)
     names.append("lr-0.1_expand_ratio-6_seed-0")
     (tmp_path / "s" / "sweep.json").write_text(json.dumps({"jobs": names}))
     return tmp_path / "s"
@@ -90,12 +92,51 @@ def test_pareto() -> None:
     assert leaderboard.pareto(points) == [0, 2, 4]
 
 
-def test_a_damaged_record_is_a_failed_run(sweep: Path) -> None:
-    (sweep / "lr-0.01_expand_ratio-2_seed-0" / "result.json").write_text("{")
+@pytest.mark.parametrize("content", ["{", "[1]", "{}", "1", "\xff"])
+def test_a_damaged_record_is_a_failed_run(content: str, sweep: Path) -> None:
+    one = sweep / "lr-0.01_expand_ratio-2_seed-0"
+    (one / "result.json").write_text(content, encoding="latin-1")
+    (one / "metrics.csv").write_text("epoch,val/accuracy\n0,0.\x00\n1")
     rows = collect.rows([sweep])
     assert rows[0]["status"] == "failed"
     assert rows[0]["error"] == "result.json cannot be read"
     assert len(leaderboard.finished(rows)) == 6
+
+
+def test_a_damaged_sweep(sweep: Path) -> None:
+    """Its runs are known by their folders, in the order of their names."""
+    for content in ("{", "[]", '{"jobs": 1}'):
+        (sweep / "sweep.json").write_text(content)
+        assert len(collect.rows([sweep])) == 8
+
+
+def test_a_killed_run_is_not_running(tmp_path: Path) -> None:
+    job(tmp_path / "a", {"seed": 0}, status="running")
+    assert tables.failed_rows(collect.rows([tmp_path])) == [
+        ["a", "interrupted", "its process was killed"]
+    ]
+    with folder.locked(tmp_path / "a"):
+        assert collect.rows([tmp_path])[0]["status"] == "running"
+
+
+def test_runs_of_the_same_seed_are_no_seeds(tmp_path: Path) -> None:
+    """Nor do two of the same name, as of two sweeps, hide each other."""
+    for number in (1, 2):
+        for seed in (0, 1):
+            typed = {"optimizer.lr": 0.1, "seed": seed}
+            job(tmp_path / f"s{number}" / f"seed-{seed}", typed, seed=seed, val_accuracy=number / 4)
+    rows = collect.rows([tmp_path / "s1", tmp_path / "s2"])
+    assert [row["name"] for row in rows[::2]] == ["s1/seed-0", "s2/seed-0"]
+    found = leaderboard.groups(rows)
+    assert [len(group.runs) for group in found] == [2, 2]
+    assert [group.name for group in found] == ["all seeds (s2/seed-0)", "all seeds (s1/seed-0)"]
+    assert [group.mean("val_accuracy") for group in found] == [0.5, 0.25]
+
+
+def test_what_was_not_typed_is_no_blank(tmp_path: Path) -> None:
+    job(tmp_path / "a", {"optimizer.lr": 0.1, "seed": 1})
+    job(tmp_path / "b", {"seed": 2})
+    assert [group.name for group in leaderboard.groups(collect.rows([tmp_path]))] == ["lr 0.1", "b"]
 
 
 def test_files_of_the_report(sweep: Path, call: Call) -> None:
@@ -164,15 +205,15 @@ def test_needs_no_torch(sweep: Path) -> None:
 
 def test_cells_without_a_finished_run_say_why(sweep: Path) -> None:
     """A heat map of (expansion ratio, lr)."""
-    for lr, ratio, status in ((0.01, 8, "running"), (0.1, 8, "diverged"), (0.1, 1, "finished")):
+    for lr, ratio, status in ((0.01, 8, "interrupted"), (0.1, 8, "diverged"), (0.1, 1, "finished")):
         typed = {"optimizer.lr": lr, "model.expand_ratio": ratio, "trainer.max_epochs": 2}
         job(sweep / f"{lr}{ratio}", typed, status=status)
     axes = write.figures(collect.rows([sweep]))["heat"].axes[0]
     ratios = [label.get_text() for label in axes.get_yticklabels()]
     told = {text.get_position(): text.get_text() for text in axes.texts}
     assert ratios == ["1", "2", "4", "8"]
-    assert (told[0, 0], told[1, 0]) == ("-", "50.00%")  # by number of lr, of ratio
-    assert (told[0, 3], told[1, 3]) == ("running", "diverged")
+    assert (told[0, 0], told[1, 0]) == ("-", "50.00 %")  # by number of lr, of ratio
+    assert (told[0, 3], told[1, 3]) == ("interrupted", "diverged")
 
 
 def test_a_job_that_was_not_started_takes_no_figure_away(tmp_path: Path) -> None:
@@ -201,7 +242,7 @@ def test_of_a_third_key_the_best_is_shown(tmp_path: Path) -> None:
                 typed = {"optimizer.lr": lr, "model.expand_ratio": ratio, "model.dropout": dropout}
                 job(tmp_path / f"{lr}{ratio}{dropout}", typed, val_accuracy=0.9 - dropout)
     drawn = write.figures(collect.rows([tmp_path]))
-    assert {text.get_text() for text in drawn["heat"].axes[0].texts} == {"90.00%"}
+    assert {text.get_text() for text in drawn["heat"].axes[0].texts} == {"90.00 %"}
     assert drawn["lines"].axes[0].get_ylabel() == "validation accuracy, the best by dropout"
 
 

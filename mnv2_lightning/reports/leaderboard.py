@@ -1,5 +1,6 @@
 """Runs side by side: what differs between them, means over seeds, the order, the Pareto front."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import mean, stdev
@@ -14,6 +15,7 @@ SEED = "seed"
 class Group:
     """Finished runs that differ in their seed only."""
 
+    name: str
     values: dict[str, Any]  # of the swept keys, less the seed
     runs: list[Row]
 
@@ -31,11 +33,6 @@ class Group:
         curves = [dict(run["curve"]) for run in self.runs]
         epochs = [e for e in curves[0] if all(e in curve for curve in curves)]
         return [(epoch, mean(curve[epoch] for curve in curves)) for epoch in epochs]
-
-    @property
-    def name(self) -> str:
-        one = self.runs[0]["name"] if len(self.runs) == 1 else "all seeds"
-        return label(self.values) or one
 
 
 def finished(rows: Sequence[Row]) -> list[Row]:
@@ -63,14 +60,30 @@ def value(row: Row, key: str) -> Any:
 
 
 def groups(rows: Sequence[Row]) -> list[Group]:
-    """The best first."""
+    """The best first. Two runs of the same seed are two groups."""
     keys, by = [key for key in swept(rows) if key != SEED], metric(rows)
-    found: dict[str, Group] = {}
+    found: dict[str, list[Row]] = {}
+    seen: Counter[str] = Counter()
     for row in finished(rows):
-        values = {key: value(row, key) for key in keys}
-        name = str(values) if keys or SEED in swept(rows) else row["folder"]
-        found.setdefault(name, Group(values, [])).runs.append(row)
-    return sorted(found.values(), key=lambda group: -(group.mean(by) or 0))
+        values = str({key: value(row, key) for key in keys})
+        of_seed = f"{values} {row.get('seed')}"
+        found.setdefault(f"{values} {seen[of_seed]}", []).append(row)
+        seen[of_seed] += 1
+    labels = [_label(runs, keys) for runs in found.values()]
+    built = [
+        Group(
+            name if labels.count(name) == 1 else f"{name} ({runs[0]['name']})".lstrip(),
+            {key: value(runs[0], key) for key in keys},
+            runs,
+        )
+        for name, runs in zip(labels, found.values(), strict=True)
+    ]
+    return sorted(built, key=lambda group: -(group.mean(by) or 0))
+
+
+def _label(runs: Sequence[Row], keys: Sequence[str]) -> str:
+    one = runs[0]["name"] if len(runs) == 1 else "all seeds"
+    return label({key: value(runs[0], key) for key in keys}) or one
 
 
 def pareto(points: Sequence[tuple[float, float]]) -> list[int]:
@@ -84,12 +97,13 @@ def pareto(points: Sequence[tuple[float, float]]) -> list[int]:
 
 
 def label(values: dict[str, Any]) -> str:
-    """`{"optimizer.lr": 0.1}` -> `lr 0.1`."""
-    return ", ".join(f"{short(key)} {text(value)}" for key, value in values.items())
+    """`{"optimizer.lr": 0.1}` -> `lr 0.1`; without keys that were not typed."""
+    typed = {key: value for key, value in values.items() if value is not None}
+    return ", ".join(f"{short(key)} {text(value)}" for key, value in typed.items())
 
 
 def text(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else "" if value is None else str(value)
+    return f"{value:.4g}" if isinstance(value, float) else "-" if value is None else str(value)
 
 
 def short(key: str) -> str:

@@ -1,5 +1,6 @@
 """Figures of a sweep: pure functions from arrays to matplotlib figures; accuracies in [0, 1]."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -7,11 +8,12 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
 from mnv2_lightning.reports.figures import INK, RED
 
 MANY = 12  # more lines than these have no legend
+FEW = 6  # values of a key that are drawn one by one
 
 
 def draw_lines(
@@ -26,8 +28,9 @@ def draw_lines(
     run, or one.
     """
     figure, axes = _axes(y_name, x_name)
-    is_log = min(x) > 0 and max(x) >= 8 * min(x)
-    aside = np.linspace(-1, 1, len(lines)) if len(lines) > 1 else [0.0]  # so that all bars are seen
+    is_log = _is_log(x)
+    has_bars = any(np.isfinite(spreads).any() for _, spreads in lines.values())
+    aside = np.linspace(-1, 1, len(lines)) if has_bars and len(lines) > 1 else [0.0] * len(lines)
     width = (max(x) - min(x)) / 100
     for (name, (means, spreads)), colour, side in zip(
         lines.items(), _colours(len(lines)), aside, strict=True
@@ -35,9 +38,9 @@ def draw_lines(
         there = np.isfinite(means)
         places = np.asarray(x, float)[there]
         axes.errorbar(
-            places * 1.025**side if is_log else places + width * side,
+            places * 1.025**side if is_log else places + width * side,  # so that all bars are seen
             means[there],
-            spreads[there],
+            spreads[there] if has_bars else None,
             label=name,
             color=colour,
             marker="o",
@@ -47,8 +50,7 @@ def draw_lines(
         )
     if is_log:
         axes.set_xscale("log")
-    axes.set_xticks(list(x), [f"{value:g}" for value in x])
-    axes.minorticks_off()
+    _tick_values(axes, x)
     if lines_name:
         axes.legend(title=lines_name, frameon=False)
     return figure
@@ -64,9 +66,12 @@ def draw_slices(
         axes.scatter(x, accuracies, color=RED, s=28, alpha=0.8)
         _style(axes)
         axes.set(xlabel=name, ylabel=y_name if axes is panels[0] else "")
-        if min(x) > 0 and max(x) >= 8 * min(x):
+        if _is_log(x):
             axes.set_xscale("log")
             axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            axes.xaxis.set_minor_formatter(NullFormatter())
+        if len(set(x)) <= FEW:
+            _tick_values(axes, x)
     return figure
 
 
@@ -98,7 +103,7 @@ def draw_importances(shares: Mapping[str, float]) -> Figure:
     axes = figure.add_subplot()
     names = sorted(shares, key=lambda name: shares[name])
     bars = axes.barh(names, [shares[name] for name in names], color=RED)
-    axes.bar_label(bars, [f"{shares[name]:.0%}" for name in names], padding=3)
+    axes.bar_label(bars, [f"{100 * shares[name]:.0f} %" for name in names], padding=3)
     axes.spines[["top", "right"]].set_visible(False)
     axes.xaxis.set_major_formatter(_percent())
     axes.set(xlabel="share of what the parameters explain (PED-ANOVA)", xlim=(0, 1.1))
@@ -127,7 +132,7 @@ def draw_heat(
         axes.text(
             column,
             row,
-            f"{value:.2%}" if there else statuses[row][column],
+            f"{100 * value:.2f} %" if there else statuses[row][column],
             ha="center",
             va="center",
             color="white" if dark else INK if there else RED,
@@ -156,12 +161,16 @@ def draw_costs(
         axes.scatter(values, accuracies, color="#94a3b8", s=28, zorder=2)
         x, y = [values[i] for i in front], [accuracies[i] for i in front]
         axes.plot(x, y, color=RED, marker="o", markersize=6, linewidth=1.4, zorder=3)
+        middle = (min(values) + max(values)) / 2
         for i in front[:MANY]:
+            is_left = values[i] <= middle
             axes.annotate(
-                names[i],
+                textwrap.fill(names[i], 28),
                 (values[i], accuracies[i]),
-                xytext=(5, -11),
+                xytext=(6, -4) if is_left else (-6, 4),  # beside a line that rises
                 textcoords="offset points",
+                ha="left" if is_left else "right",
+                va="top" if is_left else "bottom",
                 fontsize=8,
                 color=INK,
             )
@@ -181,7 +190,7 @@ def draw_curves(
     """A line for each name: (epoch, accuracy) pairs; the first name is the best and stands out."""
     figure, axes = _axes(y_name, x_name)
     many = len(curves) > MANY
-    colours = ["#94a3b8"] * len(curves) if many else _colours(len(curves))
+    colours = ["#94a3b8"] * len(curves) if many else _distinct(len(curves))
     for place, (name, curve) in reversed(list(enumerate(curves.items()))):
         epochs, values = zip(*curve, strict=True)
         colour = RED if place == 0 else colours[place]
@@ -191,6 +200,24 @@ def draw_curves(
     handles, labels = axes.get_legend_handles_labels()
     axes.legend(handles[::-1], labels[::-1], fontsize=8, frameon=False, loc="lower right")
     return figure
+
+
+def _is_log(x: Sequence[float]) -> bool:
+    return min(x) > 0 and max(x) >= 8 * min(x)
+
+
+def _tick_values(axes: Axes, x: Sequence[float]) -> None:
+    """A tick at each value; two that are close share a label's place, the first has it."""
+    values = sorted(set(x))
+    place = np.log if _is_log(x) else np.asarray
+    places = np.asarray(place(values), float)
+    near = (places[-1] - places[0]) / 12
+    labels, last = [], -np.inf
+    for value, at in zip(values, places, strict=True):
+        labels.append(f"{value:g}" if at - last >= near else "")
+        last = at if labels[-1] else last
+    axes.set_xticks(values, labels)
+    axes.minorticks_off()
 
 
 def _axes(y_name: str, x_name: str) -> tuple[Figure, Axes]:
@@ -213,6 +240,11 @@ def _percent() -> FuncFormatter:
 
 def _colours(count: int) -> list[Any]:
     return [colormaps["viridis"](x) for x in np.linspace(0.05, 0.85, count)]
+
+
+def _distinct(count: int) -> list[Any]:
+    """For what has no order, of `MANY` at most; none is like the red of the best."""
+    return [colormaps["tab20"](i) for i in (0, 4, 8, 10, 12, 16, 18, 1, 5, 9, 11, 13)[:count]]
 
 
 def _short_number(value: float) -> str:

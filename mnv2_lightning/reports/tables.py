@@ -48,7 +48,7 @@ def end(record: dict[str, Any], run_dir: Path) -> str:
 
 
 def _share(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2%}"
+    return "-" if value is None else f"{100 * value:.2f} %"
 
 
 def _number(value: float | None, form: str, unit: str = "") -> str:
@@ -68,8 +68,10 @@ def sweep(rows: Sequence[Row]) -> str:
         )
     lines += [f"  {name:<{width}}  {status}: {why}" for name, status, why in failed_rows(rows)]
     done = len(leaderboard.finished(rows))
-    told = "validation" if by == "val_accuracy" else "test, as not all runs held images out,"
-    return "\n".join([f"{done} of {len(rows)} runs finished; by {told} accuracy", *lines])
+    told = "validation accuracy"
+    if by != "val_accuracy":
+        told = "test accuracy, as not all held images out (data.val_size): choose nothing by it"
+    return "\n".join([f"{done} of {len(rows)} runs finished; by {told}", *lines])
 
 
 def _with_spread(group: Group, key: str) -> str:
@@ -134,7 +136,7 @@ def compared_by(rows: Sequence[Row]) -> str:
     """What the order is by, in a sentence."""
     if leaderboard.metric(rows) == "val_accuracy":
         return "By accuracy on the validation images; the test set had no say."
-    return "Not all runs held images out: by test accuracy. Choose nothing by it."
+    return "Not all runs held images out (data.val_size): by test accuracy. Choose nothing by it."
 
 
 def report(rows: Sequence[Row], title: str, figures: Sequence[str]) -> str:
