@@ -272,6 +272,9 @@ class Command:
     def _jobs(self, args: argparse.Namespace) -> list[list[str]]:
         """The overrides of each job: the product of all sweeps in a multirun, else one list."""
         if not args.multirun:
+            for o in self._parse(args.overrides):
+                if o.is_sweep_override():
+                    raise ConfigError(f"{o.input_line}: several values need -m, for a sweep")
             return [args.overrides]
         choices = {  # of a key that is typed twice the last counts, as for Hydra
             o.get_key_element(): [f"{o.get_key_element()}={v}" for v in o.sweep_string_iterator()]

@@ -27,7 +27,7 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
     from mnv2_lightning import build, files
     from mnv2_lightning.callbacks.predictions import Predictions
     from mnv2_lightning.reports import figures, tables
-    from mnv2_lightning.runs import checkpoint, noise
+    from mnv2_lightning.runs import checkpoint, config, noise
 
     noise.quiet()
     run = folder.require_run("run_dir", cfg.run_dir)
@@ -72,12 +72,15 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
         "precision": trainer.precision,
         "split": cfg.split,
         "views": len(classifier.views),
+        "test_time_augmentation": config.plain(run_cfg)["classifier"]["test_time_augmentation"],
         "images": len(said.labels),
         "accuracy": metrics[f"{cfg.split}/accuracy"],
         "loss": metrics[f"{cfg.split}/loss"],
         "classes": tables.per_class(matrix, datamodule.classes),
     }
     out, name = run / "evaluation", f"{path.stem}-{cfg.split}"
+    if len(classifier.views) > 1:
+        name += f"-{len(classifier.views)}-views"
     files.write_json(out / f"{name}.json", result)
     files.write_text(out / f"{name}-confusion.csv", tables.matrix_csv(matrix, datamodule.classes))
     figures.draw_confusion(matrix, datamodule.classes).savefig(out / f"{name}-confusion.png")

@@ -178,7 +178,10 @@ def check_job(job: Job) -> None:
             raise ConfigError(f"{key}={value}: is train's; search.name=NAME goes on with a search")
     for key, off in CHOSEN_BY.items():
         if OmegaConf.select(cfg, key) == off:
-            raise ConfigError(f"{key}={off}: a search chooses by held-out images")
+            raise ConfigError(
+                f"{key}={off}: a search chooses by held-out images"
+                + ("; type data.val_size=10000" if key == "data.val_size" else "")
+            )
     name = Path(cfg.run_dir).name
     if (config_dir() / "experiment" / f"{name}.yaml").exists():
         raise ConfigError(f"search.name={name}: is an experiment of conf/; take another name")

@@ -65,11 +65,12 @@ def open_study(cfg: DictConfig, folder: Path, base: dict[str, Any]) -> optuna.St
         if before is None:
             study.set_user_attr("base", base)
             return study
-    for key in before | base:
-        if before.get(key) != base.get(key):
+    for key in sorted(before | base, key=lambda key: not key.startswith("search.space.")):
+        old, new = (x.get(key, "nothing") for x in (before, base))
+        if old != new:
             raise ConfigError(
-                f"search.name={study.study_name}: is a search with {key}={before.get(key)}, not "
-                f"{base.get(key)}; take another name"
+                f"search.name={study.study_name}: is a search with {key}={old}, not {new}; take "
+                "another name"
             )
     return study
 

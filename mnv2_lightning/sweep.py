@@ -29,7 +29,12 @@ def check(jobs: list[Job]) -> None:
     other = "; take another name"
     if before["keys"] != now["keys"]:
         keys = (" and ".join(x["keys"]) or "nothing" for x in (before, now))
-        raise ConfigError(f"{folder}: holds a sweep over {next(keys)}, not {next(keys)}{other}")
+        is_order = set(before["keys"]) == set(now["keys"])
+        how = "type them in that order" if is_order else "type two values or more of each"
+        raise ConfigError(
+            f"{folder}: holds a sweep over {next(keys)}, not {next(keys)}; {how}, or take another "
+            "name"
+        )
     for key in before["base"] | now["base"]:
         old, new = (x["base"].get(key, _ABSENT) for x in (before, now))
         if old != new and not (_ABSENT in (old, new) and _follows(key, now["keys"])):

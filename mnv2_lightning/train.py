@@ -206,13 +206,14 @@ def final_config(cfg: DictConfig, overrides: list[str]) -> DictConfig:
     if cfg.resume:
         return folder.resumed_config(cfg, overrides)
     cfg.overrides = [typed for typed in overrides if "${" not in typed]  # which are no values
-    if HydraConfig.get().mode == RunMode.MULTIRUN and cfg.trainer.devices == "auto":
+    is_swept = HydraConfig.get().mode == RunMode.MULTIRUN
+    if is_swept and cfg.trainer.devices == "auto":
         cfg.trainer.devices = 1
     run_dir = Path(cfg.run_dir)
     if ranks.rank():  # the first may be writing into the folder already; it has looked at it
         goes_on = any((run_dir / "checkpoints").glob("*.ckpt"))
     else:
-        goes_on = folder.holds_this_run(run_dir, cfg)
+        goes_on = folder.holds_this_run(run_dir, cfg, is_swept=is_swept)
     if goes_on:
         cfg.resume = cfg.run_dir
     return cfg

@@ -200,10 +200,10 @@ def test_a_trial_that_ends_its_process_each_time(call: Call, tmp_path: Path) -> 
 
 BAD = {
     "search.trials=0": "search.trials=0: must be greater than or equal to 1",
-    "search.space.optimizer.lr.low=3": "low must be below high",
+    "search.space.optimizer.lr.low=3": "error: search.space.optimizer.lr: low must be below high",
     "search.space.optimizer.lr.low=0": "log must have low above 0",
     "search.space.optimizer.lr.low=-1 search.space.optimizer.lr.log=false": "optimizer.lr=-1",
-    "+search.space.optimizer.lr.lo=3": "lr.lo: extra inputs are not permitted",
+    "+search.space.optimizer.lr.lo=3": "error: search.space.optimizer.lr.lo: extra inputs are",
     "search.space.model.expand_ratio.choices=[3]": "must be a list of two values or more",
     "search.space.model.expand_ratio.choices=[3,0]": "model.expand_ratio=0: must be greater than",
     "+search.space.model.depth={low:1,high:2}": "model.depth: unknown key",

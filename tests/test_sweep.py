@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -81,12 +82,13 @@ def test_jobs_that_die(call: Call, tmp_path: Path) -> None:
 
 def test_another_base_is_refused(call: Call, tmp_path: Path) -> None:
     """More values may be added to those of the keys that were swept."""
+    folder = tmp_path / "outputs" / "sweeps" / "s"
     few = ("trainer.limit_train_batches=1", "trainer.limit_test_batches=0")
     assert call(*SWEEP, *few, "optimizer.lr=0.1,0.2").status == 0
     ended = call(*SWEEP, *few, "optimizer.lr=0.1,0.2", "optimizer.momentum=0.5")
     assert ended.status == 2
-    told = "outputs/sweeps/s/lr-0.1: holds a run with optimizer.momentum=0.9 already"
-    assert told in ended.err
+    told = f"{folder / 'lr-0.1'}: holds a run with optimizer.momentum=0.9 already"
+    assert ended.err == f"error: {told}; take another name for the sweep\n"
     ended = call(*SWEEP, *few, "optimizer.lr=0.3,0.4", "trainer.max_epochs=2")
     assert ended.status == 2
     told = "outputs/sweeps/s: holds a sweep with trainer.max_epochs=1, not 2; take another name\n"
@@ -96,12 +98,20 @@ def test_another_base_is_refused(call: Call, tmp_path: Path) -> None:
     assert "holds a sweep with callbacks.ema._target_=nothing, not mnv2" in ended.err
     ended = call(*SWEEP, *few, "seed=1,2")
     assert ended.status == 2
-    assert "holds a sweep over optimizer.lr, not seed; take another name" in ended.err
-    assert not (tmp_path / "outputs" / "sweeps" / "s" / "seed-1").exists()
+    told = "holds a sweep over optimizer.lr, not seed; type two values or more of each, or take"
+    assert told in ended.err
+    assert not (folder / "seed-1").exists()
     ended = call(*SWEEP, *few, "optimizer.lr=0.2,0.3")
     assert ended.status == 0
     assert "3 of 3 runs finished" in ended.out
     assert ended.out.count("already finished") == 1
+    ended = call("train", *SMALL, "optimizer.lr=0.1,0.2")
+    assert ended.err == "error: optimizer.lr=0.1,0.2: several values need -m, for a sweep\n"
+    ended = call("evaluate", "run_dir=outputs/sweeps/s")
+    assert "not a run's folder (it holds runs, such as lr-0.1)" in ended.err
+    for verb in ("evaluate", "report"):  # a job's folder, under its name, is a run's
+        ended = call(verb, f"run_dir={folder / 'lr-0.1'}")
+        assert ended.status == 0, ended.err
 
 
 def test_a_name_is_for_a_sweep(call: Call, tmp_path: Path) -> None:
@@ -260,8 +270,7 @@ def test_signals_to_a_sweep(
         process.send_signal(sent)
     _, err = process.communicate(timeout=10)  # ends when both have closed it
     assert process.returncode == status
-    assert err.count("\n") == 1
-    assert f"go on with resume={job}" in err
+    assert re.fullmatch(r"error: (interrupted|terminated); the same command goes on\n", err)
     assert record(job)["status"] == "interrupted"
     assert not job.with_name("seed-3").exists()
 

@@ -89,7 +89,9 @@ def require_run(key: str, path: str) -> Path:
     if not folder.is_dir():
         raise ConfigError(f"{key}={path}: there is no such folder")
     if not (folder / "config.yaml").is_file():
-        raise ConfigError(f"{key}={path}: not a run's folder (it has no config.yaml)")
+        jobs = sorted(p.parent.name for p in folder.glob("*/config.yaml"))
+        why = f"it holds runs, such as {jobs[0]}" if jobs else "it has no config.yaml"
+        raise ConfigError(f"{key}={path}: not a run's folder ({why})")
     require_closed(folder)
     return folder
 
@@ -224,7 +226,7 @@ def _require_typed(config: dict[str, Any], typed: set[str]) -> None:
                 )
 
 
-def holds_this_run(folder: Path, cfg: DictConfig) -> bool:
+def holds_this_run(folder: Path, cfg: DictConfig, *, is_swept: bool = False) -> bool:
     """Whether a run of this config was started there, which the same command goes on with.
 
     ConfigError: the folder holds another one, or a link that leads out of it.
@@ -238,8 +240,9 @@ def holds_this_run(folder: Path, cfg: DictConfig) -> bool:
     before, now = outcome(plain(read_config(folder))), outcome(plain(cfg))
     for key in before | now:
         if before.get(key) != now.get(key) and key not in MAY_CHANGE:
+            other = f"take another folder, or go on with that run by resume={folder}"
             raise ConfigError(
-                f"{folder}: holds a run with {key}={before.get(key)} already; take another folder, "
-                f"or go on with that run by resume={folder}"
+                f"{folder}: holds a run with {key}={before.get(key)} already; "
+                + ("take another name for the sweep" if is_swept else other)
             )
     return True

@@ -73,6 +73,8 @@ def _describe(
     if "missing" in kinds:
         return f"{key}: a value is required"
     must = " or ".join(dict.fromkeys(_must_be(e) for e in same))
+    if must.startswith((f"{key}.", f"{key}: ")):  # a key below is told of
+        return must
     value = errors[0]["input"] if not isinstance(errors[0]["input"], dict) else "a group of keys"
     return f"{key}={_as_typed(value)}: must be {must}"
 

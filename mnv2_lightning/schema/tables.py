@@ -382,18 +382,19 @@ class Range(Table):
     step: Positive | None = None
 
 
-def _space(space: dict[str, Any]) -> dict[str, Any]:
-    """A tree of ranges and choices."""
+def _space(space: dict[str, Any], path: str = "search.space") -> dict[str, Any]:
+    """A tree of ranges and choices. ValueError: begins with the key."""
     if not space:
-        raise ValueError("must hold a parameter at least")
-    for key, node in space.items():
+        raise ValueError(f"{path}: must hold a parameter at least")
+    for name, node in space.items():
+        key = f"{path}.{name}"
         if not isinstance(node, dict):
-            raise ValueError(f"{key} must be {{low, high}}, {{choices}} or a group of such keys")
+            raise ValueError(f"{key}: must be {{low, high}}, {{choices}} or a group of such keys")
         if "choices" in node:
             values = node["choices"]
             is_list = isinstance(values, list) and len(node) == 1 and len(values) > 1
             if not is_list or any(isinstance(value, dict | list) for value in values):
-                raise ValueError(f"{key}.choices must be a list of two values or more, alone")
+                raise ValueError(f"{key}.choices: must be a list of two values or more, alone")
         elif "low" in node or "high" in node:
             try:
                 end = Range.model_validate(node)
@@ -406,7 +407,7 @@ def _space(space: dict[str, Any]) -> dict[str, Any]:
             if end.log and (end.step or end.low <= 0):
                 raise ValueError(f"{key}: log must have low above 0 and no step")
         else:
-            _space(node)
+            _space(node, key)
     return space
 
 
