@@ -1,5 +1,6 @@
 """A search's study: trials in a database, which any number of processes may add to, and die."""
 
+import uuid
 import warnings
 from collections import Counter
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ from optuna.distributions import (
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from mnv2_lightning.files import make_folder
+from mnv2_lightning.files import make_folder, write_text
 from mnv2_lightning.schema.errors import ConfigError
 
 ATTEMPTS = 3  # after which a trial that ends its process has failed
@@ -48,7 +49,9 @@ def open_study(cfg: DictConfig, folder: Path, base: dict[str, Any]) -> optuna.St
     make_folder(folder / LOCKS)
     url = cfg.search.storage or f"sqlite:///{(folder / 'study.db').absolute()}"
     # Another process may hold the file for a moment.
-    options = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {}
+    is_file = url.startswith("sqlite")
+    # A server may have ended a connection that was idle while a trial was trained.
+    options = {"connect_args": {"timeout": 60}} if is_file else {"pool_pre_ping": True}
     with alone(folder):
         try:
             study = optuna.create_study(
@@ -104,10 +107,14 @@ def claimed(
 
 
 def _orphan(study: optuna.Study, cfg: DictConfig, folder: Path) -> tuple[Trial, FileLock] | None:
-    """A trial that was begun in this folder and that no living process holds."""
+    """A trial that was begun in this folder and that no living process holds.
+
+    A database may hold trials of other folders too, whose locks are not seen here.
+    """
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         path = _lock(folder, trial.number)
-        if not path.is_file():  # another machine's, with another disk
+        # Without an owner its process died right after `ask`, and had the lock before.
+        if not path.is_file() or trial.user_attrs.get("owner", _own(folder)) != _own(folder):
             continue
         lock = FileLock(path, blocking=False)
         try:
@@ -130,6 +137,7 @@ def _new(study: optuna.Study, cfg: DictConfig, folder: Path) -> tuple[Trial, Fil
     lock.acquire()  # first: a crash after `ask` leaves a trial that is known to be ours
     study.sampler = _sampler(cfg, number)
     trial = study.ask()
+    trial.set_user_attr("owner", _own(folder))
     if trial.number != number:  # a machine that shares the database, not the lock, was first
         own = FileLock(_lock(folder, trial.number))
         own.acquire()
@@ -141,6 +149,14 @@ def _new(study: optuna.Study, cfg: DictConfig, folder: Path) -> tuple[Trial, Fil
 
 def _lock(folder: Path, number: int) -> Path:
     return folder / LOCKS / str(number)
+
+
+def _own(folder: Path) -> str:
+    """What the folder is known by in a study that it may share with others; kept in it."""
+    path = folder / LOCKS / "owner"
+    if not path.is_file():
+        write_text(path, uuid.uuid4().hex)
+    return path.read_text(encoding="utf-8")
 
 
 def _sampler(cfg: DictConfig, number: int) -> optuna.samplers.BaseSampler:

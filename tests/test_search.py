@@ -162,6 +162,36 @@ def test_interrupted(call: Call, tmp_path: Path) -> None:
     assert [trial.user_attrs["attempts"] for trial in trials(folder)] == [1, 1, 1]
 
 
+def test_two_machines_on_one_database(call: Call, tmp_path: Path) -> None:
+    """Each goes on with its own trials alone, and has a folder of its own."""
+    shared = (*SEARCH, f"search.storage=sqlite:///{tmp_path / 'shared.db'}")
+
+    def on(machine: str) -> int:
+        return call(*shared, f"hydra.run.dir={tmp_path / machine}").status
+
+    def interrupted(self: Classifier, batch: Any, batch_idx: int) -> torch.Tensor:
+        raise KeyboardInterrupt
+
+    def states() -> list[str]:
+        storage = f"sqlite:///{tmp_path / 'shared.db'}"
+        return [t.state.name for t in optuna.load_study(study_name="s", storage=storage).trials]
+
+    (tmp_path / "b" / ".locks").mkdir(parents=True)
+    (tmp_path / "b" / ".locks" / "0").touch()  # b died as it was about to ask for a first trial
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Classifier, "training_step", interrupted)
+        assert on("a") == 130
+    assert on("b") == 0
+    assert states() == ["RUNNING", "COMPLETE", "COMPLETE"]
+    assert on("a") == 0
+    assert states() == ["COMPLETE"] * 3
+    assert [p.parent.name for p in (tmp_path / "a").glob("*/result.json")] == ["0000"]
+    assert sorted(p.parent.name for p in (tmp_path / "b").glob("*/result.json")) == ["0001", "0002"]
+    for machine in "ab":
+        found = json.loads((tmp_path / machine / "search.json").read_text())
+        assert (found["trials"], found["best"] is not None) == (3, True)
+
+
 def test_what_would_end_every_trial_ends_the_search(call: Call, tmp_path: Path) -> None:
     """With its status; the trial is not lost."""
 
