@@ -61,6 +61,12 @@ def open_study(cfg: DictConfig, folder: Path, base: dict[str, Any]) -> optuna.St
                 direction="maximize",
                 load_if_exists=True,
             )
+        except ImportError as error:
+            kind = url.partition(":")[0]
+            raise ConfigError(
+                f"search.storage={kind}://...: its driver is not installed (pip install psycopg for "
+                "postgresql://)"
+            ) from error
         except Exception as error:
             # The URL may hold a password.
             raise ConfigError(f"search.storage: cannot be used ({type(error).__name__})") from error

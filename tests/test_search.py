@@ -249,6 +249,7 @@ BAD = {
     "search.sampler.n_startup=1": "did you mean search.sampler.n_startup_trials?",
     "search.pruner.n_startup_trials=-1": "search.pruner: Number of startup trials cannot be",
     "search.storage=nothing://x search.name=s": "search.storage: cannot be used",
+    "search.storage=postgresql://x search.name=s": "postgresql://...: its driver is not installed",
     "search.storage=sqlite:///x.db": "search.name: a study in a database of yours needs a name",
     "sweep=s": "sweep=s: is train's",
     "trainer.devices=2 trainer.strategy=ddp trainer.accelerator=cpu": "a trial is one process",
