@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+import sqlalchemy
 from filelock import FileLock, Timeout
 from hydra.utils import instantiate
 from omegaconf import DictConfig
@@ -29,7 +30,18 @@ LOCKS = ".locks"
 
 
 def check(cfg: DictConfig) -> None:
-    """ConfigError where the pruner or the sampler is not to be had with its arguments."""
+    """ConfigError where the pruner or the sampler is not to be had with its arguments, or there is
+    nothing to reach the database with.
+    """
+    if cfg.search.storage is not None:
+        kind = cfg.search.storage.partition(":")[0]
+        try:
+            sqlalchemy.create_engine(cfg.search.storage)  # which connects later
+        except ImportError as error:
+            why = "its driver is not installed, such as psycopg for postgresql://"
+            raise ConfigError(f"search.storage={kind}://...: {why}") from error
+        except sqlalchemy.exc.ArgumentError as error:
+            raise ConfigError(f"search.storage={kind}: not the URL of a database") from error
     builders = {"search.pruner": lambda: instantiate(cfg.search.pruner)}
     builders["search.sampler"] = lambda: _sampler(cfg, 0)
     for key, build in builders.items():
@@ -61,12 +73,6 @@ def open_study(cfg: DictConfig, folder: Path, base: dict[str, Any]) -> optuna.St
                 direction="maximize",
                 load_if_exists=True,
             )
-        except ImportError as error:
-            kind = url.partition(":")[0]
-            raise ConfigError(
-                f"search.storage={kind}://...: its driver is not installed (pip install psycopg for "
-                "postgresql://)"
-            ) from error
         except Exception as error:
             # The URL may hold a password.
             raise ConfigError(f"search.storage: cannot be used ({type(error).__name__})") from error
