@@ -208,7 +208,8 @@ BELOW: dict[str, set[str]] = {
     "files": {"schema"},
     "ranks": set(),
     "signals": {"ranks", "schema"},
-    "scripts": {"signals"},
+    "scripts": {"signals", "supervisor"},
+    "supervisor": {"files", "runs", "schema", "signals"},
     "networks": set(),
     "reports": set(),
     "schedules": set(),
@@ -222,7 +223,7 @@ BELOW: dict[str, set[str]] = {
     "studies": {"files", "schema"},
     "sweep": {"command", "files", "reports", "runs", "schema"},
     "endings": {"files", "ranks", "schema", "signals"},
-    "command": {"endings", "files", "ranks", "runs", "schema", "signals"},
+    "command": {"endings", "files", "ranks", "runs", "schema", "signals", "supervisor"},
     "benchmarks": {"build", "command", "data", "networks", "runs", "train"},
 }
 VERBS = {
