@@ -234,7 +234,7 @@ VERBS = {
     for verb in BY_VERB
 }
 VERBS["benchmark"] |= {"benchmarks", "train"}
-VERBS["train"] |= {"ranks", "sweep", "torchrun"}
+VERBS["train"] |= {"classifier", "ranks", "sweep", "torchrun"}
 VERBS["search"] |= {"endings", "signals", "studies", "train"}
 
 
