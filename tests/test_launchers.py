@@ -37,7 +37,7 @@ def start(cwd: Path, *typed: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "mnv2_lightning.train", *SWEEP, *typed],
         cwd=cwd,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        env={name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -68,7 +68,7 @@ def test_a_sweep(launcher: str, tmp_path: Path) -> None:
     assert (folder / "report" / "report.html").is_file()
     assert "diverged in epoch 1" in record(folder / "lr-1e18_seed-0")["error"]
 
-    if launcher != "joblib":  # what goes on is the same for all
+    if launcher == "ray":  # which takes longest; what goes on is the same for all
         return
     before = {path: os.stat(path) for path in folder.glob("lr-0.1_*/result.json")}
     process = start(tmp_path, *LAUNCHERS[launcher], *short)
@@ -89,11 +89,37 @@ def test_the_sweeps_process_is_killed(tmp_path: Path) -> None:
     process.send_signal(signal.SIGKILL)
     process.communicate(timeout=10)  # until its workers have closed the pipe too
     assert set(statuses(tmp_path).values()) == {"interrupted"}
+    for job in folder.glob("*/result.json"):  # the threads are divided
+        threads = json.loads(job.read_text())["hardware"]["threads"]
+        assert threads == max(1, (os.cpu_count() or 1) // 2)
     process = start(tmp_path, *LAUNCHERS["joblib"], *short)
     out, _ = process.communicate(timeout=180)
     assert process.returncode == 0, out
     assert out.count("goes on: after epoch") == 2
     assert "2 of 2 runs finished" in out
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's /proc")
+def test_a_worker_is_killed(tmp_path: Path) -> None:
+    """As by the system for its memory: joblib ends the others; the sweep says where it stands."""
+    short = ("trainer.limit_train_batches=20", "trainer.max_epochs=15", "optimizer.lr=0.1")
+    process = start(tmp_path, *LAUNCHERS["joblib"], *short)
+    while len(list((tmp_path / "outputs" / "sweeps" / "s").glob("*/checkpoints/last.ckpt"))) < 2:
+        assert process.poll() is None
+        time.sleep(0.1)
+    of_jobs = [
+        int(path.parent.name)
+        for path in Path("/proc").glob("[0-9]*/cmdline")
+        if b"LokyProcess" in path.read_bytes()
+        and (path.parent / "cwd").resolve().is_relative_to(tmp_path)
+    ]
+    os.kill(of_jobs[0], signal.SIGKILL)
+    out, _ = process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert "0 of 2 runs finished" in out
+    assert "seed-0  interrupted: its process was killed" in out
+    assert "TerminatedWorkerError" in out
 
 
 def test_a_worker_knows_whose_job_it_runs(tmp_path: Path) -> None:
