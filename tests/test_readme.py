@@ -206,6 +206,15 @@ def test_tpe_and_random_are_as_their_records_say() -> None:
         assert f"| {told} | {' | '.join(cells)} |" in README
 
 
+def test_what_pruning_saved_is_as_its_record_says() -> None:
+    record = ROOT / "outputs" / "records" / "pruned_search" / "search.json"
+    found = json.loads(record.read_text())
+    share = f"{100 * found['steps_saved']:.0f}"
+    told = f"trials {found['pruned']} were pruned, with {share} % of all steps saved."
+    assert told in README
+    assert found["trials"] == 20
+
+
 @pytest.mark.parametrize("model", sorted(p.stem for p in (ROOT / "conf" / "model").iterdir()))
 def test_costs_are_the_networks(model: str, configure: Configure) -> None:
     """Of ten classes, as the table of networks gives them."""
