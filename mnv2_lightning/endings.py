@@ -13,6 +13,7 @@ from mnv2_lightning.schema.errors import (
     Diverged,
     Interrupted,
     RankError,
+    SearchError,
     StorageError,
     Terminated,
     UserError,
@@ -68,7 +69,7 @@ def _tell(error: BaseException, folder: Path | None) -> tuple[int, str]:
 
 def _traceback(error: BaseException, folder: Path | None, status: int) -> str:
     """Leave it in the run's folder; where it is, for an unforeseen error's line."""
-    if isinstance(error, RankError):  # which has left its own
+    if isinstance(error, RankError | SearchError):  # which have left their own
         return ""
     if folder is not None and status not in INTERRUPTIONS:
         where = folder / (f"error-{ranks.rank()}.txt" if ranks.rank() else "error.txt")

@@ -15,7 +15,7 @@ from mnv2_lightning import signals, train
 from mnv2_lightning.command import Command, Job, config_dir, quoted
 from mnv2_lightning.endings import INTERRUPTIONS, told
 from mnv2_lightning.runs.config import flatten, outcome, plain, to_yaml
-from mnv2_lightning.schema.errors import ConfigError, DataError, Pruned, StorageError
+from mnv2_lightning.schema.errors import ConfigError, DataError, Pruned, SearchError, StorageError
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial, Trial
@@ -58,6 +58,8 @@ def search(cfg: DictConfig) -> dict[str, Any]:
             path = folder / "experiment" / f"{folder.name}.yaml"
             files.write_text(path, experiment(cfg, result))
     log.info("%s", tables.search(result, folder))
+    if result["best"] is None and not result["running"]:
+        raise SearchError(f"{folder}: no trial has finished; those that failed have an error.txt")
     return result
 
 

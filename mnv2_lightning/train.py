@@ -250,8 +250,11 @@ def check_job(job: Job) -> None:
         raise ConfigError(
             f"trainer.num_nodes={cfg.trainer.num_nodes}: start it on each by torchrun or srun"
         )
-    if cfg.data.batch_size < world_size:
-        raise ConfigError(f"data.batch_size={cfg.data.batch_size}: fewer than {world_size} devices")
+    if _smallest_batch(cfg) < world_size:
+        raise ConfigError(
+            f"data.batch_size={cfg.data.batch_size}: too few images for each of {world_size} "
+            "devices"
+        )
     goes_on = cfg.resume and not folder.is_finished(Path(cfg.run_dir), cfg.trainer.max_epochs)
     newest = checkpoint.newest(Path(cfg.run_dir)) if goes_on else None
     if newest is not None and (cfg.trainer.max_epochs or -1) != -1:
@@ -263,6 +266,13 @@ def check_job(job: Job) -> None:
             )
 
 
+def _smallest_batch(cfg: DictConfig) -> int:
+    """Images, over all devices."""
+    from mnv2_lightning.data.batches import smallest_batch
+
+    return smallest_batch(TRAIN - cfg.data.val_size, cfg.data.batch_size)
+
+
 def _try_to_build(cfg: DictConfig) -> int:
     """Build the Trainer, and the network without its weights; train it on the smallest batch.
 
@@ -272,13 +282,12 @@ def _try_to_build(cfg: DictConfig) -> int:
     from hydra.errors import InstantiationException
 
     from mnv2_lightning import build
-    from mnv2_lightning.data.batches import smallest_batch
 
     part = "trainer"
     try:
         world_size = build.build_trainer(cfg, [], []).world_size
         part = "model"
-        images = smallest_batch(TRAIN - cfg.data.val_size, cfg.data.batch_size) // world_size
+        images = _smallest_batch(cfg) // world_size
         with torch.device("meta"):
             shape = (max(1, images), 1, cfg.data.image_size, cfg.data.image_size)
             build.build_network(cfg).train()(torch.empty(shape))

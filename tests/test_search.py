@@ -272,6 +272,8 @@ def test_without_an_accuracy_a_trial_fails(call: Call, tmp_path: Path) -> None:
     """Not the search: no validation falls into these epochs."""
     ended = call(*SEARCH, "trainer.check_val_every_n_epoch=5", "search.trials=2")
     assert "the run ended without a validation accuracy" in ended.err
+    assert "no trial has finished" in ended.err
+    assert ended.status == 1
     assert [t.state.name for t in trials(folder_of(tmp_path))] == ["FAIL", "FAIL"]
 
 

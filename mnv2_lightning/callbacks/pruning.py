@@ -25,6 +25,8 @@ class Pruning(Callback):
         is_known = 0 < total < float("inf")
         point = int(100 * trainer.global_step / total) if is_known else trainer.current_epoch + 1
         accuracy = float(trainer.callback_metrics[METRIC])
+        if not is_known and "points" not in self.trial.user_attrs:
+            self.trial.set_user_attr("points", "epochs")
         if point not in self.reported:  # which Optuna warns of
             self.trial.report(accuracy, point)
             self.reported[point] = accuracy

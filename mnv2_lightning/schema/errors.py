@@ -31,6 +31,10 @@ class Pruned(UserError):
     record_status = "pruned"
 
 
+class SearchError(UserError):
+    """No trial of a search came to an accuracy."""
+
+
 class StorageError(UserError):
     """What is on the disk cannot be written, or is damaged."""
 
