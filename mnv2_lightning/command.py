@@ -27,7 +27,7 @@ from omegaconf.errors import OmegaConfBaseException
 from mnv2_lightning import ranks, signals, supervisor
 from mnv2_lightning.endings import INTERRUPTIONS, one_line, told
 from mnv2_lightning.files import require_writable
-from mnv2_lightning.runs.config import plain
+from mnv2_lightning.runs.config import flatten, plain
 from mnv2_lightning.runs.folder import (
     job_folder,
     report_folder,
@@ -65,6 +65,7 @@ class Job:
     is_swept: bool
     choices: dict[str, str]  # the file taken from each folder of `conf/`
     is_here: bool = True  # whether it runs in this process
+    following: frozenset[str] = frozenset()  # keys whose values `${...}` took from others
 
 
 def quoted(value: Any) -> str:
@@ -238,6 +239,8 @@ class Command:
         HydraConfig.instance().set_config(composed)
         with open_dict(composed):
             del composed["hydra"]
+        written: Any = OmegaConf.to_container(composed)
+        following = {key for key, value in flatten(written).items() if "${" in str(value)}
         cfg = self.final_config(composed, overrides)
         OmegaConf.resolve(cfg)
         HydraConfig.instance().cfg = None
@@ -245,7 +248,7 @@ class Command:
         is_here = not args.multirun or launcher == "basic"
         if not is_here and self.sweep is None:
             raise ConfigError(f"hydra/launcher={launcher}: is for sweeps of train")
-        return Job(cfg, overrides, folder, args.multirun, choices, is_here)
+        return Job(cfg, overrides, folder, args.multirun, choices, is_here, frozenset(following))
 
     def job(self, overrides: list[str], folder: Path, config_dir: str | None) -> Job:
         """One of several that another verb runs, composed and checked as if it were a sweep's.

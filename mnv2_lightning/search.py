@@ -134,7 +134,9 @@ def experiment(cfg: DictConfig, result: dict[str, Any]) -> str:
     before, now = flatten(plain(base.cfg)), flatten(plain(best.cfg))
     values = OmegaConf.create({})
     for key, value in now.items():
-        if not key.endswith(LEFT_OUT) and (key not in before or before[key] != value):
+        if key.endswith(LEFT_OUT) or key in best.following:
+            continue
+        if key not in before or before[key] != value:
             OmegaConf.update(values, key, value)
     for key in before.keys() - now.keys():  # ~callbacks.pictures
         OmegaConf.update(values, ".".join(key.split(".")[:2]), None)

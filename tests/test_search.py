@@ -14,6 +14,7 @@ from typing import Any
 import optuna
 import pytest
 import torch
+import yaml
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
@@ -43,7 +44,8 @@ def test_a_search(call: Call, tmp_path: Path) -> None:
     """Trials are runs; the test set is not read; the best is an experiment that composes to the
     trial's config; more trials may be asked for.
     """
-    ended = call(*SEARCH, "model.depthwise_activation=none", "optimizer=adamw")
+    typed = (*SEARCH, "model.depthwise_activation=none", "optimizer=adamw", "seed=1")
+    ended = call(*typed)
     assert ended.status == 0, ended.err
     folder = folder_of(tmp_path)
     found = json.loads((folder / "search.json").read_text())
@@ -76,8 +78,15 @@ def test_a_search(call: Call, tmp_path: Path) -> None:
             assert composed[key] == trial_config[key], key
     assert composed["callbacks.pictures"] is None
 
+    written = yaml.safe_load((folder / "experiment" / "s.yaml").read_text())
+    assert written["seed"] == 1
+    assert "seed" not in written.get("data", {})  # which follows it
+    ended = call("train", "--config-dir", str(folder), "experiment=s", "hydra.run.dir=best")
+    assert ended.status == 0, ended.err
+    assert record(tmp_path / "best")["val_accuracy"] == best["value"]
+
     before = [(run, os.stat(run)) for run in folder.glob("*/result.json")]
-    ended = call(*SEARCH, "model.depthwise_activation=none", "optimizer=adamw", "search.trials=4")
+    ended = call(*typed, "search.trials=4")
     assert ended.status == 0, ended.err
     assert len(trials(folder)) == 4
     assert all(os.stat(run) == stat for run, stat in before)
