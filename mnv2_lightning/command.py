@@ -1,6 +1,7 @@
 """What the verbs' command lines share: Hydra, and checks of all jobs before any work."""
 
 import argparse
+import atexit
 import itertools
 import logging
 import os
@@ -65,7 +66,7 @@ class Job:
     is_swept: bool
     choices: dict[str, str]  # the file taken from each folder of `conf/`
     is_here: bool = True  # whether it runs in this process
-    following: frozenset[str] = frozenset()  # keys whose values `${...}` took from others
+    following: tuple[tuple[str, str], ...] = ()  # keys whose values `${...}` took from others
 
 
 def quoted(value: Any) -> str:
@@ -136,8 +137,13 @@ class Command:
         jobs: list[Job] = []
         with told(shows) as ended:
             if args.multirun:
-                sys.argv.append(fixed := self._fixed(args.overrides))
-                args.overrides.append(fixed)
+                more = [self._fixed(args.overrides)]
+                if (
+                    folder := supervisor.sweep()
+                ) is not None:  # the same, also where it has no name
+                    more.append(f"hydra.sweep.dir={quoted(folder)}")
+                sys.argv += more
+                args.overrides += more
             jobs = self.check_all(args)
             if args.multirun and self.sweep is not None:
                 self.sweep.begin(jobs)
@@ -148,6 +154,8 @@ class Command:
         status = max(failed) if len(self.statuses) < 2 else int(any(failed))
         # Where Python puts a rank away, gloo may abort (pull request 179291 of pytorch).
         is_rank = ranks.is_started() or ranks.are_several()
+        if is_rank and not status:
+            atexit._run_exitfuncs()  # such as of a logger
         if (status or is_rank) and all(job.is_here for job in jobs):
             signals.leave(status)
         sys.exit(status)  # a launcher has processes to put away
@@ -240,7 +248,7 @@ class Command:
         with open_dict(composed):
             del composed["hydra"]
         written: Any = OmegaConf.to_container(composed)
-        following = {key for key, value in flatten(written).items() if "${" in str(value)}
+        following = [(k, str(v)) for k, v in flatten(written).items() if "${" in str(v)]
         cfg = self.final_config(composed, overrides)
         OmegaConf.resolve(cfg)
         HydraConfig.instance().cfg = None
@@ -248,7 +256,7 @@ class Command:
         is_here = not args.multirun or launcher == "basic"
         if not is_here and self.sweep is None:
             raise ConfigError(f"hydra/launcher={launcher}: is for sweeps of train")
-        return Job(cfg, overrides, folder, args.multirun, choices, is_here, frozenset(following))
+        return Job(cfg, overrides, folder, args.multirun, choices, is_here, tuple(following))
 
     def job(self, overrides: list[str], folder: Path, config_dir: str | None) -> Job:
         """One of several that another verb runs, composed and checked as if it were a sweep's.

@@ -64,6 +64,7 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
     measure = trainer.test if cfg.split == "test" else trainer.validate
     (metrics,) = measure(classifier, datamodule=datamodule, verbose=False)
 
+    ranges = config.plain(run_cfg)["classifier"]["test_time_augmentation"]
     said = predictions.predicted
     matrix = figures.confusion_matrix(said.labels, said.probabilities)
     result = {
@@ -72,7 +73,7 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
         "precision": trainer.precision,
         "split": cfg.split,
         "views": len(classifier.views),
-        "test_time_augmentation": config.plain(run_cfg)["classifier"]["test_time_augmentation"],
+        "test_time_augmentation": ranges,
         "images": len(said.labels),
         "accuracy": metrics[f"{cfg.split}/accuracy"],
         "loss": metrics[f"{cfg.split}/loss"],
@@ -80,7 +81,7 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
     }
     out, name = run / "evaluation", f"{path.stem}-{cfg.split}"
     if len(classifier.views) > 1:
-        name += f"-{len(classifier.views)}-views"
+        name += "".join(f"-{key}-{value:g}" for key, value in sorted(ranges.items()) if value)
     files.write_json(out / f"{name}.json", result)
     files.write_text(out / f"{name}-confusion.csv", tables.matrix_csv(matrix, datamodule.classes))
     figures.draw_confusion(matrix, datamodule.classes).savefig(out / f"{name}-confusion.png")

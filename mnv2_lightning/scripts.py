@@ -12,7 +12,7 @@ from mnv2_lightning import signals, supervisor
 def _script(verb: str) -> Callable[[], None]:
     def main() -> None:
         signals.end_at_once()
-        if verb == "train" and {"-m", "--multirun"} & set(sys.argv[1:]):
+        if verb == "train" and any(x == "-m" or x.startswith("--mu") for x in sys.argv):
             supervisor.supervise()
         import_module(f"mnv2_lightning.{verb}").main()
 

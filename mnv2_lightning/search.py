@@ -131,10 +131,11 @@ def experiment(cfg: DictConfig, result: dict[str, Any]) -> str:
     base = _composed(cfg, [f"experiment={based_on}"])
     groups = {g: choice for g, choice in best.choices.items() if base.choices[g] != choice}
     base = _composed(cfg, [*base.overrides, *(f"{g}={choice}" for g, choice in groups.items())])
+    following = dict(set(best.following) & set(base.following))
     before, now = flatten(plain(base.cfg)), flatten(plain(best.cfg))
     values = OmegaConf.create({})
     for key, value in now.items():
-        if key.endswith(LEFT_OUT) or key in best.following:
+        if key.endswith(LEFT_OUT) or key in following:
             continue
         if key not in before or before[key] != value:
             OmegaConf.update(values, key, value)

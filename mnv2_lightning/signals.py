@@ -20,7 +20,7 @@ ENDINGS: dict[int, type[UserError]] = {signal.SIGINT: Interrupted, signal.SIGTER
 PATIENCE = 3.5  # seconds in which a job may end by itself; the command is to end within five
 AGAIN = 2.0  # seconds after which what was raised seems to be lost
 AT_ONCE = 0.1  # seconds: a terminal sends Ctrl-C to a sweep's two processes, one passes it on
-SEVERAL = ("sweep.json", "study.db", ".locks")  # in a folder of a sweep, of a search
+SEVERAL = {"sweep.json": "sweep", ".locks": "search.name"}  # what a folder of runs holds
 PARENT = os.getppid()  # when this process began
 
 
@@ -158,8 +158,10 @@ def resume_hint(folder: Path | None) -> str:
     """How to go on, where a checkpoint was written or the run is one of several."""
     if folder is None:
         return ""
-    if any((folder.parent / name).exists() for name in SEVERAL):
-        return "; the same command goes on"
+    for name, key in SEVERAL.items():
+        if (folder.parent / name).exists():
+            where = f"{key}={folder.parent.name}"
+            return f"; the same command goes on (with {where}, if it had no name)"
     saved = any((folder / "checkpoints").glob("*.ckpt"))
     return f"; go on with resume={folder}" if saved else ""
 

@@ -40,7 +40,7 @@ def check(cfg: DictConfig) -> None:
         except ImportError as error:
             why = "its driver is not installed, such as psycopg for postgresql://"
             raise ConfigError(f"search.storage={kind}://...: {why}") from error
-        except sqlalchemy.exc.ArgumentError as error:
+        except (sqlalchemy.exc.ArgumentError, ValueError) as error:
             raise ConfigError(f"search.storage={kind}: not the URL of a database") from error
     builders = {"search.pruner": lambda: instantiate(cfg.search.pruner)}
     builders["search.sampler"] = lambda: _sampler(cfg, 0)

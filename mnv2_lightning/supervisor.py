@@ -18,12 +18,15 @@ from mnv2_lightning import signals
 from mnv2_lightning.schema.errors import Interrupted, StorageError, Terminated
 
 PR_SET_PDEATHSIG = 1  # prctl(2)
+OTHERS = (signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)  # which a job may heed
+SECONDS = 5.0  # in which the ranks of a job whose first process was killed have ended
 
 
 class _Process:
     child = 0  # of the one that waits
     job: mmap.mmap | None = None  # memory of both: the folder of the job that runs
     killed: frozenset[str] = frozenset()  # those that it was killed in
+    received: int | None = None  # the signal that was passed on
 
 
 def supervise() -> None:
@@ -31,13 +34,17 @@ def supervise() -> None:
     if sys.platform != "linux":
         return
     own = os.getpid()
-    for number in signals.heeded():
-        signal.signal(number, _forward)
+    before = {number: signal.getsignal(number) for number in (*signals.ENDINGS, *OTHERS)}
+    for number, handler in before.items():
+        if handler not in (signal.SIG_IGN, None):
+            signal.signal(number, _forward)
     while True:
         _Process.job = mmap.mmap(-1, 4096)
         _Process.child = os.fork()
         if not _Process.child:
-            signals.end_at_once()
+            for number, handler in before.items():
+                signal.signal(number, handler)
+            signals.PARENT = own
             ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
             if os.getppid() != own:
                 os._exit(1)
@@ -45,7 +52,8 @@ def supervise() -> None:
         ended = os.waitstatus_to_exitcode(os.waitpid(_Process.child, 0)[1])
         _Process.child = 0
         job = os.fsdecode(_Process.job[:].rstrip(b"\0"))
-        if not job or ended in (Interrupted.exit_status, Terminated.exit_status):
+        is_over = not job or ended in (Interrupted.exit_status, Terminated.exit_status)
+        if is_over or _Process.received is not None:
             os._exit(ended if ended >= 0 else 128 - ended)
         _record(Path(job), ended)
         _Process.killed |= {job}
@@ -69,20 +77,32 @@ def was_killed(folder: Path | None) -> bool:
     return str(folder) in _Process.killed
 
 
+def sweep() -> Path | None:
+    """The folder of the sweep that goes on here after a job was killed."""
+    return Path(min(_Process.killed)).parent if _Process.killed else None
+
+
 def _tell(folder: Path | None) -> None:
     assert _Process.job is not None
     _Process.job[:] = os.fsencode(folder or "").ljust(len(_Process.job), b"\0")
 
 
 def _forward(number: int, frame: FrameType | None) -> None:
-    if not _Process.child:
+    if number not in (signal.SIGUSR1, signal.SIGUSR2):
+        _Process.received = number
+    if not _Process.child and number in signals.ENDINGS:
         signals.end(number)
+    elif not _Process.child:
+        os._exit(128 + number)
     with suppress(ProcessLookupError):
         os.kill(_Process.child, number)
 
 
 def _record(folder: Path, ended: int) -> None:
+    from filelock import FileLock, Timeout
+
     from mnv2_lightning import files
+    from mnv2_lightning.reports.collect import LOCK
     from mnv2_lightning.runs.folder import read_record
     from mnv2_lightning.runs.record import EMPTY
 
@@ -92,7 +112,10 @@ def _record(folder: Path, ended: int) -> None:
         error = f"killed by {signal.Signals(-ended).name}"
     else:
         error = f"the process was ended with status {ended}"
+    with suppress(OSError, Timeout), FileLock(folder / LOCK, timeout=SECONDS):
+        pass
     record = EMPTY | read_record(folder) | {"status": "failed", "error": error}
     with suppress(StorageError):
         files.write_json(folder / "result.json", record)
-    print(f"error: {folder}: {error}", file=sys.stderr, flush=True)
+    with suppress(OSError):
+        print(f"error: {folder}: {error}", file=sys.stderr, flush=True)

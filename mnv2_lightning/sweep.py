@@ -30,11 +30,11 @@ def check(jobs: list[Job]) -> None:
     if before["keys"] != now["keys"]:
         keys = (" and ".join(x["keys"]) or "nothing" for x in (before, now))
         is_order = set(before["keys"]) == set(now["keys"])
-        how = "type them in that order" if is_order else "type two values or more of each"
-        raise ConfigError(
-            f"{folder}: holds a sweep over {next(keys)}, not {next(keys)}; {how}, or take another "
-            "name"
-        )
+        if is_order:
+            other = "; type them in that order, or take another name"
+        elif set(now["keys"]) < set(before["keys"]):
+            other = "; type two values or more of each, or take another name"
+        raise ConfigError(f"{folder}: holds a sweep over {next(keys)}, not {next(keys)}{other}")
     for key in before["base"] | now["base"]:
         old, new = (x["base"].get(key, _ABSENT) for x in (before, now))
         if old != new and not (_ABSENT in (old, new) and _follows(key, now["keys"])):

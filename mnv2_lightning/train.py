@@ -102,6 +102,7 @@ def train(cfg: DictConfig, more_callbacks: Sequence["Callback"] = ()) -> dict[st
         if not math.isfinite(loss := metrics.get("test/loss", 0.0)):
             raise Diverged(f"the test loss is {loss}; a smaller optimizer.lr? ({run_dir})")
     if trainer.is_global_zero:
+        _succeed(trainer)
         log.info("%s", tables.end(record.data, run_dir))
     return record.data
 
@@ -115,6 +116,14 @@ def _restore(path: Path, classifier: "Classifier", trainer: "L.Trainer", record:
     if val_accuracy is not None:  # the curve ends with the last epoch's
         for logger in trainer.loggers:
             logger.log_metrics({"tested/val_accuracy": val_accuracy}, trainer.global_step)
+
+
+def _succeed(trainer: "L.Trainer") -> None:
+    from mnv2_lightning.runs.tensorboard_logger import TensorBoardLogger
+
+    for logger in trainer.loggers:
+        if isinstance(logger, TensorBoardLogger):
+            logger.succeed()
 
 
 def launch(cfg: DictConfig) -> dict[str, Any]:
@@ -250,10 +259,10 @@ def check_job(job: Job) -> None:
         raise ConfigError(
             f"trainer.num_nodes={cfg.trainer.num_nodes}: start it on each by torchrun or srun"
         )
-    if _smallest_batch(cfg) < world_size:
+    if (smallest := _smallest_batch(cfg)) < world_size:
         raise ConfigError(
-            f"data.batch_size={cfg.data.batch_size}: too few images for each of {world_size} "
-            "devices"
+            f"data.batch_size={cfg.data.batch_size}: the smallest batch, of {smallest}, has too "
+            f"few images for each of {world_size} devices"
         )
     goes_on = cfg.resume and not folder.is_finished(Path(cfg.run_dir), cfg.trainer.max_epochs)
     newest = checkpoint.newest(Path(cfg.run_dir)) if goes_on else None

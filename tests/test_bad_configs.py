@@ -93,8 +93,8 @@ BAD_FOR_TORCH = {
     "+callbacks.x._target_=mnv2_lightning.callbacks.predictions.Predicted": r"x\.indices: Pred",
     "model.expand_ratio=0.01": r"model: ",
     "model=tutorial data.batch_size=1": r"model: Expected more than 1 value per channel",
-    "trainer.strategy=ddp trainer.devices=3 data.batch_size=2": r"too few images for each of 3",
-    "trainer.strategy=ddp trainer.devices=3 data.batch_size=3": r"too few images for each of 3",
+    "trainer.strategy=ddp trainer.devices=3 data.batch_size=2": r"has too few images for each of 3",
+    "trainer.strategy=ddp trainer.devices=3 data.batch_size=3": r"has too few images for each of 3",
     "trainer.strategy=fsdp trainer.accelerator=cpu": r"trainer: .*FSDP",
 }
 

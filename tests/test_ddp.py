@@ -98,9 +98,12 @@ def test_however_it_is_started(tmp_path: Path) -> None:
 
 
 ABORTS = """
-import atexit, os
+import atexit, ctypes, os
+from pathlib import Path
 if "RANK" in os.environ:
-    atexit.register(os.abort)
+    libc = ctypes.CDLL(None)
+    libc.on_exit(libc.abort, None)  # when the process exits, after Python
+    atexit.register(Path(f"at-exit-{os.environ['RANK']}").touch)
 """
 
 
@@ -110,6 +113,7 @@ def test_ranks_that_would_abort_at_their_exit(tmp_path: Path) -> None:
     few = (*FEW, "trainer.devices=2", "trainer.max_epochs=1", "hydra.run.dir=a")
     end(start(tmp_path, *TRAIN, *few, environment=with_site(tmp_path, ABORTS)))
     assert record(tmp_path / "a")["status"] == "finished"
+    assert len(list(tmp_path.glob("at-exit-*"))) == 2  # of a logger, say
 
 
 DIES = """

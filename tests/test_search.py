@@ -259,6 +259,7 @@ BAD = {
     "search.pruner.n_startup_trials=-1": "search.pruner: Number of startup trials cannot be",
     "search.storage=nothing://x search.name=s": "search.storage=nothing: not the URL of a",
     "search.storage=sqlite:////no/x.db search.name=s": "search.storage: cannot be used (",
+    "search.storage=sqlite://h:a/x search.name=s": "search.storage=sqlite: not the URL of a",
     "search.storage=postgresql://x search.name=s": "postgresql://...: its driver is not installed",
     "search.storage=sqlite:///x.db": "search.name: a study in a database of yours needs a name",
     "sweep=s": "sweep=s: is train's",

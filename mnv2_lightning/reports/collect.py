@@ -22,10 +22,11 @@ def rows(folders: Sequence[Path]) -> list[Row]:
     left no record is "not started"; what was typed for it (`overrides`) is None.
     """
     found = [_row(run) for folder in folders for run in runs(folder)]
-    counts = Counter(row["name"] for row in found)
-    for row in found:
-        if counts[row["name"]] > 1:  # such as of two sweeps
-            row["name"] = "/".join(Path(row["folder"]).absolute().parts[-2:])
+    for parts in (2, 3, 4):
+        counts = Counter(row["name"] for row in found)
+        for row in found:
+            if counts[row["name"]] > 1:  # such as of two sweeps
+                row["name"] = "/".join(Path(row["folder"]).absolute().parts[-parts:])
     return found
 
 

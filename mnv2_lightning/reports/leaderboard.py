@@ -60,19 +60,24 @@ def value(row: Row, key: str) -> Any:
 
 
 def groups(rows: Sequence[Row]) -> list[Group]:
-    """The best first. Two runs of the same seed are two groups."""
+    """The best first. Where runs have the same seed, those of each folder are a group."""
     keys, by = [key for key in swept(rows) if key != SEED], metric(rows)
-    found: dict[str, list[Row]] = {}
-    seen: Counter[str] = Counter()
+    alike: dict[str, list[Row]] = {}
     for row in finished(rows):
-        values = str({key: value(row, key) for key in keys})
-        of_seed = f"{values} {row.get('seed')}"
-        found.setdefault(f"{values} {seen[of_seed]}", []).append(row)
-        seen[of_seed] += 1
+        alike.setdefault(str({key: value(row, key) for key in keys}), []).append(row)
+    found: dict[tuple[str, str, int], list[Row]] = {}
+    for values, runs in alike.items():
+        several = len({row.get("seed") for row in runs}) < len(runs)
+        seen: Counter[tuple[str, Any]] = Counter()
+        for row in runs:
+            place = row["folder"].rpartition("/")[0] if several else ""
+            of_seed = (place, row.get("seed"))
+            found.setdefault((values, place, seen[of_seed]), []).append(row)
+            seen[of_seed] += 1
     labels = [_label(runs, keys) for runs in found.values()]
     built = [
         Group(
-            name if labels.count(name) == 1 else f"{name} ({runs[0]['name']})".lstrip(),
+            name if labels.count(name) == 1 else f"{name} ({runs[0]['name']})",
             {key: value(runs[0], key) for key in keys},
             runs,
         )

@@ -3,7 +3,7 @@
 import copy
 import warnings
 from argparse import Namespace
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import lightning.pytorch as L
@@ -34,7 +34,6 @@ class TensorBoardLogger(loggers.TensorBoardLogger):
         self._described = False
         self._typed = typed(overrides)
         self._end: Summary | None = None  # of HPARAMS' session
-        self._is_tested = False
 
     @rank_zero_only
     def log_hyperparams(
@@ -59,17 +58,11 @@ class TensorBoardLogger(loggers.TensorBoardLogger):
         self.experiment.file_writer.add_summary(start)
 
     @rank_zero_only
-    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        super().log_metrics(dict(metrics), step)
-        self._is_tested |= any(name.startswith("test/") for name in metrics)
-
-    @rank_zero_only
-    def finalize(self, status: str) -> None:
-        """After a fit and a test. Until a run has been tested HPARAMS calls its status unknown."""
-        if self._is_tested and status == "success" and self._end is not None:
-            self.experiment.file_writer.add_summary(self._end)
-            self._end = None
-        super().finalize(status)
+    def succeed(self) -> None:
+        """Tell HPARAMS; without this it calls a run's status unknown."""
+        if self._end is not None:
+            self.experiment._get_file_writer().add_summary(self._end)  # a fit closes the last one
+            self.experiment.close()
 
     @rank_zero_only
     def log_graph(self, model: L.LightningModule, input_array: Tensor | None = None) -> None:  # type: ignore[override]
