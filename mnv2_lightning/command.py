@@ -65,8 +65,8 @@ class Job:
     folder: Path
     is_swept: bool
     choices: dict[str, str]  # the file taken from each folder of `conf/`
-    is_here: bool = True  # whether it runs in this process
-    following: tuple[tuple[str, str], ...] = ()  # keys whose values `${...}` took from others
+    is_here: bool  # whether it runs in this process
+    following: dict[str, str]  # by key: the `${...}` that took its value from others
 
 
 def quoted(value: Any) -> str:
@@ -138,10 +138,8 @@ class Command:
         with told(shows) as ended:
             if args.multirun:
                 more = [self._fixed(args.overrides)]
-                if (
-                    folder := supervisor.sweep()
-                ) is not None:  # the same, also where it has no name
-                    more.append(f"hydra.sweep.dir={quoted(folder)}")
+                folder = supervisor.sweep()  # that a sweep without a name goes on in
+                more += [] if folder is None else [f"hydra.sweep.dir={quoted(folder)}"]
                 sys.argv += more
                 args.overrides += more
             jobs = self.check_all(args)
@@ -154,9 +152,9 @@ class Command:
         status = max(failed) if len(self.statuses) < 2 else int(any(failed))
         # Where Python puts a rank away, gloo may abort (pull request 179291 of pytorch).
         is_rank = ranks.is_started() or ranks.are_several()
-        if is_rank and not status:
-            atexit._run_exitfuncs()  # such as of a logger
         if (status or is_rank) and all(job.is_here for job in jobs):
+            if not status:
+                atexit._run_exitfuncs()  # such as of a logger
             signals.leave(status)
         sys.exit(status)  # a launcher has processes to put away
 
@@ -248,7 +246,7 @@ class Command:
         with open_dict(composed):
             del composed["hydra"]
         written: Any = OmegaConf.to_container(composed)
-        following = [(k, str(v)) for k, v in flatten(written).items() if "${" in str(v)]
+        following = {k: str(v) for k, v in flatten(written).items() if "${" in str(v)}
         cfg = self.final_config(composed, overrides)
         OmegaConf.resolve(cfg)
         HydraConfig.instance().cfg = None
@@ -256,7 +254,7 @@ class Command:
         is_here = not args.multirun or launcher == "basic"
         if not is_here and self.sweep is None:
             raise ConfigError(f"hydra/launcher={launcher}: is for sweeps of train")
-        return Job(cfg, overrides, folder, args.multirun, choices, is_here, tuple(following))
+        return Job(cfg, overrides, folder, args.multirun, choices, is_here, following)
 
     def job(self, overrides: list[str], folder: Path, config_dir: str | None) -> Job:
         """One of several that another verb runs, composed and checked as if it were a sweep's.

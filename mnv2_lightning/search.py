@@ -131,13 +131,12 @@ def experiment(cfg: DictConfig, result: dict[str, Any]) -> str:
     base = _composed(cfg, [f"experiment={based_on}"])
     groups = {g: choice for g, choice in best.choices.items() if base.choices[g] != choice}
     base = _composed(cfg, [*base.overrides, *(f"{g}={choice}" for g, choice in groups.items())])
-    following = dict(set(best.following) & set(base.following))
     before, now = flatten(plain(base.cfg)), flatten(plain(best.cfg))
     values = OmegaConf.create({})
     for key, value in now.items():
-        if key.endswith(LEFT_OUT) or key in following:
-            continue
-        if key not in before or before[key] != value:
+        follows = key in best.following and best.following[key] == base.following.get(key)
+        is_same = key in before and before[key] == value
+        if not (key.endswith(LEFT_OUT) or follows or is_same):
             OmegaConf.update(values, key, value)
     for key in before.keys() - now.keys():  # ~callbacks.pictures
         OmegaConf.update(values, ".".join(key.split(".")[:2]), None)
@@ -183,10 +182,8 @@ def check_job(job: Job) -> None:
             raise ConfigError(f"{key}={value}: is train's; search.name=NAME goes on with a search")
     for key, off in CHOSEN_BY.items():
         if OmegaConf.select(cfg, key) == off:
-            raise ConfigError(
-                f"{key}={off}: a search chooses by held-out images"
-                + ("; type data.val_size=10000" if key == "data.val_size" else "")
-            )
+            why = "a search chooses by held-out images, such as of data.val_size=10000"
+            raise ConfigError(f"{key}={off}: {why}")
     name = Path(cfg.run_dir).name
     if (config_dir() / "experiment" / f"{name}.yaml").exists():
         raise ConfigError(f"search.name={name}: is an experiment of conf/; take another name")

@@ -38,11 +38,11 @@ def end_at_once() -> None:
     An exception could get lost in an import, or abort it. Only for the entry of a command.
     """
     _Process.is_command = True
-    for number in heeded():
+    for number in _heeded():
         signal.signal(number, end)
 
 
-def heeded() -> list[int]:
+def _heeded() -> list[int]:
     """A shell lets what it starts in the background ignore Ctrl-C."""
     return [x for x in ENDINGS if signal.getsignal(x) not in (signal.SIG_IGN, None)]
 
@@ -71,7 +71,7 @@ def raising(folder: Path | None, *, follows_parent: bool = False) -> Iterator[No
     listening, waking = socket.socketpair()
     waking.setblocking(False)
     fd_before = signal.set_wakeup_fd(waking.fileno(), warn_on_full_buffer=False)
-    before = {number: signal.signal(number, _raise) for number in heeded()}
+    before = {number: signal.signal(number, _raise) for number in _heeded()}
     follows = follows_parent or ranks.is_started()
     watched = (listening, folder, threading.get_ident(), follows)
     watcher = threading.Thread(target=_watch, args=watched, daemon=True)

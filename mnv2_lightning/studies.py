@@ -224,6 +224,7 @@ def summary(study: optuna.Study, name: str) -> dict[str, Any]:
     pruned = [trial for trial in trials if trial.state == TrialState.PRUNED]
     best = max(done, key=lambda trial: trial.value or 0.0, default=None)
     ended = len(done) + len(pruned)
+    saved = sum(1 - _point(trial) / 100 for trial in pruned)
     is_known = ended and not any("points" in trial.user_attrs for trial in pruned)
     return {
         "name": name,
@@ -232,9 +233,7 @@ def summary(study: optuna.Study, name: str) -> dict[str, Any]:
         "pruned": states[TrialState.PRUNED],
         "failed": states[TrialState.FAIL],
         "running": states[TrialState.RUNNING],
-        "steps_saved": sum(1 - _point(trial) / 100 for trial in pruned) / ended
-        if is_known
-        else None,
+        "steps_saved": saved / ended if is_known else None,
         "best": best and {"number": best.number, "value": best.value, "params": best.params},
         "history": {
             "finished": [(trial.number, trial.value) for trial in done],

@@ -102,8 +102,7 @@ def _record(folder: Path, ended: int) -> None:
     from filelock import FileLock, Timeout
 
     from mnv2_lightning import files
-    from mnv2_lightning.reports.collect import LOCK
-    from mnv2_lightning.runs.folder import read_record
+    from mnv2_lightning.runs.folder import LOCK, read_record
     from mnv2_lightning.runs.record import EMPTY
 
     if ended == -signal.SIGKILL:

@@ -209,7 +209,7 @@ BELOW: dict[str, set[str]] = {
     "ranks": set(),
     "signals": {"ranks", "schema"},
     "scripts": {"signals", "supervisor"},
-    "supervisor": {"files", "reports", "runs", "schema", "signals"},
+    "supervisor": {"files", "runs", "schema", "signals"},
     "networks": set(),
     "reports": set(),
     "schedules": set(),

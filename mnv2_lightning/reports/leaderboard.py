@@ -1,6 +1,5 @@
 """Runs side by side: what differs between them, means over seeds, the order, the Pareto front."""
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import mean, stdev
@@ -60,30 +59,36 @@ def value(row: Row, key: str) -> Any:
 
 
 def groups(rows: Sequence[Row]) -> list[Group]:
-    """The best first. Where runs have the same seed, those of each folder are a group."""
+    """The best first."""
     keys, by = [key for key in swept(rows) if key != SEED], metric(rows)
     alike: dict[str, list[Row]] = {}
     for row in finished(rows):
         alike.setdefault(str({key: value(row, key) for key in keys}), []).append(row)
-    found: dict[tuple[str, str, int], list[Row]] = {}
-    for values, runs in alike.items():
-        several = len({row.get("seed") for row in runs}) < len(runs)
-        seen: Counter[tuple[str, Any]] = Counter()
-        for row in runs:
-            place = row["folder"].rpartition("/")[0] if several else ""
-            of_seed = (place, row.get("seed"))
-            found.setdefault((values, place, seen[of_seed]), []).append(row)
-            seen[of_seed] += 1
-    labels = [_label(runs, keys) for runs in found.values()]
+    found = [group for runs in alike.values() for group in _of_seeds(runs)]
+    labels = [_label(runs, keys) for runs in found]
     built = [
         Group(
             name if labels.count(name) == 1 else f"{name} ({runs[0]['name']})",
             {key: value(runs[0], key) for key in keys},
             runs,
         )
-        for name, runs in zip(labels, found.values(), strict=True)
+        for name, runs in zip(labels, found, strict=True)
     ]
     return sorted(built, key=lambda group: -(group.mean(by) or 0))
+
+
+def _of_seeds(runs: Sequence[Row]) -> list[list[Row]]:
+    """Runs that differ in their seed alone; with one seed twice they are of several sweeps, or
+    each for itself.
+    """
+    if len({row.get("seed") for row in runs}) == len(runs):
+        return [list(runs)]
+    places: dict[str, list[Row]] = {}
+    for row in runs:
+        places.setdefault(row["folder"].rpartition("/")[0], []).append(row)
+    if len(places) == 1:
+        return [[row] for row in runs]
+    return [group for of_place in places.values() for group in _of_seeds(of_place)]
 
 
 def _label(runs: Sequence[Row], keys: Sequence[str]) -> str:

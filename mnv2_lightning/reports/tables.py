@@ -57,7 +57,7 @@ def _number(value: float | None, form: str, unit: str = "") -> str:
 
 def sweep(rows: Sequence[Row]) -> str:
     """The runs of a sweep, the best first, and what became of the others."""
-    by, found = leaderboard.metric(rows), leaderboard.groups(rows)
+    found = leaderboard.groups(rows)
     width = max([len(group.name) for group in found] + [len(row["name"]) for row in rows] + [4])
     lines = [f"  {'run':<{width}}  {'val':>15}  {'test':>15}  {'seconds':>8}  n"]
     for group in found:
@@ -67,11 +67,7 @@ def sweep(rows: Sequence[Row]) -> str:
             f"  {group.name:<{width}}  {val:>15}  {test:>15}  {seconds:>8}  {len(group.runs)}"
         )
     lines += [f"  {name:<{width}}  {status}: {why}" for name, status, why in failed_rows(rows)]
-    done = len(leaderboard.finished(rows))
-    told = "validation accuracy"
-    if by != "val_accuracy":
-        told = "test accuracy, as not all held images out (data.val_size): choose nothing by it"
-    return "\n".join([f"{done} of {len(rows)} runs finished; by {told}", *lines])
+    return "\n".join([_finished(rows), *lines])
 
 
 def _with_spread(group: Group, key: str) -> str:
@@ -132,6 +128,11 @@ def failed_rows(rows: Sequence[Row]) -> list[list[str]]:
     ]
 
 
+def _finished(rows: Sequence[Row]) -> str:
+    done = len(leaderboard.finished(rows))
+    return f"{done} of {len(rows)} runs finished. {compared_by(rows)}"
+
+
 def compared_by(rows: Sequence[Row]) -> str:
     """What the order is by, in a sentence."""
     if leaderboard.metric(rows) == "val_accuracy":
@@ -140,8 +141,7 @@ def compared_by(rows: Sequence[Row]) -> str:
 
 
 def report(rows: Sequence[Row], title: str, figures: Sequence[str]) -> str:
-    done = len(leaderboard.finished(rows))
-    lines = [f"# {title}", "", f"{done} of {len(rows)} runs finished. {compared_by(rows)}", ""]
+    lines = [f"# {title}", "", _finished(rows), ""]
     head, cells = leaderboard_rows(rows)
     lines += table(head, cells)
     for name in figures:

@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 _ABSENT: Any = object()
 # What of a run's config that is not ours writes where it likes, or sends: it is typed, or not used.
 TYPED = ("logger", "trainer.profiler", "trainer.model_registry")
+LOCK = ".lock"  # held by the process that trains there
 LONGEST = 120  # characters of a folder's name
 # The time and chance: no two runs share a folder, not if they start within one second. The ranks of
 # one run do; SLURM and torchrun know it by a name, under which it also starts again.
@@ -100,7 +101,7 @@ def require_run(key: str, path: str) -> Path:
 def locked(folder: Path) -> Iterator[None]:
     """For as long as a process trains there. ConfigError: another one does."""
     make_folder(folder)
-    lock = FileLock(folder / ".lock", blocking=False)
+    lock = FileLock(folder / LOCK, blocking=False)
     try:
         lock.acquire()
     except Timeout:
