@@ -1,8 +1,7 @@
-"""What the verbs' command lines share: Hydra, and checks of all jobs before any work."""
+"""What the verbs' command lines share: checks of all jobs before any work, how they run and end."""
 
 import argparse
 import atexit
-import itertools
 import logging
 import os
 import sys
@@ -14,46 +13,21 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import hydra
-from hydra import compose, initialize_config_dir
+from hydra import compose
 from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
-from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
-from omegaconf.errors import OmegaConfBaseException
 
-from mnv2_lightning import ranks, signals, supervisor
-from mnv2_lightning.endings import INTERRUPTIONS, one_line, told
+from mnv2_lightning import composition, ranks, signals, supervisor
+from mnv2_lightning.endings import INTERRUPTIONS, told
 from mnv2_lightning.files import require_writable
 from mnv2_lightning.runs.config import flatten, plain
-from mnv2_lightning.runs.folder import (
-    job_folder,
-    report_folder,
-    run_folder,
-    run_id,
-    search_folder,
-    sweep_folder,
-)
 from mnv2_lightning.schema.check import check
 from mnv2_lightning.schema.errors import ConfigError
-from mnv2_lightning.schema.nearest import did_you_mean, dotted_keys
 
 Verb = Callable[[DictConfig], dict[str, Any]]
-
-
-def config_dir() -> Path:
-    """`conf/`: inside the package where it was installed from a wheel, else beside it."""
-    package = Path(__file__).resolve().parent
-    return next(p for p in (package / "conf", package.parent / "conf") if p.is_dir())
-
-
-# The `${name:...}` that `conf/` uses beyond what Hydra has; on import, as a process that
-# a launcher starts for a job of a sweep does no more.
-for resolver in (run_id, run_folder, sweep_folder, search_folder, report_folder, job_folder):
-    OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)
 
 
 @dataclass(frozen=True)
@@ -67,11 +41,6 @@ class Job:
     choices: dict[str, str]  # the file taken from each folder of `conf/`
     is_here: bool  # whether it runs in this process
     following: dict[str, str]  # by key: the `${...}` that took its value from others
-
-
-def quoted(value: Any) -> str:
-    """As a value in Hydra's grammar."""
-    return "'" + str(value).replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
 class Sweep(Protocol):
@@ -123,30 +92,32 @@ class Command:
             os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
         args = get_args_parser().parse_args()
         self.config_dir = args.config_dir and str(Path(args.config_dir).resolve())
-        main = hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=self.name)(
-            self._job
-        )
+        main = hydra.main(
+            version_base="1.3", config_path=str(composition.config_dir()), config_name=self.name
+        )(self._job)
         if args.help or args.hydra_help or args.cfg or args.info or args.shell_completion:
             with told(False) as ended:
                 if args.cfg:
-                    with self._composing():
-                        self._compose(args, args.overrides)
+                    with composition.composing():
+                        composition.composed(self.name, args, args.overrides)
                 main()
             sys.exit(ended.status)
         shows = "traceback=true" in args.overrides
         jobs: list[Job] = []
         with told(shows) as ended:
             if args.multirun:
-                more = [self._fixed(args.overrides)]
+                more = [composition.fixed(args.overrides)]
                 folder = supervisor.sweep()  # that a sweep without a name goes on in
-                more += [] if folder is None else [f"hydra.sweep.dir={quoted(folder)}"]
+                more += [] if folder is None else [f"hydra.sweep.dir={composition.quoted(folder)}"]
                 sys.argv += more
                 args.overrides += more
             jobs = self.check_all(args)
             if args.multirun and self.sweep is not None:
                 self.sweep.begin(jobs)
             if args.multirun:  # the same one for all processes that a launcher starts
-                sys.argv.append(f"hydra.sweep.dir={quoted(jobs[0].folder.parent.absolute())}")
+                sys.argv.append(
+                    f"hydra.sweep.dir={composition.quoted(jobs[0].folder.parent.absolute())}"
+                )
             self._launch(main, jobs)
         failed = [ended.status, *self.statuses]
         status = max(failed) if len(self.statuses) < 2 else int(any(failed))
@@ -196,8 +167,8 @@ class Command:
 
     def check_all(self, args: argparse.Namespace) -> list[Job]:
         """Compose every job's config as Hydra will, and check them all. ConfigError."""
-        with self._composing():
-            jobs = [self._check(args, *job) for job in enumerate(self._jobs(args))]
+        with composition.composing():
+            jobs = [self._check(args, *job) for job in enumerate(composition.jobs(args))]
         for folder, count in Counter(job.folder for job in jobs).items():
             if count > 1:
                 raise ConfigError(f"-m: {count} jobs would share the folder {folder}")
@@ -210,9 +181,6 @@ class Command:
             self.sweep.check(jobs)
         return jobs
 
-    def _composing(self) -> initialize_config_dir:
-        return initialize_config_dir(str(config_dir()), version_base="1.3")
-
     def _check(
         self,
         args: argparse.Namespace,
@@ -220,7 +188,7 @@ class Command:
         overrides: list[str],
         folder: Path | None = None,
     ) -> Job:
-        composed = self._compose(args, overrides)
+        composed = composition.composed(self.name, args, overrides)
         launcher = composed.hydra.runtime.choices["hydra/launcher"]
         choices = {
             group: choice
@@ -265,7 +233,7 @@ class Command:
         running, config = GlobalHydra.instance().hydra, HydraConfig.instance().cfg
         GlobalHydra.instance().clear()
         try:
-            with self._composing():
+            with composition.composing():
                 job = self._check(args, 0, overrides, folder)
         finally:
             GlobalHydra.instance().hydra, HydraConfig.instance().cfg = running, config
@@ -277,65 +245,6 @@ class Command:
         """ConfigError where the verb makes a folder of its own, which is Hydra's to move."""
         if OmegaConf.is_interpolation(compose(self.name), "run_dir"):
             raise ConfigError("run_dir: is set by hydra.run.dir=PATH")
-
-    def _jobs(self, args: argparse.Namespace) -> list[list[str]]:
-        """The overrides of each job: the product of all sweeps in a multirun, else one list."""
-        if not args.multirun:
-            for o in self._parse(args.overrides):
-                if o.is_sweep_override():
-                    raise ConfigError(f"{o.input_line}: several values need -m, for a sweep")
-            return [args.overrides]
-        choices = {  # of a key that is typed twice the last counts, as for Hydra
-            o.get_key_element(): [f"{o.get_key_element()}={v}" for v in o.sweep_string_iterator()]
-            if o.is_sweep_override()
-            else [f"{o.get_key_element()}={o.get_value_element_as_str()}"]
-            for o in self._parse(args.overrides)
-        }
-        return [list(job) for job in itertools.product(*choices.values())]
-
-    def _fixed(self, overrides: list[str]) -> str:
-        """The override that names the keys which are no part of a job's name: those that all jobs
-        of a sweep share, or only the sweep's name where no key differs.
-        """
-        is_swept = {o.key_or_group: o.is_sweep_override() for o in self._parse(overrides)}
-        is_one = not any(is_swept.values())
-        fixed = [key for key, swept in is_swept.items() if not swept and not is_one] or ["sweep"]
-        keys = ",".join(f"'{key}'" for key in fixed)
-        return f"hydra.job.config.override_dirname.exclude_keys=[{keys}]"
-
-    def _parse(self, overrides: list[str]) -> list[Override]:
-        try:
-            return OverridesParser.create().parse_overrides(overrides)
-        except HydraException as error:
-            raise ConfigError(one_line(error)) from error
-
-    def _compose(self, args: argparse.Namespace, overrides: list[str]) -> DictConfig:
-        if args.config_dir:
-            overrides = [*overrides, f"hydra.searchpath=[{Path(args.config_dir).resolve()}]"]
-        try:
-            return compose(args.config_name or self.name, overrides, return_hydra_config=True)
-        except MissingConfigException as error:
-            raise ConfigError(self._missing_choice(error)) from error
-        except (ConfigCompositionException, HydraException, OmegaConfBaseException) as error:
-            raise ConfigError(self._bad_override(error, overrides)) from error
-
-    def _missing_choice(self, error: MissingConfigException) -> str:
-        group, _, choice = (error.missing_cfg_file or "").rpartition("/")
-        options = sorted(error.options or [])
-        if not group or not options:
-            return one_line(error)
-        near = did_you_mean(choice, options)
-        return f"{group}={choice}: there is none such{near} (there are: {', '.join(options)})"
-
-    def _bad_override(self, error: Exception, overrides: list[str]) -> str:
-        """Hydra names the key; add the nearest right one."""
-        message = one_line(error)
-        known = dotted_keys(OmegaConf.to_container(compose(self.name)))
-        for override in overrides:
-            key = override.partition("=")[0].lstrip("+~")
-            if f"'{key}'" in message and key not in known:
-                return f"{key}: unknown key{did_you_mean(key, known)}"
-        return message
 
 
 def _of(name: str, process: int, config_dir: str | None) -> Command:

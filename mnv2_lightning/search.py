@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 from mnv2_lightning import signals, train
-from mnv2_lightning.command import Command, Job, config_dir, quoted
+from mnv2_lightning.command import Command, Job
+from mnv2_lightning.composition import config_dir, quoted
 from mnv2_lightning.endings import INTERRUPTIONS, told
 from mnv2_lightning.runs.config import flatten, outcome, plain, to_yaml
 from mnv2_lightning.schema.errors import ConfigError, DataError, Pruned, SearchError, StorageError

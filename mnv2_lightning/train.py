@@ -17,7 +17,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from mnv2_lightning import ranks, sweep
-from mnv2_lightning.command import Command, Job, quoted
+from mnv2_lightning.command import Command, Job
+from mnv2_lightning.composition import quoted
 from mnv2_lightning.data.sets import TRAIN
 from mnv2_lightning.runs import config, folder
 from mnv2_lightning.schema.errors import ConfigError, Diverged

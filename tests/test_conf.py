@@ -13,7 +13,7 @@ from lightning.pytorch.strategies import StrategyRegistry
 
 import mnv2_lightning
 from mnv2_lightning import build, networks
-from mnv2_lightning.command import config_dir
+from mnv2_lightning.composition import config_dir
 from mnv2_lightning.runs.config import outcome, outcome_hash, plain
 from mnv2_lightning.schema.check import check
 from mnv2_lightning.schema.errors import ConfigError
@@ -223,8 +223,11 @@ BELOW: dict[str, set[str]] = {
     "studies": {"files", "schema"},
     "sweep": {"command", "files", "reports", "runs", "schema"},
     "endings": {"files", "ranks", "schema", "signals"},
-    "command": {"endings", "files", "ranks", "runs", "schema", "signals", "supervisor"},
-    "benchmarks": {"build", "command", "data", "networks", "runs", "train"},
+    "composition": {"endings", "runs", "schema"},
+    "command": {
+        *("composition", "endings", "files", "ranks", "runs", "schema", "signals", "supervisor"),
+    },
+    "benchmarks": {"build", "composition", "data", "networks", "runs", "train"},
 }
 VERBS = {
     verb: {
@@ -234,8 +237,8 @@ VERBS = {
     for verb in BY_VERB
 }
 VERBS["benchmark"] |= {"benchmarks", "train"}
-VERBS["train"] |= {"classifier", "ranks", "sweep", "torchrun"}
-VERBS["search"] |= {"endings", "signals", "studies", "train"}
+VERBS["train"] |= {"classifier", "composition", "ranks", "sweep", "torchrun"}
+VERBS["search"] |= {"composition", "endings", "signals", "studies", "train"}
 
 
 def test_imports_point_down() -> None:

@@ -21,7 +21,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 
 from mnv2_lightning import studies
 from mnv2_lightning.classifier import Classifier
-from mnv2_lightning.command import config_dir
+from mnv2_lightning.composition import config_dir
 from mnv2_lightning.runs.config import flatten, plain
 from mnv2_lightning.runs.folder import read_config
 from mnv2_lightning.search import LEFT_OUT

@@ -18,7 +18,7 @@ from tensorboard.plugins.hparams import plugin_data_pb2
 
 from mnv2_lightning.callbacks.divergence import Divergence
 from mnv2_lightning.classifier import Classifier
-from mnv2_lightning.command import config_dir
+from mnv2_lightning.composition import config_dir
 from mnv2_lightning.evaluate import evaluate
 from mnv2_lightning.runs.checkpoint_io import DurableCheckpointIO
 from mnv2_lightning.runs.record import EMPTY

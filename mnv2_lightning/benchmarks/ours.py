@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 from torch import nn
 
 from mnv2_lightning.benchmarks.timing import rate, timed
-from mnv2_lightning.command import config_dir
+from mnv2_lightning.composition import config_dir
 from mnv2_lightning.networks import complexity
 from mnv2_lightning.runs.memory import keep_freed_memory
 
