@@ -88,7 +88,8 @@ class Command:
         """Ends the process: 0, or the status of what went wrong (`schema/errors.py`; 1: other)."""
         self.statuses = []
         os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors are told here, not by Hydra
-        if ranks.rank():  # warns with a C++ stack when the first has ended; torch is not loaded yet
+        # Warns with a C++ stack when another process has ended; torch is not loaded yet.
+        if ranks.rank() or ranks.is_launched():
             os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
         args = get_args_parser().parse_args()
         self.config_dir = args.config_dir and str(Path(args.config_dir).resolve())

@@ -18,6 +18,7 @@ from mnv2_lightning.schema.errors import Interrupted, Terminated, UserError
 
 ENDINGS: dict[int, type[UserError]] = {signal.SIGINT: Interrupted, signal.SIGTERM: Terminated}
 PATIENCE = 3.5  # seconds in which a job may end by itself; the command is to end within five
+OF_A_RANK = 3.0  # the same for the rank that a command of ours waits for: it is to end before that
 AGAIN = 2.0  # seconds after which what was raised seems to be lost
 AT_ONCE = 0.1  # seconds: a terminal sends Ctrl-C to a sweep's two processes, one passes it on
 SEVERAL = {"sweep.json": "sweep", ".locks": "search.name"}  # what a folder of runs holds
@@ -29,6 +30,7 @@ class _Process:
     received: int | None = None  # the signal that is ending its job
     came = 0.0  # when, by the clock of time.monotonic
     is_heard = False  # whether what it raised came where it is told of
+    is_raised_once = False  # what it raised is not taken for lost
     last_word: Callable[[], None] | None = None  # what its record is to get where it did not
 
 
@@ -103,6 +105,7 @@ def _raise(number: int, frame: FrameType | None) -> None:
 def _watch(listening: socket.socket, folder: Path | None, main: int, follows: bool) -> None:
     """Ends the process where the job does not by itself; returns when its block has ended."""
     number, came, is_raised_again = None, 0.0, False
+    patience = OF_A_RANK if ranks.is_launched() else PATIENCE
     while True:
         if select.select([listening], [], [], 0.2)[0]:
             if not (woken_by := listening.recv(1)):
@@ -116,13 +119,24 @@ def _watch(listening: socket.socket, folder: Path | None, main: int, follows: bo
                 end(number)
         elif number is not None:
             waited = time.monotonic() - came
-            if waited > PATIENCE:
+            if waited > patience:
                 if _Process.last_word is not None:
                     _Process.last_word()
                 end(number, hint=resume_hint(folder))
+            is_raised_again |= _Process.is_raised_once
             if waited > AGAIN and not is_raised_again and hasattr(signal, "pthread_kill"):
                 is_raised_again = True
                 signal.pthread_kill(main, number)
+
+
+@contextmanager
+def raised_once() -> Iterator[None]:
+    """In this block a signal raises once: then it waits for the processes that are to end first."""
+    _Process.is_raised_once = True
+    try:
+        yield
+    finally:
+        _Process.is_raised_once = False
 
 
 @contextmanager

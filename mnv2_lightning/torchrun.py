@@ -45,7 +45,8 @@ def run(arguments: Sequence[str], count: int, folder: Path) -> None:
             shutdown_timeout=SECONDS,
         )
         try:
-            elastic_launch(config, sys.executable)("-m", *arguments)
+            with signals.raised_once():
+                elastic_launch(config, sys.executable)("-m", *arguments)
         except ChildFailedError as error:
             raise _told(error, folder) from None
         except BaseException as error:

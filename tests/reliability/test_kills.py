@@ -191,13 +191,25 @@ def test_signals_to_two_processes(
     assert record(tmp_path / "a")["status"] == "interrupted"
 
 
-@pytest.mark.parametrize("seconds", [4, 9])
+# The second rank, which the first waits for in C.
+IS_LATE = """
+import os, signal, sys, time
+if os.environ.get("RANK") == "1" and "mnv2_lightning.train" in sys.orig_argv:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("seconds", [4, 12])
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
 def test_signals_while_two_processes_start(
     seconds: float, sent: signal.Signals, tmp_path: Path
 ) -> None:
-    """One may be waiting for the other in C, where no handler of Python runs."""
-    process = start(tmp_path / "a", *DDP, "trainer.max_epochs=1000", start_new_session=True)
+    """Where one waits in C, no handler of Python runs, and gloo warns of one that has ended."""
+    (tmp_path / "sitecustomize.py").write_text(IS_LATE)
+    place = {"PYTHONPATH": os.pathsep.join([str(tmp_path), *filter(None, sys.path)])}
+    forever = (*DDP, "trainer.max_epochs=1000")
+    process = start(tmp_path / "a", *forever, start_new_session=True, environment=place)
     time.sleep(seconds)
     started = time.monotonic()
     os.killpg(process.pid, sent)
