@@ -16,12 +16,11 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from mnv2_lightning import ranks, sweep
-from mnv2_lightning.command import Command, Job
+from mnv2_lightning import preflight, ranks, sweep
+from mnv2_lightning.command import Command
 from mnv2_lightning.composition import quoted
-from mnv2_lightning.data.sets import TRAIN
 from mnv2_lightning.runs import config, folder
-from mnv2_lightning.schema.errors import ConfigError, Diverged
+from mnv2_lightning.schema.errors import Diverged
 
 if TYPE_CHECKING:
     import lightning.pytorch as L
@@ -229,82 +228,7 @@ def final_config(cfg: DictConfig, overrides: list[str]) -> DictConfig:
     return cfg
 
 
-def check_job(job: Job) -> None:
-    """What needs torch or the disk, before any work. ConfigError."""
-    cfg = job.cfg
-    if cfg.resume and job.folder.resolve() != Path(cfg.resume).resolve():
-        raise ConfigError("resume: goes on with one run in its own folder; no -m, no run.dir")
-
-    if cfg.sweep is not None and not job.is_swept:
-        raise ConfigError(f"sweep={cfg.sweep}: names a sweep, which -m starts")
-    config.require_inside(config.plain(cfg))
-
-    from mnv2_lightning.runs import hardware
-
-    hardware.check_accelerator("trainer.accelerator", cfg.trainer.accelerator)
-    hardware.check_devices(cfg.trainer.devices, cfg.trainer.accelerator)
-
-    from mnv2_lightning.schema.targets import check_targets
-
-    check_targets(config.plain(cfg))
-
-    from mnv2_lightning.runs import checkpoint, noise
-
-    noise.quiet()
-    world_size = _try_to_build(cfg)
-    if job.is_swept and ranks.are_several():  # each would run the sweep
-        raise ConfigError("-m: a sweep is one process, which starts those of its jobs; no torchrun")
-    if ranks.are_several() and ranks.shared_id() is None and folder.RUN_ID in str(job.folder):
-        raise ConfigError("hydra.run.dir: several processes need one folder; type it, or resume=")
-    if cfg.trainer.num_nodes > 1 and not ranks.are_several():
-        raise ConfigError(
-            f"trainer.num_nodes={cfg.trainer.num_nodes}: start it on each by torchrun or srun"
-        )
-    if (smallest := _smallest_batch(cfg)) < world_size:
-        raise ConfigError(
-            f"data.batch_size={cfg.data.batch_size}: the smallest batch, of {smallest}, has too "
-            f"few images for each of {world_size} devices"
-        )
-    goes_on = cfg.resume and not folder.is_finished(Path(cfg.run_dir), cfg.trainer.max_epochs)
-    newest = checkpoint.newest(Path(cfg.run_dir)) if goes_on else None
-    if newest is not None and (cfg.trainer.max_epochs or -1) != -1:
-        done = checkpoint.epochs(newest)
-        if cfg.trainer.max_epochs < done:
-            raise ConfigError(
-                f"trainer.max_epochs={cfg.trainer.max_epochs}: {cfg.resume} has trained {done} "
-                "already"
-            )
-
-
-def _smallest_batch(cfg: DictConfig) -> int:
-    """Images, over all devices."""
-    from mnv2_lightning.data.batches import smallest_batch
-
-    return smallest_batch(TRAIN - cfg.data.val_size, cfg.data.batch_size)
-
-
-def _try_to_build(cfg: DictConfig) -> int:
-    """Build the Trainer, and the network without its weights; train it on the smallest batch.
-
-    The number of processes that the Trainer will train in. ConfigError.
-    """
-    import torch
-    from hydra.errors import InstantiationException
-
-    from mnv2_lightning import build
-
-    part = "trainer"
-    try:
-        world_size = build.build_trainer(cfg, [], []).world_size
-        part = "model"
-        images = _smallest_batch(cfg) // world_size
-        with torch.device("meta"):
-            shape = (max(1, images), 1, cfg.data.image_size, cfg.data.image_size)
-            build.build_network(cfg).train()(torch.empty(shape))
-    except (InstantiationException, RuntimeError, ValueError) as error:
-        raise ConfigError(f"{part}: {str(error.__cause__ or error).splitlines()[0]}") from error
-    return world_size
-
-
-COMMAND = Command("train", launch, check_job=check_job, final_config=final_config, sweep=sweep)
+COMMAND = Command(
+    "train", launch, check_job=preflight.check, final_config=final_config, sweep=sweep
+)
 main = COMMAND.run
