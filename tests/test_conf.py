@@ -227,6 +227,7 @@ BELOW: dict[str, set[str]] = {
     "command": {
         *("composition", "endings", "files", "ranks", "runs", "schema", "signals", "supervisor"),
     },
+    "preflight": {"build", "command", "data", "ranks", "runs", "schema"},
     "benchmarks": {"build", "composition", "data", "networks", "runs", "train"},
 }
 VERBS = {
@@ -237,7 +238,7 @@ VERBS = {
     for verb in BY_VERB
 }
 VERBS["benchmark"] |= {"benchmarks", "train"}
-VERBS["train"] |= {"classifier", "composition", "ranks", "sweep", "torchrun"}
+VERBS["train"] |= {"classifier", "composition", "preflight", "ranks", "sweep", "torchrun"}
 VERBS["search"] |= {"composition", "endings", "signals", "studies", "train"}
 
 
