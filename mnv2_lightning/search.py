@@ -31,6 +31,7 @@ CHOSEN_BY = {  # off, there is no accuracy to choose by
     "trainer.enable_checkpointing": False,
 }
 LEFT_OUT = ("overrides", "resume", "trainer.limit_test_batches")  # ends of an experiment's keys
+_CHECKED: set[tuple[str | None, ...]] = set()  # trials; the searches of a sweep have the same ends
 
 
 def search(cfg: DictConfig) -> dict[str, Any]:
@@ -197,14 +198,19 @@ def check_job(job: Job) -> None:
     studies.check(cfg)
     spoken = {override.partition("=")[0].lstrip("+~") for override in cfg.overrides}
     space = studies.distributions(plain(cfg)["search"]["space"])
-    for key, distribution in space.items():
+    for key in space:
         if key in spoken:
             raise ConfigError(f"{key}: is typed, and searched for in search.space")
-        for value in studies.ends(distribution):
-            others = {k: studies.ends(d)[0] for k, d in space.items()}
-            trial = _job(cfg, _nowhere(cfg), others | {key: value})
-            if build.build_trainer(trial.cfg, [], []).world_size > 1:
-                raise ConfigError(f"trainer.devices={cfg.trainer.devices}: a trial is one process")
+    ends = {key: studies.ends(distribution) for key, distribution in space.items()}
+    firsts = {key: values[0] for key, values in ends.items()}
+    for chosen in (firsts | {key: value} for key, values in ends.items() for value in values):
+        known_by = (COMMAND.config_dir, *cfg.overrides, *map(str, chosen.items()))
+        if known_by in _CHECKED:
+            continue
+        trial = _job(cfg, _nowhere(cfg), chosen)
+        if build.build_trainer(trial.cfg, [], []).world_size > 1:
+            raise ConfigError(f"trainer.devices={cfg.trainer.devices}: a trial is one process")
+        _CHECKED.add(known_by)
 
 
 COMMAND = Command("search", search, check_job=check_job, final_config=final_config)
