@@ -37,7 +37,8 @@ def start(cwd: Path, *typed: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "mnv2_lightning.train", *SWEEP, *typed],
         cwd=cwd,
-        env={name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"},
+        env={name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+        | {"OMP_WAIT_POLICY": "PASSIVE"},  # submitit starts all jobs at once
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -46,6 +46,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.alone
 def test_default_experiment(run: Path) -> None:
     """At least 99.0 % on the official test set, under three minutes of training."""
     result = record(run)
@@ -54,6 +55,7 @@ def test_default_experiment(run: Path) -> None:
     assert result["train_seconds"] < 180
 
 
+@pytest.mark.alone
 def test_benchmark(tmp_path: Path) -> None:
     """Every part once; those of the config take 47 s on two cores without AVX-512."""
     started = time.monotonic()
@@ -77,6 +79,7 @@ def test_compiled(tmp_path: Path) -> None:
     verb("evaluate", "run_dir=compiled", cwd=tmp_path)
 
 
+@pytest.mark.alone
 def test_evaluate_equals_what_training_reported(run: Path) -> None:
     for split in ("test", "val"):
         verb("evaluate", f"run_dir={run}", f"split={split}", cwd=run)

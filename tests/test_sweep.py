@@ -1,8 +1,6 @@
 """A sweep finishes, whatever befalls its jobs, and goes on where it was."""
 
-import json
 import os
-import random
 import re
 import shutil
 import signal
@@ -257,6 +255,7 @@ def test_a_job_that_the_system_kills(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 @pytest.mark.parametrize(
     ("sent", "status", "to_all"), [(signal.SIGINT, 130, True), (signal.SIGTERM, 143, False)]
 )
@@ -274,51 +273,3 @@ def test_signals_to_a_sweep(
     assert re.fullmatch(r"error: (interrupted|terminated); the same command goes on .*\n", err)
     assert record(job)["status"] == "interrupted"
     assert not job.with_name("seed-3").exists()
-
-
-@pytest.mark.slow
-def test_a_sweep_killed_ten_times(tmp_path: Path) -> None:
-    """By SIGKILL at random: its table is that of a sweep that was not, each job trained once."""
-    typed = (*FEW, "sweep=s", "optimizer.lr=0.05,0.1", "model.expand_ratio=2,3")
-    command = [sys.executable, "-m", "mnv2_lightning.train", *typed]
-
-    def start(folder: Path) -> subprocess.Popen[bytes]:
-        folder.mkdir(exist_ok=True)
-        with (folder / "log").open("a") as out:
-            return subprocess.Popen(command, cwd=folder, stdout=out, stderr=out)
-
-    def checkpoints() -> set[int]:
-        found = (tmp_path / "cut" / "outputs" / "sweeps" / "s").glob("*/checkpoints/last.ckpt")
-        return {path.stat().st_mtime_ns for path in found}
-
-    def table(folder: Path) -> dict[str, dict[str, Any]]:
-        jobs = (folder / "outputs" / "sweeps" / "s").glob("*/result.json")
-        times = ("train_seconds", "images_per_second", "peak_rss_bytes")
-        return {
-            path.parent.name: {
-                k: v for k, v in json.loads(path.read_text()).items() if k not in times
-            }
-            for path in jobs
-        }
-
-    assert start(tmp_path / "whole").wait() == 0
-    rng = random.Random(0)
-    finished: dict[Path, os.stat_result] = {}
-    for _ in range(10):
-        before = checkpoints()
-        process = start(tmp_path / "cut")
-        while checkpoints() <= before:  # until a job has trained an epoch
-            assert process.poll() is None
-            time.sleep(0.01)
-        time.sleep(rng.uniform(0, 0.3))
-        process.send_signal(signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL
-        for path in (tmp_path / "cut" / "outputs" / "sweeps" / "s").glob("*/result.json"):
-            if json.loads(path.read_text())["status"] == "finished":
-                stat = finished.setdefault(path, os.stat(path))
-                assert os.stat(path) == stat, "trained again"
-    assert len(finished) < 4
-    assert start(tmp_path / "cut").wait() == 0
-    assert (tmp_path / "cut" / "log").read_text().count("goes on: after epoch") >= 5
-    assert all(os.stat(path) == stat for path, stat in finished.items())
-    assert table(tmp_path / "cut") == table(tmp_path / "whole")

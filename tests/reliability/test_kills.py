@@ -148,6 +148,7 @@ def test_kills_while_a_checkpoint_is_written(
     assert found["most_epochs_lost"] <= 1
 
 
+@pytest.mark.alone
 def test_signals(tmp_path: Path) -> None:
     """Ctrl-C and SIGTERM end within 5 s, with the command to go on."""
     for number, (sent, status) in enumerate(((signal.SIGINT, 130), (signal.SIGTERM, 143))):
@@ -168,6 +169,7 @@ def test_signals(tmp_path: Path) -> None:
 DDP = ("trainer.accelerator=cpu", "trainer.strategy=ddp", "trainer.devices=2")
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("to_all", [True, False], ids=["to all", "to the first"])
 @pytest.mark.parametrize(("sent", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_signals_to_two_processes(
@@ -200,6 +202,7 @@ if os.environ.get("RANK") == "1" and "mnv2_lightning.train" in sys.orig_argv:
 """
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("seconds", [4, 12])
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
 def test_signals_while_two_processes_start(
