@@ -7,7 +7,8 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-LAUNCHED = "MNV2_RANK_OF_OURS"  # set by `torchrun.py`: a command of ours waits for this process
+# Set by `torchrun.py`: a command of ours, of this number, waits for this process.
+LAUNCHED = "MNV2_RANK_OF_OURS"
 
 
 def rank() -> int:

@@ -22,7 +22,8 @@ OF_A_RANK = 3.0  # the same for the rank that a command of ours waits for: it is
 AGAIN = 2.0  # seconds after which what was raised seems to be lost
 AT_ONCE = 0.1  # seconds: a terminal sends Ctrl-C to a sweep's two processes, one passes it on
 SEVERAL = {"sweep.json": "sweep", ".locks": "search.name"}  # what a folder of runs holds
-PARENT = os.getppid()  # when this process began
+# The process that started this one, which may be gone already.
+PARENT = int(os.environ.get(ranks.LAUNCHED) or os.getppid())
 
 
 class _Process:

@@ -29,7 +29,7 @@ def run(arguments: Sequence[str], count: int, folder: Path) -> None:
     threads = max(1, (os.cpu_count() or 1) // count)
     before = dict(os.environ)
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
-    os.environ[ranks.LAUNCHED] = "1"
+    os.environ[ranks.LAUNCHED] = str(os.getpid())
     with tempfile.TemporaryDirectory() as logs:
         config = LaunchConfig(
             min_nodes=1,
