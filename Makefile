@@ -19,7 +19,7 @@ test: $(READY) ## the tests that need no network and no minutes, one process for
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n auto --dist loadfile $(ARGS)
 
 test-slow: $(READY) ## the tests on the real MNIST and of the wheel; last, those that watch the clock
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slow and not alone" -n auto --dist loadfile $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slow and not alone" -n auto --dist worksteal $(ARGS)
 	$(BIN)/python -m pytest -m "slow and alone" $(ARGS)
 
 test-crash: $(READY) ## kill, damage, cut the power many times (30 min); writes outputs/reliability/

@@ -14,6 +14,7 @@ def promises(record: dict[str, Any]) -> tuple[list[str], str]:
     stock, bare = cases["power_cuts_lightnings_writer"], cases["power_cuts_without_fsync"]
     moved = cases["kills_of_the_writer_moved"]
     mutated, strangers = cases["mutations"], cases["strangers"]
+    sweep, search = cases["kills_of_a_sweep"], cases["kills_of_a_search"]
     told = [
         (
             "killed at any instant, it goes on",
@@ -22,6 +23,12 @@ def promises(record: dict[str, Any]) -> tuple[list[str], str]:
             f"at most {max(kills['most_epochs_lost'], window['most_epochs_lost'])} epoch lost; all "
             f"{kills['runs_equal_to_the_bit'] + window['runs_equal_to_the_bit']} runs ended equal "
             "to the bit",
+        ),
+        (
+            "and so do a sweep and a search",
+            f"{sweep['kills']} SIGKILLs of a sweep of {sweep['runs']} runs, {search['kills']} of "
+            f"{search['searches']} searches of {search['trials']} trials",
+            "each ended with the numbers of one that was not; no run or trial twice",
         ),
         (
             "the writer may be killed",
