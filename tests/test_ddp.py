@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from mnv2_lightning import ranks
 from tests.conftest import Call, load, record
 
 FEW = (
@@ -114,6 +115,26 @@ def test_ranks_that_would_abort_at_their_exit(tmp_path: Path) -> None:
     end(start(tmp_path, *TRAIN, *few, environment=with_site(tmp_path, ABORTS)))
     assert record(tmp_path / "a")["status"] == "finished"
     assert len(list(tmp_path.glob("at-exit-*"))) == 2  # of a logger, say
+
+
+@pytest.mark.slow
+def test_a_rank_whose_command_is_gone(tmp_path: Path) -> None:
+    """Killed as it had just started its ranks: none waits for the others without end."""
+    command = start(tmp_path, "-c", "")
+    end(command)
+    environment = {
+        ranks.LAUNCHED: str(command.pid),
+        "RANK": "1",
+        "LOCAL_RANK": "1",
+        "GROUP_RANK": "0",
+        "WORLD_SIZE": "2",
+        "LOCAL_WORLD_SIZE": "2",
+        "MASTER_ADDR": "localhost",
+        "MASTER_PORT": str(20000 + os.getpid() % 20000),
+        "TORCHELASTIC_RUN_ID": "gone",
+    }
+    few = (*FEW, "trainer.devices=2", "hydra.run.dir=a")
+    end(start(tmp_path, *TRAIN, *few, environment=environment), status=143)
 
 
 DIES = """
