@@ -24,6 +24,7 @@ LAUNCHERS = {
 SWEEP = (
     "-m",
     "model.width_mult=0.25",
+    "data.val_size=1000",
     "callbacks.pictures=null",
     "trainer.enable_progress_bar=false",
     "trainer.limit_test_batches=2",

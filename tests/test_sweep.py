@@ -207,6 +207,7 @@ def test_a_job_that_gets_no_memory(tmp_path: Path) -> None:
 FEW = (
     "-m",
     "callbacks.pictures=null",
+    "data.val_size=1000",
     "model.width_mult=0.25",
     "trainer.limit_train_batches=5",
     "trainer.limit_test_batches=2",
