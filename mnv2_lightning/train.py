@@ -47,12 +47,12 @@ def train(cfg: DictConfig, more_callbacks: Sequence["Callback"] = ()) -> dict[st
     from mnv2_lightning.reports import tables
     from mnv2_lightning.runs import checkpoint, noise
     from mnv2_lightning.runs.hardware import hardware
-    from mnv2_lightning.runs.memory import keep_freed_memory, peak_rss_bytes, reset_peak_rss
+    from mnv2_lightning.runs.memory import begin_run, keep_freed_memory, peak_rss_bytes
     from mnv2_lightning.runs.record import Record, git_commit, versions
 
     noise.quiet()
     keep_freed_memory()
-    reset_peak_rss()
+    begin_run()
     run_dir = Path(cfg.run_dir)
     if cfg.resume and folder.is_finished(run_dir, cfg.trainer.max_epochs):
         log.info("already finished: %s", run_dir)

@@ -1,5 +1,6 @@
 """A sweep finishes, whatever befalls its jobs, and goes on where it was."""
 
+import gc
 import os
 import re
 import shutil
@@ -7,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ import pytest
 import torch
 
 from mnv2_lightning.classifier import Classifier
+from mnv2_lightning.data.datamodule import MNISTDataModule
 from tests.conftest import SMALL, Call, record
 
 SWEEP = ("train", "-m", *SMALL, "callbacks.pictures=null", "trainer.max_epochs=1", "sweep=s")
@@ -76,6 +79,29 @@ def test_jobs_that_die(call: Call, tmp_path: Path) -> None:
     assert not list(folder.glob("*/error.txt"))
     for seed, stat in before.items():
         assert (folder / f"seed-{seed}" / "result.json").stat() == stat
+
+
+def test_a_job_leaves_no_images_to_the_next(
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lightning's objects hold each other in cycles, which Python by itself frees late."""
+    made: list[weakref.ref[MNISTDataModule]] = []
+    alive: list[int] = []
+    setup = MNISTDataModule.setup
+
+    def looks(self: MNISTDataModule, stage: str | None = None) -> None:
+        if self.train_set is None:
+            alive.append(sum(ref() is not None for ref in made))
+            made.append(weakref.ref(self))
+        setup(self, stage)
+
+    monkeypatch.setattr(MNISTDataModule, "setup", looks)
+    gc.disable()
+    try:
+        assert call(*SWEEP, "seed=1,2,3").status == 0
+    finally:
+        gc.enable()
+    assert alive == [0, 0, 0]
 
 
 def test_another_base_is_refused(call: Call, tmp_path: Path) -> None:

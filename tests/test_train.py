@@ -191,11 +191,11 @@ def test_a_fit_that_steps_end_is_validated_there(configure: Configure, tmp_path:
 
 def test_peak_memory_of_a_job_is_its_own() -> None:
     code = """
-from mnv2_lightning.runs.memory import peak_rss_bytes, reset_peak_rss
+from mnv2_lightning.runs.memory import begin_run, peak_rss_bytes
 large = bytearray(300_000_000)
 before = peak_rss_bytes()
 del large
-reset_peak_rss()
+begin_run()
 print(before - peak_rss_bytes())
 """
     command = [sys.executable, "-c", code]

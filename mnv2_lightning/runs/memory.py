@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import gc
 import platform
 import sys
 from pathlib import Path
@@ -26,14 +27,21 @@ def keep_freed_memory() -> None:
             mallopt(parameter, value)
 
 
-def reset_peak_rss() -> None:
-    """Start to count anew, for a job of a sweep; only Linux can."""
+class _Process:
+    has_trained = False
+
+
+def begin_run() -> None:
+    """Free what an earlier run of this process left, and count the peak anew (on Linux)."""
+    if _Process.has_trained:  # in cycles, which Python itself may leave for ten runs
+        gc.collect()
+    _Process.has_trained = True
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
 
 
 def peak_rss_bytes() -> int | None:
-    """The most memory this process held (since the last reset); None: the system does not tell."""
+    """The most memory this process held (in this run); None: the system does not tell."""
     status = Path("/proc/self/status")
     if status.is_file():  # getrusage would also count the process that this one was forked from
         lines = status.read_text().splitlines()
