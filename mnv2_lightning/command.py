@@ -4,6 +4,7 @@ import argparse
 import atexit
 import logging
 import os
+import shutil
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -223,6 +224,11 @@ class Command:
         is_here = not args.multirun or launcher == "basic"
         if not is_here and self.sweep is None:
             raise ConfigError(f"hydra/launcher={launcher}: is for sweeps of train")
+        if launcher == "submitit_slurm" and shutil.which("srun") is None:
+            raise ConfigError(
+                f"hydra/launcher={launcher}: this machine has no srun; type it where SLURM is, or "
+                "take hydra/launcher=submitit_local"
+            )
         return Job(cfg, overrides, folder, args.multirun, choices, is_here, following)
 
     def job(self, overrides: list[str], folder: Path, config_dir: str | None) -> Job:

@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -178,4 +179,12 @@ def test_for_sweeps_of_train_only(call: Call, tmp_path: Path) -> None:
     ended = call("evaluate", "-m", "run_dir=a,b", "hydra/launcher=joblib")
     assert ended.status == 2
     assert ended.err == "error: hydra/launcher=joblib: is for sweeps of train\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(shutil.which("srun") is not None, reason="SLURM is here")
+def test_no_slurm(call: Call, tmp_path: Path) -> None:
+    ended = call("train", "-m", "hydra/launcher=submitit_slurm", "seed=0,1")
+    assert ended.status == 2
+    assert "this machine has no srun" in ended.err
     assert list(tmp_path.iterdir()) == []

@@ -56,6 +56,7 @@ def test_commands_pass_every_check(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 8)
+    monkeypatch.setattr("shutil.which", lambda name: name)  # srun
     trainer = SimpleNamespace(world_size=1, max_epochs=9)
     monkeypatch.setattr("mnv2_lightning.build.build_trainer", lambda *args: trainer)
     module, *args = shlex.split(command.replace("RUN_DIR", str(tmp_path / "run")))
