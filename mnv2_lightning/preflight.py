@@ -12,7 +12,7 @@ from mnv2_lightning.schema.errors import ConfigError
 
 
 def check(job: Job) -> None:
-    """ConfigError where this job cannot work. What needs no torch comes first: it takes seconds."""
+    """ConfigError, StorageError where this job cannot work. What needs no torch comes first."""
     cfg = job.cfg
     if cfg.resume and job.folder.resolve() != Path(cfg.resume).resolve():
         raise ConfigError("resume: goes on with one run in its own folder; no -m, no run.dir")
