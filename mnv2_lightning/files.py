@@ -1,8 +1,10 @@
 """Writing files that outlive a crash and a power cut: whole or not at all. Without torch."""
 
 import contextlib
+import errno
 import json
 import os
+import secrets
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -11,14 +13,16 @@ from mnv2_lightning.schema.errors import ConfigError, StorageError
 
 TEMPORARY = ".unfinished"  # how the name of a file ends that a crash left half-written
 PROBE = 1 << 20  # bytes
+# Errors of os.link on file systems without hard links, such as FAT and some network shares.
+NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EINVAL)
 os.umask(UMASK := os.umask(0))  # what the user keeps from others; it cannot be read otherwise
 
 
 def write_bytes(path: Path, content: bytes | memoryview, *, keep: Path | None = None) -> None:
     """Replace `path` in one step; it is on the disk when this returns.
 
-    `keep`: where the file that it replaces goes, in the same folder. StorageError: the old file
-    is still there, as `path` or as `keep`.
+    `keep`: another name for the file that it replaces, in the same folder. StorageError: the old
+    file is still there.
     """
     temporary = None
     try:
@@ -30,7 +34,7 @@ def write_bytes(path: Path, content: bytes | memoryview, *, keep: Path | None = 
             os.fsync(stream.fileno())
         os.chmod(temporary, 0o666 & ~UMASK)  # mkstemp's is readable by its owner only
         if keep is not None and path.exists():
-            os.replace(path, keep)
+            _keep(path, keep)
         os.replace(temporary, path)
         temporary = None
         sync_folder(path.parent)
@@ -40,6 +44,22 @@ def write_bytes(path: Path, content: bytes | memoryview, *, keep: Path | None = 
         if temporary is not None:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
+
+
+def _keep(path: Path, name: Path) -> None:
+    """Give the file a second name, so that `path` always exists; a copy without hard links."""
+    link = name.with_name(f".{name.name}.{secrets.token_hex(4)}{TEMPORARY}")
+    try:
+        os.link(path, link)
+    except OSError as error:
+        if error.errno not in NO_LINKS:
+            raise
+        write_bytes(name, path.read_bytes())
+        return
+    try:
+        os.replace(link, name)
+    finally:  # a rename between two names of one file succeeds and does nothing
+        link.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -157,7 +157,7 @@ def test_two_processes_go_on_to_the_same_bits(tmp_path: Path) -> None:
     for name in ("whole", "cut"):
         process = start(tmp_path / name, *short)
         if name == "cut":
-            while epochs_told(tmp_path / name) < 2:
+            while epochs_done(tmp_path / name) < 2:
                 assert process.poll() is None
                 time.sleep(0.05)
             process.send_signal(signal.SIGKILL)

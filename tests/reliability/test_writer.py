@@ -22,14 +22,22 @@ from tests.reliability.conftest import Reliability
 Save = Callable[[dict[str, Any], Path], None]
 
 
+END_OF_EPOCH = {"fit_loop": {"epoch_progress": {"current": {"ready": 1, "processed": 1}}}}
+
+
 class Crash(BaseException):
     """Ends a save as the process's death would; nothing is tidied up after it."""
 
 
 def content(epoch: int) -> dict[str, Any]:
-    """A small checkpoint."""
+    """A small checkpoint, of the end of an epoch."""
     weights = torch.full((4000,), float(epoch))
-    return {"epoch": epoch, "global_step": 10 * epoch, "state_dict": {"w": weights}}
+    return {
+        "epoch": epoch,
+        "global_step": 10 * epoch,
+        "state_dict": {"w": weights},
+        "loops": END_OF_EPOCH,
+    }
 
 
 def save(epoch: int, run: Path) -> None:
@@ -51,6 +59,7 @@ CALLS = [
     (os, "fdopen"),
     (os, "chmod"),
     (os, "fsync"),
+    (os, "link"),
     (os, "replace"),
     (os, "open"),
     (os, "unlink"),
@@ -129,7 +138,7 @@ def with_a_damaged_manifest(folder: Path) -> None:
 
 
 def without_last(folder: Path) -> None:
-    """It was killed between the renames."""
+    """It was removed by hand."""
     (folder / "last.ckpt").unlink()
 
 
@@ -213,6 +222,7 @@ class Disk:
         assert not list(folder.iterdir())
         self.events: list[tuple[str, Any, Any]] = []
         real_fsync, real_replace, real_rename = os.fsync, os.replace, os.rename
+        real_link = os.link
 
         def fsync(descriptor: int) -> None:
             path = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
@@ -232,7 +242,13 @@ class Disk:
 
             return moving
 
+        def link(source: Any, target: Any, **kwargs: Any) -> None:
+            real_link(source, target, **kwargs)
+            inode = os.stat(source).st_ino
+            self.events.append(("move", (None, Path(target).name), inode))
+
         patch.setattr(os, "fsync", fsync)
+        patch.setattr(os, "link", link)
         patch.setattr(os, "replace", move(real_replace))
         patch.setattr(os, "rename", move(real_rename))
 
@@ -241,11 +257,12 @@ class Disk:
         names: dict[str, int] = {}
         contents: dict[int, bytes] = {}  # what is sure
         seen: dict[int, bytes] = {}
-        pending: list[tuple[tuple[str, str], int]] = []
+        pending: list[tuple[tuple[str | None, str], int]] = []  # None: a second name
 
-        def apply(moves: list[tuple[tuple[str, str], int]]) -> None:
+        def apply(moves: list[tuple[tuple[str | None, str], int]]) -> None:
             for (source, target), inode in moves:
-                names.pop(source, None)
+                if source is not None:
+                    names.pop(source, None)
                 names[target] = inode
 
         for kind, what, data in self.events[:after]:
@@ -344,7 +361,7 @@ def test_killed_while_it_writes(write: Save, tmp_path: Path, reliability: Reliab
         if not (child := os.fork()):
             try:
                 for epoch in range(10_000):
-                    write({"epoch": epoch, "global_step": 0, "state_dict": big}, path)
+                    write(content(epoch) | {"state_dict": big}, path)
                     os.write(writer, epoch.to_bytes(2, "big"))
             finally:  # else this would go on as a second pytest
                 os._exit(1)
@@ -372,12 +389,45 @@ def test_crash_after_crash_forgets_no_checkpoint(tmp_path: Path) -> None:
     save(1, tmp_path)
     for crash in range(5):
         with pytest.MonkeyPatch.context() as patch:
-            fail(patch, os, "replace", 2, Crash())  # after the manifest's
+            fail(patch, os, "replace", 3, Crash())  # after the manifest's and `previous`
             made = content(2) | {"seconds": crash}
             with pytest.raises(Crash):
                 ours(made, tmp_path / "checkpoints" / "last.ckpt")
         assert newest_epoch(tmp_path) == 1
         checkpoint.tidy(tmp_path)
+
+
+def test_the_last_checkpoint_is_never_missing(tmp_path: Path) -> None:
+    """Not between two calls of the writer either."""
+    save(0, tmp_path)
+    last = tmp_path / "checkpoints" / "last.ckpt"
+    calls = []
+    with pytest.MonkeyPatch.context() as patch:
+        for owner, name in CALLS:
+            real = getattr(owner, name)
+
+            def seen(*args: Any, real: Any = real, **kwargs: Any) -> Any:
+                made = real(*args, **kwargs)
+                calls.append(last.is_file())
+                return made
+
+            patch.setattr(owner, name, seen)
+        save(1, tmp_path)
+    assert len(calls) >= len(CALLS)
+    assert all(calls)
+
+
+def test_without_hard_links_the_previous_is_a_copy(tmp_path: Path) -> None:
+    def unsupported(*args: Any) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    save(0, tmp_path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "link", unsupported)
+        save(1, tmp_path)
+    previous = tmp_path / "checkpoints" / "previous.ckpt"
+    assert checkpoint.read(previous)["epoch"] == 0
+    assert newest_epoch(tmp_path) == 1
 
 
 def test_a_removed_checkpoint_is_gone(tmp_path: Path) -> None:
