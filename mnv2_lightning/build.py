@@ -11,6 +11,7 @@ from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy, SingleDevice
 from omegaconf import DictConfig
 from torch import nn
 
+from mnv2_lightning.callbacks.exact_resume import ExactResume
 from mnv2_lightning.classifier import Classifier
 from mnv2_lightning.data.datamodule import MNISTDataModule
 from mnv2_lightning.runs.checkpoint_io import DurableCheckpointIO
@@ -44,9 +45,10 @@ def build_classifier(cfg: DictConfig, network: nn.Module) -> Classifier:
 
 def build_callbacks(cfg: DictConfig) -> list[Callback]:
     """Those of the config, less what the Trainer is told to do without, and less a checkpoint of
-    the best where nothing is validated.
+    the best where nothing is validated; and what makes resuming exact.
     """
-    trainer, built = cfg.trainer, []
+    trainer = cfg.trainer
+    built: list[Callback] = [ExactResume()]
     validates = cfg.data.val_size > 0 and trainer.limit_val_batches != 0
     for node in cfg.callbacks.values():
         if node is None:

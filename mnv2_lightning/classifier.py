@@ -147,21 +147,6 @@ class Classifier(L.LightningModule):
         self.trainer.fit_loop.setup_data()  # else unknown here where max_steps alone ends the fit
         return math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
 
-    def on_train_start(self) -> None:
-        """A run that had stopped early when it was cut does not go on."""
-        for callback in self.trainer.early_stopping_callbacks:
-            if callback.stopped_epoch or callback.wait_count >= callback.patience:
-                self.trainer.should_stop = True
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """What was logged before is on the disk first; what the validation measured is kept."""
-        for logger in self.trainer.loggers:
-            logger.save()
-        measured = self.trainer.callback_metrics
-        checkpoint["validation"] = {
-            name: float(value) for name, value in measured.items() if name.startswith("val/")
-        }
-
 
 def is_logged(trainer: L.Trainer, batch_idx: int, steps: int) -> bool:
     """Whether metrics are logged at the batch that makes `steps` optimizer steps of those before:

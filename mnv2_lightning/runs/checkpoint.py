@@ -72,7 +72,8 @@ def _why(error: Exception) -> str:
 
 
 def newest(folder: Path) -> Path | None:
-    """The newest whole checkpoint of the run in `folder`; None: it never wrote one.
+    """The newest checkpoint that the run in `folder` can resume from exactly: an undamaged one,
+    written at the end of an epoch. None: there is none yet.
 
     StorageError: those that it wrote are damaged, another run's, or gone.
     """
@@ -81,10 +82,12 @@ def newest(folder: Path) -> Path | None:
         path = folder / "checkpoints" / f"{name}.ckpt"
         if path.is_file():
             try:
-                whole.append((_require_of_run(folder, path)["global_step"], path))
+                content = _require_of_run(folder, path)
             except StorageError:
                 damaged.append(path.name)
-            else:
+                continue
+            if _is_end_of_epoch(content):
+                whole.append((content["global_step"], path))
                 if name == "last":
                     break
     if whole:
@@ -95,6 +98,17 @@ def newest(folder: Path) -> Path | None:
     if _has_trained(folder):
         raise StorageError(f"{folder / 'checkpoints'}: the run's checkpoints are gone")
     return None
+
+
+def _is_end_of_epoch(content: dict[str, Any]) -> bool:
+    """Whether the checkpoint was written after the last batch of an epoch or of the fit."""
+    try:
+        loops = content["loops"]["fit_loop"]
+        epoch = loops["epoch_progress"]["current"]
+        is_over = epoch["processed"] == epoch["ready"]  # after a fit that ended within an epoch too
+        return is_over or loops["epoch_loop.batch_progress"]["is_last_batch"]
+    except (KeyError, TypeError):  # not written by a fit
+        return False
 
 
 def _require_of_run(folder: Path, path: Path) -> dict[str, Any]:

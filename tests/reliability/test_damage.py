@@ -150,16 +150,17 @@ def test_divergence_keeps_checkpoints_by_steps_finite(configure: Configure, tmp_
     def diverges(self: Classifier, batch: Any, batch_idx: int) -> torch.Tensor:
         return plain_step(self, batch, batch_idx) * (float("nan") if self.global_step >= 3 else 1)
 
+    node = "_target_: mnv2_lightning.callbacks.checkpoint.Checkpoint, filename: by_steps"
+    dirpath = tmp_path / "checkpoints"
     by_steps = (
-        "+callbacks.last.every_n_train_steps=2",
-        "callbacks.last.save_on_train_epoch_end=false",
+        f"+callbacks.by_steps={{{node}, dirpath: '{dirpath}', every_n_train_steps: 2}}",
         "trainer.log_every_n_steps=50",
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Classifier, "training_step", diverges)
         with pytest.raises(Diverged, match="at step 4"):
             train(configure(*SMALL, *by_steps, run_dir=tmp_path))
-    assert load(tmp_path)["global_step"] == 2
+    assert load(tmp_path, "by_steps")["global_step"] == 2
 
 
 def test_two_processes_do_not_train_in_one_folder(configure: Configure, tmp_path: Path) -> None:
