@@ -7,7 +7,7 @@ import torch
 from hydra.utils import instantiate
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, ProgressBar
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy, SingleDeviceStrategy
+from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from omegaconf import DictConfig
 from torch import nn
 
@@ -16,6 +16,7 @@ from mnv2_lightning.classifier import Classifier
 from mnv2_lightning.data.datamodule import MNISTDataModule
 from mnv2_lightning.runs.checkpoint_io import DurableCheckpointIO
 from mnv2_lightning.runs.config import OF_THE_COMMAND, plain
+from mnv2_lightning.schema.errors import ConfigError
 
 
 def build_network(cfg: DictConfig) -> nn.Module:
@@ -79,6 +80,7 @@ def build_loggers(cfg: DictConfig, purge_step: int | None) -> list[Logger]:
 def build_trainer(
     cfg: DictConfig, callbacks: list[Callback], loggers: list[Logger], **overrides: Any
 ) -> L.Trainer:
+    """ConfigError: a strategy that does not write checkpoints our way."""
     trainer: L.Trainer = instantiate(
         cfg.trainer,
         callbacks=callbacks,
@@ -89,7 +91,10 @@ def build_trainer(
     )
     # It broadcasts from within a signal handler, in the midst of other collectives: a deadlock.
     trainer._signal_connector._sigterm_notifier_fn = lambda *_: None  # type: ignore[method-assign]
-    if type(trainer.strategy) in (SingleDeviceStrategy, DDPStrategy, FSDPStrategy):
-        # XLA and DeepSpeed write in a way of their own.
-        trainer.strategy.checkpoint_io = DurableCheckpointIO()
+    if type(trainer.strategy) not in (SingleDeviceStrategy, DDPStrategy):  # such as XLA's, by auto
+        raise ConfigError(
+            f"trainer.strategy={cfg.trainer.strategy}: {type(trainer.strategy).__name__} is not "
+            "supported; take ddp or single_device"
+        )
+    trainer.strategy.checkpoint_io = DurableCheckpointIO()
     return trainer

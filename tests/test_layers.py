@@ -38,7 +38,7 @@ BELOW: dict[str, set[str]] = {
     "runs": {"data", "files", "ranks", "schema", "signals"},
     "torchrun": {"files", "ranks", "runs", "schema", "signals"},
     "callbacks": {"classifier", "reports", "schema"},
-    "build": {"classifier", "data", "runs"},
+    "build": {"callbacks", "classifier", "data", "runs", "schema"},
     "studies": {"files", "schema"},
     "sweep": {"command", "files", "reports", "runs", "schema"},
     "endings": {"files", "ranks", "schema", "signals"},

@@ -53,7 +53,6 @@ OTHERS = {
             ),
             "trainer.strategy": (
                 "strategies.DDPStrategy",
-                "strategies.FSDPStrategy",
                 "strategies.SingleDeviceStrategy",
             ),
             "trainer.profiler": (
