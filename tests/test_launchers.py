@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -140,7 +141,7 @@ def test_a_worker_knows_whose_job_it_runs(tmp_path: Path) -> None:
 
 def test_a_gpu_for_each(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Two that are taken; a third process shares one."""
-    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    see_gpus(monkeypatch, "A", "B")
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     taken = []
     for _ in range(3):  # processes
@@ -152,6 +153,29 @@ def test_a_gpu_for_each(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None
     for _, lock in taken[:2]:
         assert lock is not None
         lock.release()
+    hardware.own_gpu.cache_clear()
+
+
+def see_gpus(monkeypatch: pytest.MonkeyPatch, *uuids: str) -> None:
+    """As under a CUDA_VISIBLE_DEVICES."""
+    monkeypatch.setattr("torch.cuda.device_count", lambda: len(uuids))
+    properties = [SimpleNamespace(uuid=uuid) for uuid in uuids]
+    monkeypatch.setattr("torch.cuda.get_device_properties", lambda index: properties[index])
+    hardware.own_gpu.cache_clear()
+
+
+def test_a_gpu_is_one_gpu_under_any_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two sweeps that see other GPUs do not wait for each other; two that see the same one do."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    held = []
+    for seen, taken in ((("A",), 0), (("B",), 0), (("B", "C"), 1), (("C", "A"), None)):
+        see_gpus(monkeypatch, *seen)
+        index, lock = hardware.own_gpu()
+        assert (index if lock else None) == taken
+        held.append(lock)
+    for lock in held:
+        if lock is not None:
+            lock.release()
     hardware.own_gpu.cache_clear()
 
 

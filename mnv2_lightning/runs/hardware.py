@@ -97,14 +97,15 @@ def check_devices(devices: int | str | list[int], accelerator: str) -> None:
 
 @cache
 def own_gpu() -> tuple[int, FileLock | None]:
-    """The index of a GPU that no other process on this machine has so, until this one ends, and
-    its lock; where all are taken one is shared, without a lock.
+    """Index of a GPU that this process holds until it ends, and the lock on it.
+
+    Locks go by UUID: an index means another GPU under another CUDA_VISIBLE_DEVICES. Where other
+    processes of this machine hold all GPUs, one is shared, without a lock.
     """
+    user = os.getuid() if hasattr(os, "getuid") else 0
     for index in range(torch.cuda.device_count()):
-        user = os.getuid() if hasattr(os, "getuid") else 0
-        lock = FileLock(
-            Path(tempfile.gettempdir()) / f"mnv2_lightning-{user}-gpu-{index}.lock", blocking=False
-        )
+        name = f"mnv2_lightning-{user}-gpu-{torch.cuda.get_device_properties(index).uuid}.lock"
+        lock = FileLock(Path(tempfile.gettempdir()) / name, blocking=False)
         with suppress(Timeout):
             lock.acquire()
             return index, lock
