@@ -1,7 +1,6 @@
 """What the verbs' command lines share: checks of all jobs before any work, how they run and end."""
 
 import argparse
-import atexit
 import logging
 import os
 import shutil
@@ -123,11 +122,9 @@ class Command:
             self._launch(main, jobs)
         failed = [ended.status, *self.statuses]
         status = max(failed) if len(self.statuses) < 2 else int(any(failed))
-        # Where Python puts a rank away, gloo may abort (pull request 179291 of pytorch).
+        # Where Python unloads torch in a rank, gloo may abort (pull request 179291 of pytorch).
         is_rank = ranks.is_started() or ranks.are_several()
         if (status or is_rank) and all(job.is_here for job in jobs):
-            if not status:
-                atexit._run_exitfuncs()  # such as of a logger
             signals.leave(status)
         sys.exit(status)  # a launcher has processes to put away
 

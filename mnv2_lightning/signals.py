@@ -1,5 +1,6 @@
 """Ctrl-C and SIGTERM. Imports nothing that takes time: a command begins with `end_at_once`."""
 
+import atexit
 import os
 import select
 import signal
@@ -27,11 +28,11 @@ PARENT = int(os.environ.get(ranks.LAUNCHED) or os.getppid())
 
 
 class _Process:
-    is_command = False  # whether it is one of our commands, not somebody's program
     received: int | None = None  # the signal that is ending its job
     came = 0.0  # when, by the clock of time.monotonic
     is_heard = False  # whether what it raised came where it is told of
     is_raised_once = False  # what it raised is not taken for lost
+    status: int | None = None  # that it is to exit with, quickly
     last_word: Callable[[], None] | None = None  # what its record is to get where it did not
 
 
@@ -40,7 +41,7 @@ def end_at_once() -> None:
 
     An exception could get lost in an import, or abort it. Only for the entry of a command.
     """
-    _Process.is_command = True
+    atexit.register(_exit_after_handlers)  # the first to be registered is the last to run
     for number in _heeded():
         signal.signal(number, end)
 
@@ -182,9 +183,21 @@ def resume_hint(folder: Path | None) -> str:
 
 
 def leave(status: int, *, at_once: bool = False) -> NoReturn:
-    """End the process; a command at once, as Python takes seconds to put torch away."""
-    if not (_Process.is_command or at_once):
-        sys.exit(status)
+    """End the process. A command runs the exit handlers of its libraries, such as a logger's, and
+    skips the seconds in which Python unloads torch; `at_once`: it runs none.
+    """
+    if at_once:
+        _exit(status)
+    _Process.status = status
+    sys.exit(status)
+
+
+def _exit_after_handlers() -> None:
+    if _Process.status is not None:
+        _exit(_Process.status)
+
+
+def _exit(status: int) -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):
             stream.flush()

@@ -79,7 +79,7 @@ EXITS: dict[str, tuple[int, tuple[str, ...], Callable[[pytest.MonkeyPatch], None
     "diverged, then full": (3, (), full_from(Diverged("diverged")), "error: diverged\n"),
     "Ctrl-C, then full": (130, (), full_from(KeyboardInterrupt()), "interrupted; "),
     "unforeseen, then full": (1, (), full_from(RuntimeError("x")), "RuntimeError: x (traceback="),
-    "no data": (5, ("data.dir=nowhere",), no_sources, "put the four files"),
+    "no data": (5, ("data.dir=.",), no_sources, "put the four files"),
     "Ctrl-C": (130, (), raises(KeyboardInterrupt()), "interrupted; "),
     "SIGTERM": (143, (), raises(SystemExit(143)), "terminated; "),
     "unforeseen": (1, (), raises(RuntimeError("broken")), "RuntimeError: broken (where: "),
@@ -105,6 +105,20 @@ def test_exit_status(
         assert record(tmp_path / "a")["test_accuracy"] is None
     if kind == "diverged":
         assert record(tmp_path / "a")["status"] == "diverged"
+
+
+def test_a_command_runs_exit_handlers_before_it_ends() -> None:
+    """Such as a logger's, which sends what it still has; those of the standard library follow."""
+    code = """
+import atexit
+from mnv2_lightning import signals
+signals.end_at_once()
+atexit.register(print, "sent")
+signals.leave(3)
+"""
+    command = [sys.executable, "-c", code]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (3, "sent\n", "")
 
 
 # The arguments: a folder for the disk; where the run is copied to; the command. The disk is filled
