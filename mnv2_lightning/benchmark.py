@@ -71,6 +71,9 @@ def benchmark(cfg: DictConfig) -> dict[str, Any]:
 
 def check_job(job: Job) -> None:
     """Each recipe as `train` checks it, before an hour has gone. ConfigError."""
+    from mnv2_lightning.data import files
+
+    files.require_folder(job.cfg.data.dir)
     if "time_to_accuracy" not in job.cfg.parts:
         return
     from mnv2_lightning.train import COMMAND as TRAIN

@@ -100,6 +100,7 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
 
 def check_job(job: Job) -> None:
     """What needs the disk or torch, before any work. ConfigError."""
+    from mnv2_lightning.data import files
     from mnv2_lightning.runs import config, hardware
     from mnv2_lightning.schema.targets import check_targets
 
@@ -109,6 +110,7 @@ def check_job(job: Job) -> None:
     run_config = config.plain(folder.read_checked(run))
     if cfg.split == "val" and not run_config["data"]["val_size"]:
         raise ConfigError("split=val: the run held out no images (data.val_size=0)")
+    files.require_folder(cfg.data.dir)
     hardware.check_accelerator("accelerator", cfg.accelerator)
     config.require_inside(run_config)
     check_targets(run_config)

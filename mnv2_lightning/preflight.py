@@ -20,9 +20,11 @@ def check(job: Job) -> None:
         raise ConfigError(f"sweep={cfg.sweep}: names a sweep, which -m starts")
     config.require_inside(config.plain(cfg))
 
+    from mnv2_lightning.data import files
     from mnv2_lightning.runs import hardware, noise
     from mnv2_lightning.schema.targets import check_targets
 
+    files.require_folder(cfg.data.dir)
     hardware.check_accelerator("trainer.accelerator", cfg.trainer.accelerator)
     hardware.check_devices(cfg.trainer.devices, cfg.trainer.accelerator)
     check_targets(config.plain(cfg))

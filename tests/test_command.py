@@ -138,11 +138,35 @@ def test_data_that_cannot_be_had(
     call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("mnv2_lightning.data.files.SOURCES", {})
-    ended = call("train", *SMALL, f"data.dir={tmp_path / 'empty'}", "hydra.run.dir=run")
+    (tmp_path / "empty").mkdir()
+    ended = call("train", *SMALL, "data.dir=empty", "hydra.run.dir=run")
     assert ended.status == 5
     assert "put the four files, raw or .gz, into" in ended.err
     record = json.loads((tmp_path / "run" / "result.json").read_text())
     assert record["status"] == "failed"
+
+
+@pytest.mark.parametrize(
+    "command", [("train",), ("search",), ("benchmark",), ("evaluate", "run_dir=run")]
+)
+def test_a_data_folder_that_does_not_exist(
+    command: tuple[str, ...], call: Call, run: Path, tmp_path: Path
+) -> None:
+    """It is a mistake in typing: nothing is made there, and nothing is downloaded."""
+    (tmp_path / "run").symlink_to(run)
+    ended = call(*command, "data.dir=nowhere")
+    assert ended.status == 2
+    assert ended.err.startswith("error: data.dir=nowhere: there is no such folder; ")
+    assert [p.name for p in tmp_path.iterdir()] == ["run"]
+
+
+def test_the_data_folder_of_the_environment_is_made(
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MNV2_DATA_DIR", str(tmp_path / "new"))
+    monkeypatch.setattr("mnv2_lightning.data.files.SOURCES", {})
+    assert call("train", *SMALL).status == 5
+    assert (tmp_path / "new" / "mnist").is_dir()
 
 
 def test_unforeseen_error(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -108,7 +108,9 @@ def test_second_source_gives_what_the_first_cannot(
 def test_unwritable_folder(
     small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """That the environment names."""
     (tmp_path / "file").write_text("")
+    monkeypatch.setenv("MNV2_DATA_DIR", str(tmp_path / "file"))
     with pytest.raises(DataError, match=r"cannot be written .*data\.dir=PATH"):
         files.load("mnist", str(tmp_path / "file"))
 

@@ -16,10 +16,10 @@ import numpy as np
 from filelock import FileLock, Timeout
 from platformdirs import user_cache_path
 
-from mnv2_lightning.data.sets import DATA_SETS, IdxFile
+from mnv2_lightning.data.sets import DATA_DIR, DATA_SETS, IdxFile
 from mnv2_lightning.data.sources import SOURCES, Patience, SourceError
 from mnv2_lightning.files import remove_unfinished, write_bytes, write_text
-from mnv2_lightning.schema.errors import DataError, StorageError
+from mnv2_lightning.schema.errors import ConfigError, DataError, StorageError
 
 log = logging.getLogger(__name__)
 
@@ -40,14 +40,27 @@ def load(dataset: str, directory: str | None) -> dict[str, np.ndarray]:
 
     Found in `directory` (None: a cache folder of the user's) raw or as .gz, in its subfolder
     named after the data set, or as torchvision keeps it; else fetched into that subfolder.
-    DataError: no right files are there and no source could give them.
+    ConfigError: there is no folder `directory`. DataError: no right files are there and no source
+    could give them.
     """
+    require_folder(directory)
     root = Path(directory).expanduser() if directory else user_cache_path("mnv2_lightning")
     files = DATA_SETS[dataset].files
     raw = _read_all(files, _folders(root, dataset))
     if len(raw) < len(files):
         raw = _fetch(dataset, root)
     return {file.name.split("-idx")[0]: _array(file, raw[file.name]) for file in files}
+
+
+def require_folder(directory: str | None) -> None:
+    """ConfigError: it does not exist, and is not the one that MNV2_DATA_DIR names."""
+    if directory in (None, os.environ.get(DATA_DIR)):
+        return
+    if not Path(os.path.expanduser(str(directory))).is_dir():
+        raise ConfigError(
+            f"data.dir={directory}: there is no such folder; make it to download into it, or leave "
+            "data.dir out for a cache folder of yours"
+        )
 
 
 def has(dataset: str, directory: str) -> bool:

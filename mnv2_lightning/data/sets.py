@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+DATA_DIR = "MNV2_DATA_DIR"  # the environment variable that conf/data/ reads
 TRAIN, TEST, SIDE = 60_000, 10_000, 28  # images of each split, and their side in px
 
 

@@ -12,6 +12,7 @@ import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
+from mnv2_lightning.data.sets import DATA_DIR
 from mnv2_lightning.files import write_text
 from mnv2_lightning.schema.check import targeted_nodes
 from mnv2_lightning.schema.errors import ConfigError
@@ -33,7 +34,6 @@ MAY_CHANGE = tuple(
     f"trainer.{key}" for key in ("max_epochs", "accelerator", "devices", "strategy", "num_nodes")
 )
 
-DATA_DIR = "MNV2_DATA_DIR"  # the variable that conf/data/ reads
 FOLDERS = ("run_dir", "dirpath", "save_dir", "log_dir")  # keys of what is written into
 # `last`, `{epoch}-{val/loss:.3f}`: no more, as a format can make a slash of a number.
 FILENAME = re.compile(r"([\w =,+.-]|\{\w+(/\w+)*(:[\d.]*[defg%]?)?\})+")
