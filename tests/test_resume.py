@@ -10,6 +10,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from mnv2_lightning import build
+from mnv2_lightning.reports.collect import rows as report_rows
 from mnv2_lightning.runs.checkpoint_io import DurableCheckpointIO
 from mnv2_lightning.runs.config import flatten, plain
 from mnv2_lightning.runs.folder import holds_this_run, read_config, resumed_config
@@ -201,6 +202,10 @@ def test_more_epochs_go_on_with_a_finished_run(configure: Configure, tmp_path: P
     assert load(folder)["global_step"] == 20
     assert record(folder)["train_seconds"] > seconds
     assert yaml.safe_load((folder / "config.yaml").read_text())["trainer"]["max_epochs"] == 2
+    assert record(folder)["overrides"]["trainer.max_epochs"] == 2
+    assert record(folder)["overrides"]["scheduler"] == "constant"
+    (row,) = report_rows([folder])
+    assert row["overrides"]["trainer.max_epochs"] == row["epochs"] == 2
 
 
 @pytest.mark.parametrize(

@@ -16,9 +16,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from mnv2_lightning import ranks
+from mnv2_lightning.data.sets import DATA_DIR
 from mnv2_lightning.files import make_folder, read_json
 from mnv2_lightning.runs import config
-from mnv2_lightning.runs.config import DATA_DIR, MAY_CHANGE, OF_THE_COMMAND, outcome, plain
+from mnv2_lightning.runs.config import MAY_CHANGE, OF_THE_COMMAND, outcome, plain
 from mnv2_lightning.runs.record import EMPTY
 from mnv2_lightning.schema.check import check, targeted_nodes
 from mnv2_lightning.schema.errors import ConfigError
@@ -198,6 +199,8 @@ def resumed_config(composed: DictConfig, overrides: Sequence[str]) -> DictConfig
             raise ConfigError(f"{key}={value}: a group cannot change when a run goes on")
         else:
             OmegaConf.update(cfg, key, value, merge=key not in TYPED)
+    kept = [o for o in cfg.overrides if _key(o) not in typed]
+    cfg.overrides = kept + [o for o in overrides if _key(o) in typed and "${" not in o]
     _require_typed(plain(cfg), typed)
     after = outcome(plain(cfg))
     for key in before | after:
@@ -209,6 +212,10 @@ def resumed_config(composed: DictConfig, overrides: Sequence[str]) -> DictConfig
             )
     cfg.resume = str(folder)
     return cfg
+
+
+def _key(override: str) -> str:
+    return override.partition("=")[0].lstrip("+~")
 
 
 def _require_typed(config: dict[str, Any], typed: set[str]) -> None:
