@@ -95,7 +95,10 @@ BAD_FOR_TORCH = {
     "model=tutorial data.batch_size=1": r"model: Expected more than 1 value per channel",
     "trainer.strategy=ddp trainer.devices=3 data.batch_size=2": r"has too few images for each of 3",
     "trainer.strategy=ddp trainer.devices=3 data.batch_size=3": r"has too few images for each of 3",
-    "trainer.strategy=fsdp trainer.accelerator=cpu": r"trainer: .*FSDP",
+    "trainer.strategy=fsdp": r"trainer\.strategy=fsdp: must be 'auto', 'ddp'",
+    "trainer.strategy=deepspeed_stage_2": r"strategy=deepspeed_stage_2: must be 'auto', 'ddp'",
+    "callbacks.last.save_on_train_epoch_end=false": r"callbacks\.last: .* end of each epoch",
+    "+callbacks.last.every_n_train_steps=5": r"callbacks\.last: .* end of each epoch",
 }
 
 

@@ -2,6 +2,7 @@
 
 from types import SimpleNamespace
 
+import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -73,13 +74,17 @@ def test_evaluations_average_over_views(configure: Configure) -> None:
     assert torch.equal(classifier._over_views(images), classifier(images))
 
 
-def test_weight_decay_leaves_out_biases_and_norms(configure: Configure) -> None:
-    cfg = configure(*SMALL)
-    classifier = build.build_classifier(cfg, build.build_network(cfg))
-    groups = classifier.make_optimizer(
-        [
-            {"params": [torch.nn.Parameter(torch.zeros(1, 1))]},
-            {"params": [torch.nn.Parameter(torch.zeros(1))], "weight_decay": 0.0},
-        ]
-    ).param_groups
-    assert [g["weight_decay"] for g in groups] == [0.0005, 0.0]
+@pytest.mark.parametrize("model", ["mobilenet_v2", "mobilenet_v1", "tutorial"])
+def test_weight_decay_leaves_out_biases_and_norms(model: str, configure: Configure) -> None:
+    """Of the real networks, each parameter in one group: kernels and matrices decay."""
+    cfg = configure(f"model={model}", "optimizer.weight_decay=0.5")
+    network = build.build_network(cfg)
+    groups = build.build_classifier(cfg, network).build_optimizer().param_groups
+    decays = {id(p): group["weight_decay"] for group in groups for p in group["params"]}
+    parameters = 0
+    for module in network.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            is_kernel = isinstance(module, nn.Conv2d | nn.Linear) and name == "weight"
+            assert decays[id(parameter)] == (0.5 if is_kernel else 0.0), (module, name)
+            parameters += 1
+    assert sum(len(group["params"]) for group in groups) == parameters

@@ -17,7 +17,7 @@ from mnv2_lightning.runs.config import outcome, outcome_hash, plain
 from mnv2_lightning.schema.check import check
 from mnv2_lightning.schema.errors import ConfigError
 from mnv2_lightning.schema.nearest import did_you_mean
-from mnv2_lightning.schema.tables import BY_TARGET, BY_VERB, STRATEGIES
+from mnv2_lightning.schema.tables import BY_TARGET, BY_VERB, STRATEGIES, Targeted
 from mnv2_lightning.schema.targets import check_targets, resolve
 from mnv2_lightning.train import train
 from tests.conftest import SMALL, Configure
@@ -53,10 +53,11 @@ def test_tables_are_the_signatures(target: str) -> None:
 
 
 def test_strategies_are_lightnings() -> None:
-    in_children = re.compile("_(spawn|fork|notebook)")
+    """Those that shard parameters, train in spawned processes or on a TPU are refused."""
+    others = re.compile("_(spawn|fork|notebook)|fsdp|deepspeed|xla|tpu")
     assert set(get_args(STRATEGIES)) == {
         "auto",
-        *(name for name in StrategyRegistry.available_strategies() if not in_children.search(name)),
+        *(name for name in StrategyRegistry.available_strategies() if not others.search(name)),
     }
 
 
@@ -206,3 +207,21 @@ def test_hyper_parameters_are_plain(configure: Configure) -> None:
         return {type(value)}
 
     assert kinds(dict(classifier.hparams)) <= {str, int, float, bool, type(None)}
+
+
+def test_a_row_for_another_network(configure: Configure, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the tables, as the README proposes, with keys of its own and none of ours."""
+
+    class Mine(Targeted):
+        width: int
+
+    monkeypatch.setitem(BY_TARGET, "mine.Mine", Mine)
+    config = plain(configure())
+    check("train", config | {"model": {"_target_": "mine.Mine", "width": 3}})
+    with pytest.raises(ConfigError, match=r"model\.width=a: must be an integer"):
+        check("train", config | {"model": {"_target_": "mine.Mine", "width": "a"}})
+
+
+def test_an_optimizer_with_nesterov_and_no_momentum_in_its_config(configure: Configure) -> None:
+    muon = {"_target_": "torch.optim.Muon", "_partial_": True, "nesterov": True}
+    check("train", plain(configure()) | {"optimizer": muon})

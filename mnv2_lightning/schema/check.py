@@ -11,7 +11,14 @@ from mnv2_lightning.data.sets import TRAIN
 from mnv2_lightning.networks.strides import resolve_strides
 from mnv2_lightning.schema.errors import ConfigError
 from mnv2_lightning.schema.nearest import did_you_mean, dotted_keys
-from mnv2_lightning.schema.tables import BY_TARGET, BY_VERB, Table
+from mnv2_lightning.schema.tables import (
+    BY_TARGET,
+    BY_VERB,
+    MobileNetV1,
+    MobileNetV2,
+    ModelCheckpoint,
+    Table,
+)
 
 # What a callback can watch.
 TAGS = ("train/loss", "train/accuracy", "val/loss", "val/accuracy")
@@ -124,8 +131,7 @@ def _check_fit(config: dict[str, Any]) -> None:
         )
     if model.get("in_channels", 1) != 1:
         raise ConfigError(f"model.in_channels={model['in_channels']}: the images have 1 channel")
-    if model["_target_"] in BY_TARGET:  # a network of ours
-        _check_strides(model, data["image_size"])
+    _check_strides(model, data["image_size"])
     endless = trainer["max_epochs"] in (None, -1) and trainer["max_steps"] == -1
     if endless and not trainer["max_time"]:
         raise ConfigError(
@@ -158,11 +164,24 @@ def _check_fit(config: dict[str, Any]) -> None:
             "callbacks: without `last` no run could go on; callbacks=[default,NAME] adds to the "
             "default ones, trainer.enable_checkpointing=false does without checkpoints"
         )
+    _check_last(config["callbacks"].get("last"))
     _check_optimizer(config["optimizer"], trainer)
 
 
+def _check_last(node: dict[str, Any] | None) -> None:
+    """Resuming is exact only from the end of an epoch."""
+    if node is None or BY_TARGET.get(node["_target_"]) is not ModelCheckpoint:
+        return
+    by_epoch = node.get("save_on_train_epoch_end") and not node.get("every_n_train_steps")
+    if not by_epoch or node.get("monitor"):
+        raise ConfigError(
+            "callbacks.last: a run resumes from it, so it is written at the end of each epoch "
+            "(save_on_train_epoch_end: true, monitor: null); give other checkpoints another name"
+        )
+
+
 def _check_optimizer(optimizer: dict[str, Any], trainer: dict[str, Any]) -> None:
-    if optimizer.get("nesterov") and not optimizer["momentum"]:
+    if optimizer.get("nesterov") and optimizer.get("momentum") == 0:
         raise ConfigError("optimizer.nesterov=true: needs optimizer.momentum above 0")
     clips = trainer["gradient_clip_val"] and trainer["precision"] == "16-mixed"
     if optimizer.get("fused") and clips:
@@ -172,14 +191,17 @@ def _check_optimizer(optimizer: dict[str, Any], trainer: dict[str, Any]) -> None
 
 
 def _check_strides(model: dict[str, Any], image_size: int) -> None:
-    """A list has the table's length, and a map of 1 px is not halved on and on."""
-    if "stages" in model:
+    """Of our networks: a list has the table's length, and a map of 1 px is not halved on and on."""
+    table = BY_TARGET.get(model["_target_"])
+    if table is MobileNetV2:
         try:
             strides = resolve_strides(model["stages"], model["strides"])
         except ValueError as error:
             raise ConfigError(f"model.{error}") from None
-    else:
+    elif table is MobileNetV1:
         strides = (model["stem_stride"], *(stride for _, stride in model["layers"]))
+    else:
+        return
     size, idle = image_size, 0
     for stride in strides:
         idle += stride > 1 and size == 1
