@@ -15,14 +15,24 @@ def promises(record: dict[str, Any]) -> tuple[list[str], str]:
     moved = cases["kills_of_the_writer_moved"]
     mutated, strangers = cases["mutations"], cases["strangers"]
     sweep, search = cases["kills_of_a_sweep"], cases["kills_of_a_search"]
+    shipped = [x for name, x in cases.items() if name.startswith("kills_of_experiment_")]
+    ways = [x for name, x in cases.items() if name.startswith("ways_to_end")]
+    equal = [x["runs_equal_to_the_bit"] for x in (kills, window)]
+    equal += [x["resumed_equal"] for x in shipped]
     told = [
         (
             "killed at any instant, it goes on",
             f"{kills['kills']} random SIGKILLs of `train`, {window['kills']} while it wrote a "
-            "checkpoint",
+            f"checkpoint, {sum(x['kills'] for x in shipped)} of the {len(shipped)} shipped "
+            "experiments",
             f"at most {max(kills['most_epochs_lost'], window['most_epochs_lost'])} epoch lost; all "
-            f"{kills['runs_equal_to_the_bit'] + window['runs_equal_to_the_bit']} runs ended equal "
-            "to the bit",
+            f"{sum(equal)} runs ended equal to the bit",
+        ),
+        (
+            "however it ends and validates",
+            f"{len(ways)} ways: by epochs, steps, time, early stopping; validation within and "
+            f"between epochs; accumulation; EMA; each cut {ways[0]['cuts']} times in a row",
+            f"{sum(x['resumed_equal'] for x in ways)} ended equal to the bit",
         ),
         (
             "and so do a sweep and a search",

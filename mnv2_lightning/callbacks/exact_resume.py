@@ -10,7 +10,7 @@ from lightning.pytorch.callbacks import Callback
 class ExactResume(Callback):
     """Resume at the start of the next epoch, with the metrics of the last validation.
 
-    For checkpoints of the end of an epoch; `build_callbacks` adds it to the callbacks of the config.
+    For checkpoints of the end of an epoch; `build_callbacks` adds it to those of the config.
     """
 
     def __init__(self) -> None:

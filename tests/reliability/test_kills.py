@@ -7,13 +7,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import pytest
 
+from mnv2_lightning.composition import config_dir
 from mnv2_lightning.runs import checkpoint
-from tests.conftest import load
+from tests.conftest import load, record
 from tests.reliability.conftest import Reliability
 from tests.test_resume import assert_same, comparable, curves
 
@@ -31,11 +32,31 @@ FEW = (
     "trainer.log_every_n_steps=2",
     f"trainer.max_epochs={EPOCHS}",
 )
+# The shipped experiments, cut down, each ending as it does: by epochs, or by steps within one.
+OF_EXPERIMENTS = (
+    "callbacks.pictures=null",
+    "data.image_size=28",
+    "data.batch_size=64",
+    "model.width_mult=0.25",
+    "trainer.limit_val_batches=2",
+    "trainer.limit_test_batches=2",
+    "trainer.limit_train_batches=5",
+    "trainer.log_every_n_steps=2",
+)
+EXPERIMENTS = {
+    path.stem: (
+        f"experiment={path.stem}",
+        *OF_EXPERIMENTS,
+        "trainer.max_steps=118" if "max_steps" in path.read_text() else "trainer.max_epochs=24",
+    )
+    for path in sorted((config_dir() / "experiment").glob("*.yaml"))
+}
 
 
 def start(
     run: Path,
     *typed: str,
+    command: Sequence[str] = FEW,
     start_new_session: bool = False,
     environment: Mapping[str, str] | None = None,
 ) -> subprocess.Popen[bytes]:
@@ -43,7 +64,7 @@ def start(
     # What a shell starts in the background ignores Ctrl-C, and so would the child.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     return subprocess.Popen(
-        [sys.executable, "-m", "mnv2_lightning.train", *FEW, *typed, f"hydra.run.dir={run}"],
+        [sys.executable, "-m", "mnv2_lightning.train", *command, *typed, f"hydra.run.dir={run}"],
         env=os.environ | (environment or {}),
         cwd=run.parent,
         stdout=subprocess.DEVNULL,
@@ -65,8 +86,8 @@ def epochs_told(run: Path) -> int:
     return max(map(int, told), default=0)
 
 
-def finish(run: Path) -> None:
-    process = start(run)
+def finish(run: Path, command: Sequence[str] = FEW) -> None:
+    process = start(run, command=command)
     _, err = process.communicate()
     assert process.returncode == 0, err.decode()
 
@@ -148,12 +169,39 @@ def test_kills_while_a_checkpoint_is_written(
     assert found["most_epochs_lost"] <= 1
 
 
+# The shortest way to an end within an epoch is tried at every commit, the others by test-crash.
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_kills_of_shipped_experiments(name: str, tmp_path: Path, reliability: Reliability) -> None:
+    """Two in a row, each up to 0.3 s after another epoch was trained."""
+    if name != "fast" and not reliability.path:
+        pytest.skip("make test-crash")
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    finish(whole, EXPERIMENTS[name])
+    rng = random.Random(0)
+    for _ in range(2):
+        before = epochs_done(cut)
+        process = start(cut, command=EXPERIMENTS[name])
+        while epochs_done(cut) <= before:
+            assert process.poll() is None, "it ended before it was killed"
+            time.sleep(0.01)
+        time.sleep(rng.uniform(0, 0.3))
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    finish(cut, EXPERIMENTS[name])
+    assert_equal(cut, whole)
+    results = [record(run) for run in (cut, whole)]
+    for key in ("epochs", "test_accuracy", "test_loss", "val_accuracy"):
+        assert results[0][key] == results[1][key], key
+    reliability.note(f"kills_of_experiment_{name}", kills=2, resumed_equal=True)
+
+
 DDP = ("trainer.accelerator=cpu", "trainer.strategy=ddp", "trainer.devices=2")
 
 
-def test_two_processes_go_on_to_the_same_bits(tmp_path: Path) -> None:
+@pytest.mark.parametrize("ends", ["trainer.max_epochs=4", "trainer.max_steps=18"])
+def test_two_processes_go_on_to_the_same_bits(ends: str, tmp_path: Path) -> None:
     """DDP on a CPU (gloo): killed after an epoch and resumed, it equals the uninterrupted run."""
-    short = (*DDP, "trainer.max_epochs=4")
+    short = (*DDP, ends)
     for name in ("whole", "cut"):
         process = start(tmp_path / name, *short)
         if name == "cut":
