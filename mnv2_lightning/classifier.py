@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
-from mnv2_lightning.affine import Views
+from mnv2_lightning.data.affine import Views
 
 Batch = tuple[Tensor, Tensor, Tensor]  # (B, C, H, W) images, (B,) labels, (B,) indices
 

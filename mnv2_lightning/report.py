@@ -1,7 +1,7 @@
 """Tables, figures and a page on runs: `python -m mnv2_lightning.report run_dir=PATH`."""
 
 if __name__ == "__main__":  # before what takes time to import
-    from mnv2_lightning import scripts
+    from mnv2_lightning.cli import scripts
 
     scripts.report()
 
@@ -11,7 +11,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from mnv2_lightning.command import Command, Job
+from mnv2_lightning.cli.command import Command, Job
 from mnv2_lightning.schema.errors import ConfigError
 
 log = logging.getLogger(__name__)

@@ -1,7 +1,7 @@
 """Search for the best hyper-parameters: `python -m mnv2_lightning.search key=value ...`."""
 
 if __name__ == "__main__":  # before what takes time to import
-    from mnv2_lightning import scripts
+    from mnv2_lightning.cli import scripts
 
     scripts.search()
 
@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from mnv2_lightning import signals, train
-from mnv2_lightning.command import Command, Job
-from mnv2_lightning.composition import config_dir, quoted
-from mnv2_lightning.endings import INTERRUPTIONS, told
+from mnv2_lightning import train
+from mnv2_lightning.cli.command import Command, Job
+from mnv2_lightning.cli.composing import config_dir, quoted
+from mnv2_lightning.cli.report_error import INTERRUPTIONS, told
 from mnv2_lightning.runs.config import flatten, outcome, plain, to_yaml
 from mnv2_lightning.schema.errors import ConfigError, DataError, Pruned, SearchError, StorageError
+from mnv2_lightning.system import signals
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial, Trial
@@ -38,9 +39,10 @@ def search(cfg: DictConfig) -> dict[str, Any]:
     """Train trial after trial, each a run in a folder of its own in `cfg.run_dir`, until the study
     has as many as it is to have; what came of it. ConfigError, DataError, StorageError.
     """
-    from mnv2_lightning import files, studies
     from mnv2_lightning.reports import tables, write
     from mnv2_lightning.reports.collect import SEARCH
+    from mnv2_lightning.sweeps import studies
+    from mnv2_lightning.system import durable_files
 
     folder = Path(cfg.run_dir)
     space = studies.distributions(plain(cfg)["search"]["space"])
@@ -53,12 +55,12 @@ def search(cfg: DictConfig) -> dict[str, Any]:
             log.info("%s", tables.trial(study.trials[claim[1].number], study.trials))
     with studies.alone(folder):
         result = studies.summary(study, folder.name)
-        files.write_json(folder / SEARCH, result)
+        durable_files.write_json(folder / SEARCH, result)
         write.report([folder], folder / "report")
         if result["best"] is not None:
-            files.make_folder(folder / "experiment")
+            durable_files.make_folder(folder / "experiment")
             path = folder / "experiment" / f"{folder.name}.yaml"
-            files.write_text(path, experiment(cfg, result))
+            durable_files.write_text(path, experiment(cfg, result))
     log.info("%s", tables.search(result, folder))
     if result["best"] is None and not result["running"]:
         raise SearchError(f"{folder}: no trial has finished; those that failed have an error.txt")
@@ -193,7 +195,8 @@ def check_job(job: Job) -> None:
         raise ConfigError("search.name: a study in a database of yours needs a name")
     check_targets(plain(cfg))
 
-    from mnv2_lightning import build, studies
+    from mnv2_lightning import build
+    from mnv2_lightning.sweeps import studies
 
     studies.check(cfg)
     spoken = {override.partition("=")[0].lstrip("+~") for override in cfg.overrides}

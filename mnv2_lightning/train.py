@@ -1,7 +1,7 @@
 """Train a network, test it, and leave a run: `python -m mnv2_lightning.train key=value ...`."""
 
 if __name__ == "__main__":  # before what takes time to import
-    from mnv2_lightning import scripts
+    from mnv2_lightning.cli import scripts
 
     scripts.train()
 
@@ -16,11 +16,13 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from mnv2_lightning import preflight, ranks, sweep
-from mnv2_lightning.command import Command
-from mnv2_lightning.composition import quoted
+from mnv2_lightning.cli import preflight
+from mnv2_lightning.cli.command import Command
+from mnv2_lightning.cli.composing import quoted
 from mnv2_lightning.runs import config, folder
 from mnv2_lightning.schema.errors import Diverged
+from mnv2_lightning.sweeps import manifest
+from mnv2_lightning.system import ranks
 
 if TYPE_CHECKING:
     import lightning.pytorch as L
@@ -41,22 +43,23 @@ def train(cfg: DictConfig, more_callbacks: Sequence["Callback"] = ()) -> dict[st
     from lightning.pytorch import seed_everything
     from lightning.pytorch.utilities import rank_zero_only
 
-    from mnv2_lightning import build, files
+    from mnv2_lightning import build
     from mnv2_lightning.callbacks.throughput import throughput
     from mnv2_lightning.networks import complexity
     from mnv2_lightning.reports import tables
-    from mnv2_lightning.runs import checkpoint, noise
-    from mnv2_lightning.runs.hardware import hardware
-    from mnv2_lightning.runs.memory import begin_run, keep_freed_memory, peak_rss_bytes
+    from mnv2_lightning.runs import checkpoints
     from mnv2_lightning.runs.record import Record, git_commit, versions
+    from mnv2_lightning.system import durable_files, warning_filters
+    from mnv2_lightning.system.hardware import hardware
+    from mnv2_lightning.system.memory import begin_run, keep_freed_memory, peak_rss_bytes
 
-    noise.quiet()
+    warning_filters.quiet()
     keep_freed_memory()
     begin_run()
     run_dir = Path(cfg.run_dir)
     if cfg.resume and folder.is_finished(run_dir, cfg.trainer.max_epochs):
         log.info("already finished: %s", run_dir)
-        return files.read_json(run_dir / "result.json")
+        return durable_files.read_json(run_dir / "result.json")
     writes = rank_zero_only.rank == 0  # type: ignore[attr-defined]
     record = Record(run_dir, writes=writes)
     with folder.locked(run_dir) if writes else nullcontext(), record.following():
@@ -89,7 +92,7 @@ def train(cfg: DictConfig, more_callbacks: Sequence["Callback"] = ()) -> dict[st
         finally:
             record.note(epochs=trainer.current_epoch, **throughput(callbacks))
 
-        if (path := checkpoint.to_test(trainer)) is not None:
+        if (path := checkpoints.to_test(trainer)) is not None:
             _restore(path, classifier, trainer, record)
         tested = trainer.test(classifier, datamodule=datamodule, verbose=False)
         metrics = tested[0] if tested else {}  # trainer.limit_test_batches=0
@@ -109,9 +112,9 @@ def train(cfg: DictConfig, more_callbacks: Sequence["Callback"] = ()) -> dict[st
 
 def _restore(path: Path, classifier: "Classifier", trainer: "L.Trainer", record: "Record") -> None:
     """Put the checkpoint's weights back to be tested, and note what they were validated with."""
-    from mnv2_lightning.runs import checkpoint
+    from mnv2_lightning.runs import checkpoints
 
-    val_accuracy = checkpoint.load_weights(classifier, path).get("val/accuracy")
+    val_accuracy = checkpoints.load_weights(classifier, path).get("val/accuracy")
     record.update(tested_checkpoint=path.stem, val_accuracy=val_accuracy)
     if val_accuracy is not None:  # the curve ends with the last epoch's
         for logger in trainer.loggers:
@@ -132,7 +135,7 @@ def launch(cfg: DictConfig) -> dict[str, Any]:
         take_a_gpu(cfg)
     if (count := _to_start(cfg)) == 1:
         return train(cfg)
-    from mnv2_lightning import torchrun
+    from mnv2_lightning.system import torchrun
 
     own, folder_of_run = HydraConfig.get(), Path(cfg.run_dir)
     typed = [o for o in own.overrides.task if not o.startswith("sweep=")]
@@ -158,7 +161,7 @@ def take_a_gpu(cfg: DictConfig) -> None:
         return
     import torch
 
-    from mnv2_lightning.runs import hardware
+    from mnv2_lightning.system import hardware
 
     accelerator = cfg.trainer.accelerator
     if accelerator == "auto":
@@ -170,9 +173,9 @@ def take_a_gpu(cfg: DictConfig) -> None:
 def _to_start(cfg: DictConfig) -> int:
     """How many processes this one is to start; 1: it trains itself."""
     from mnv2_lightning import build
-    from mnv2_lightning.runs import noise
+    from mnv2_lightning.system import warning_filters
 
-    noise.quiet()  # a launcher's worker builds its first Trainer here
+    warning_filters.quiet()  # a launcher's worker builds its first Trainer here
     trainer = build.build_trainer(cfg, [], [])
     environment = getattr(trainer.strategy, "cluster_environment", None)
     if environment is None or environment.creates_processes_externally:
@@ -184,26 +187,26 @@ def _go_on(run_dir: Path) -> tuple[Path | None, int]:
     """The checkpoint that a resumed run goes on from, if one was written, and the step from which
     it logs again. StorageError.
     """
-    from mnv2_lightning.runs import checkpoint
+    from mnv2_lightning.runs import checkpoints
 
-    newest = checkpoint.newest(run_dir)
+    newest = checkpoints.newest(run_dir)
     if newest is None:
         log.info("goes on: %s, from its beginning: no epoch was finished", run_dir)
         return None, 0
-    log.info("goes on: after epoch %d, %s", checkpoint.epochs(newest), newest)
-    return newest, checkpoint.global_step(newest)
+    log.info("goes on: after epoch %d, %s", checkpoints.epochs(newest), newest)
+    return newest, checkpoints.global_step(newest)
 
 
 def _make_ready(run_dir: Path, cfg: DictConfig) -> None:
     """The folder gets the run's config and loses what is of an earlier attempt: what a crash left
     half-written, and its traceback. StorageError.
     """
-    from mnv2_lightning import files
-    from mnv2_lightning.runs import checkpoint
+    from mnv2_lightning.runs import checkpoints
+    from mnv2_lightning.system import durable_files
 
-    files.settle(run_dir)
+    durable_files.settle(run_dir)
     config.save(run_dir / "config.yaml", config.plain(cfg))
-    checkpoint.tidy(run_dir)
+    checkpoints.tidy(run_dir)
     (run_dir / "error.txt").unlink(missing_ok=True)
 
 
@@ -229,6 +232,6 @@ def final_config(cfg: DictConfig, overrides: list[str]) -> DictConfig:
 
 
 COMMAND = Command(
-    "train", launch, check_job=preflight.check, final_config=final_config, sweep=sweep
+    "train", launch, check_job=preflight.check, final_config=final_config, sweep=manifest
 )
 main = COMMAND.run

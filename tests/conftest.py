@@ -18,7 +18,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
-from mnv2_lightning.composition import config_dir
+from mnv2_lightning.cli.composing import config_dir
 from mnv2_lightning.data.sets import DATA_SETS, IdxFile
 from mnv2_lightning.train import train
 

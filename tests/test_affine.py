@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from mnv2_lightning.affine import RandomAffine, Views, uniform
+from mnv2_lightning.data.affine import RandomAffine, Views, uniform
 
 
 def test_augmentation_is_a_function_of_seed_epoch_and_image() -> None:

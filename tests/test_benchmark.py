@@ -18,9 +18,9 @@ from mnv2_lightning.benchmarks import ours, reference
 from mnv2_lightning.benchmarks.parts import PARTS
 from mnv2_lightning.benchmarks.side import run_side
 from mnv2_lightning.build import build_network
-from mnv2_lightning.composition import config_dir
-from mnv2_lightning.files import read_json
-from mnv2_lightning.reports import benchmarks as report
+from mnv2_lightning.cli.composing import config_dir
+from mnv2_lightning.reports import benchmark_tables as report
+from mnv2_lightning.system.durable_files import read_json
 from tests.conftest import Configure
 
 

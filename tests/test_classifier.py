@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from mnv2_lightning import build
-from mnv2_lightning.callbacks.divergence import Divergence
+from mnv2_lightning.callbacks.non_finite_guard import Divergence
 from tests.conftest import AUGMENTED, SMALL, Configure
 
 

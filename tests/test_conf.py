@@ -12,12 +12,12 @@ from lightning.pytorch.strategies import StrategyRegistry
 
 import mnv2_lightning
 from mnv2_lightning import build, networks
-from mnv2_lightning.composition import config_dir
+from mnv2_lightning.cli.composing import config_dir
 from mnv2_lightning.runs.config import outcome, outcome_hash, plain
 from mnv2_lightning.schema.check import check
 from mnv2_lightning.schema.errors import ConfigError
+from mnv2_lightning.schema.models import BY_TARGET, BY_VERB, STRATEGIES, Targeted
 from mnv2_lightning.schema.nearest import did_you_mean
-from mnv2_lightning.schema.tables import BY_TARGET, BY_VERB, STRATEGIES, Targeted
 from mnv2_lightning.schema.targets import check_targets, resolve
 from mnv2_lightning.train import train
 from tests.conftest import SMALL, Configure
@@ -80,7 +80,7 @@ def test_every_verb_has_a_config_a_table_and_a_script(verb: str) -> None:
     assert verb in [p.stem for p in config_dir().glob("*.yaml")]
     assert (PACKAGE / f"{verb}.py").is_file()
     scripts = (PACKAGE.parent / "pyproject.toml").read_text()
-    assert f'mnv2-{verb.replace("_", "-")} = "mnv2_lightning.scripts:{verb}"' in scripts
+    assert f'mnv2-{verb.replace("_", "-")} = "mnv2_lightning.cli.scripts:{verb}"' in scripts
 
 
 @pytest.mark.parametrize("name", choices("experiment"))

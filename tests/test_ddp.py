@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mnv2_lightning import ranks
+from mnv2_lightning.system import ranks
 from tests.conftest import Call, load, record
 
 FEW = (

@@ -59,7 +59,7 @@ def full_from(error: BaseException) -> Callable[[pytest.MonkeyPatch], None]:
 
 
 def no_sources(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr("mnv2_lightning.data.files.SOURCES", {})
+    patch.setattr("mnv2_lightning.data.idx_files.SOURCES", {})
 
 
 def raises(error: BaseException) -> Callable[[pytest.MonkeyPatch], None]:
@@ -111,7 +111,7 @@ def test_a_command_runs_exit_handlers_before_it_ends() -> None:
     """Such as a logger's, which sends what it still has; those of the standard library follow."""
     code = """
 import atexit
-from mnv2_lightning import signals
+from mnv2_lightning.system import signals
 signals.end_at_once()
 atexit.register(print, "sent")
 signals.leave(3)

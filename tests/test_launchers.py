@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from mnv2_lightning import train
-from mnv2_lightning.runs import hardware
+from mnv2_lightning.system import hardware
 from tests.conftest import Call, Configure, record
 
 LAUNCHERS = {

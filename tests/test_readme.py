@@ -13,7 +13,7 @@ from hydra._internal.utils import get_args_parser
 
 from mnv2_lightning import build
 from mnv2_lightning.networks import complexity
-from mnv2_lightning.reports import benchmarks as report
+from mnv2_lightning.reports import benchmark_tables as report
 from mnv2_lightning.reports import collect, leaderboard
 from mnv2_lightning.train import train
 from tests.conftest import SMALL, Configure

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mnv2_lightning.files import read_json, write_json, write_text
 from mnv2_lightning.reports import figures, tables
 from mnv2_lightning.runs.csv_logger import CSVLogger
 from mnv2_lightning.runs.record import EMPTY, Record
+from mnv2_lightning.system.durable_files import read_json, write_json, write_text
 
 LABELS = np.array([0, 0, 0, 1, 1, 2])
 # Said: 0 0 1 1 1 1

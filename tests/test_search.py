@@ -16,12 +16,12 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-from mnv2_lightning import studies
 from mnv2_lightning.classifier import Classifier
-from mnv2_lightning.composition import config_dir
+from mnv2_lightning.cli.composing import config_dir
 from mnv2_lightning.runs.config import flatten, plain
 from mnv2_lightning.runs.folder import read_config
 from mnv2_lightning.search import LEFT_OUT
+from mnv2_lightning.sweeps import studies
 from tests.conftest import SMALL, Call, record
 
 PLAIN_STEP = Classifier.training_step

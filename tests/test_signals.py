@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from mnv2_lightning import signals
+from mnv2_lightning.system import signals
 from tests.conftest import SMALL, VERBS, Call, record
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -81,7 +81,7 @@ def test_console_scripts() -> None:
 def test_nobody_elses_handlers_change(call: Call) -> None:
     """By an import, or by a command within somebody's program when it is over."""
     code = (
-        "import signal, mnv2_lightning.scripts, mnv2_lightning.train as t\n"
+        "import signal, mnv2_lightning.cli.scripts, mnv2_lightning.train as t\n"
         "assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL\n"
         "assert signal.getsignal(signal.SIGINT) is signal.default_int_handler\n"
     )

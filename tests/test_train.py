@@ -16,9 +16,9 @@ from omegaconf import DictConfig
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import plugin_data_pb2
 
-from mnv2_lightning.callbacks.divergence import Divergence
+from mnv2_lightning.callbacks.non_finite_guard import Divergence
 from mnv2_lightning.classifier import Classifier
-from mnv2_lightning.composition import config_dir
+from mnv2_lightning.cli.composing import config_dir
 from mnv2_lightning.evaluate import evaluate
 from mnv2_lightning.runs.checkpoint_io import DurableCheckpointIO
 from mnv2_lightning.runs.record import EMPTY
@@ -191,7 +191,7 @@ def test_a_fit_that_steps_end_is_validated_there(configure: Configure, tmp_path:
 
 def test_peak_memory_of_a_job_is_its_own() -> None:
     code = """
-from mnv2_lightning.runs.memory import begin_run, peak_rss_bytes
+from mnv2_lightning.system.memory import begin_run, peak_rss_bytes
 large = bytearray(300_000_000)
 before = peak_rss_bytes()
 del large

@@ -12,9 +12,9 @@ from omegaconf import DictConfig
 from torch import nn
 
 from mnv2_lightning.benchmarks.timing import rate, timed
-from mnv2_lightning.composition import config_dir
+from mnv2_lightning.cli.composing import config_dir
 from mnv2_lightning.networks import complexity
-from mnv2_lightning.runs.memory import keep_freed_memory
+from mnv2_lightning.system.memory import keep_freed_memory
 
 
 def config(*overrides: str) -> DictConfig:

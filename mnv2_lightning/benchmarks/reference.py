@@ -15,10 +15,10 @@ from torchvision import datasets, transforms
 
 from mnv2_lightning.benchmarks.ours import config
 from mnv2_lightning.benchmarks.timing import rate, timed
-from mnv2_lightning.data import files
+from mnv2_lightning.data import idx_files
 from mnv2_lightning.data.sets import DATA_SETS, TRAIN
 from mnv2_lightning.networks.small_maps import BatchNorm2d, DepthwiseConv2d, PointwiseConv2d
-from mnv2_lightning.runs.memory import keep_freed_memory, peak_rss_bytes
+from mnv2_lightning.system.memory import keep_freed_memory, peak_rss_bytes
 
 
 class PlainCNN(nn.Sequential):
@@ -50,7 +50,7 @@ def tutorial_loader(
     """torchvision's MNIST, image by image, with the tutorial's transforms."""
     raw = Path(folder) / "MNIST" / "raw"
     raw.mkdir(parents=True)
-    arrays = files.load("mnist", data_dir)
+    arrays = idx_files.load("mnist", data_dir)
     for file in DATA_SETS["mnist"].files:
         array = arrays[file.name.split("-idx")[0]]
         header = bytes([0, 0, 8, array.ndim]) + b"".join(n.to_bytes(4, "big") for n in array.shape)
@@ -140,7 +140,7 @@ def plain_cnn(
     """
     keep_freed_memory()  # the rival at its best
     torch.manual_seed(seed)
-    arrays = {name: torch.tensor(a) for name, a in files.load("mnist", data_dir).items()}
+    arrays = {name: torch.tensor(a) for name, a in idx_files.load("mnist", data_dir).items()}
 
     def prepare(pixels: Tensor) -> Tensor:
         return (pixels[:, None].float() / 255 - 0.1307) / 0.3081

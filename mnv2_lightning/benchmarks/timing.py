@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from mnv2_lightning.runs.memory import peak_rss_bytes
+from mnv2_lightning.system.memory import peak_rss_bytes
 
 
 def timed(step: Callable[[], Any], *, warmup: int, steps: int) -> list[float]:

@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from mnv2_lightning.affine import RandomAffine
+from mnv2_lightning.data.affine import RandomAffine
 from mnv2_lightning.data.batches import Batches, InMemoryImages, split
-from mnv2_lightning.data.files import load
+from mnv2_lightning.data.idx_files import load
 
 
 class MNISTDataModule(L.LightningDataModule):

@@ -4,12 +4,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from mnv2_lightning.networks.blocks import (
-    InvertedResidual,
-    conv_norm,
-    initialize,
-    make_divisible,
-)
+from mnv2_lightning.networks.blocks import InvertedResidual, conv_norm, initialize, make_divisible
 from mnv2_lightning.networks.strides import resolve_strides
 
 

@@ -15,15 +15,15 @@ from filelock import FileLock, Timeout
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
-from mnv2_lightning import ranks
 from mnv2_lightning.data.sets import DATA_DIR
-from mnv2_lightning.files import make_folder, read_json
 from mnv2_lightning.runs import config
 from mnv2_lightning.runs.config import MAY_CHANGE, OF_THE_COMMAND, outcome, plain
 from mnv2_lightning.runs.record import EMPTY
 from mnv2_lightning.schema.check import check, targeted_nodes
 from mnv2_lightning.schema.errors import ConfigError
 from mnv2_lightning.schema.nearest import did_you_mean, dotted_keys
+from mnv2_lightning.system import ranks
+from mnv2_lightning.system.durable_files import make_folder, read_json
 
 log = logging.getLogger(__name__)
 
@@ -160,7 +160,7 @@ def read_checked(folder: Path) -> DictConfig:
 
     ConfigError.
     """
-    from mnv2_lightning.data import files  # late: imports numpy
+    from mnv2_lightning.data import idx_files  # late: imports numpy
 
     cfg = read_config(folder)
     try:
@@ -168,7 +168,7 @@ def read_checked(folder: Path) -> DictConfig:
     except ConfigError as error:
         raise ConfigError(f"{folder / 'config.yaml'}: {error}") from None
     named = cfg.data.dir
-    if named not in (None, os.environ.get(DATA_DIR)) and not files.has(cfg.data.dataset, named):
+    if named not in (None, os.environ.get(DATA_DIR)) and not idx_files.has(cfg.data.dataset, named):
         log.info("data.dir=%s, as in the run's config, lacks the files: not used", named)
         cfg.data.dir = None
     return cfg

@@ -10,9 +10,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from mnv2_lightning import signals
-from mnv2_lightning.files import write_json
 from mnv2_lightning.schema.errors import Diverged, Pruned, StorageError, is_of_storage
+from mnv2_lightning.system import signals
+from mnv2_lightning.system.durable_files import write_json
 
 PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "hydra-core", "numpy")
 # Everything that a record holds; what does not exist is null.

@@ -10,8 +10,7 @@ from pydantic_core import ErrorDetails
 from mnv2_lightning.data.sets import TRAIN
 from mnv2_lightning.networks.strides import resolve_strides
 from mnv2_lightning.schema.errors import ConfigError
-from mnv2_lightning.schema.nearest import did_you_mean, dotted_keys
-from mnv2_lightning.schema.tables import (
+from mnv2_lightning.schema.models import (
     BY_TARGET,
     BY_VERB,
     MobileNetV1,
@@ -19,6 +18,7 @@ from mnv2_lightning.schema.tables import (
     ModelCheckpoint,
     Table,
 )
+from mnv2_lightning.schema.nearest import did_you_mean, dotted_keys
 
 # What a callback can watch.
 TAGS = ("train/loss", "train/accuracy", "val/loss", "val/accuracy")

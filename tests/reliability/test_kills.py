@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from mnv2_lightning.composition import config_dir
-from mnv2_lightning.runs import checkpoint
+from mnv2_lightning.cli.composing import config_dir
+from mnv2_lightning.runs import checkpoints
 from tests.conftest import load, record
 from tests.reliability.conftest import Reliability
 from tests.test_resume import assert_same, comparable, curves
@@ -75,8 +75,8 @@ def start(
 
 def epochs_done(run: Path) -> int:
     """By the newest whole checkpoint."""
-    newest = checkpoint.newest(run)
-    return checkpoint.epochs(newest) if newest else 0
+    newest = checkpoints.newest(run)
+    return checkpoints.epochs(newest) if newest else 0
 
 
 def epochs_told(run: Path) -> int:

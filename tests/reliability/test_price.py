@@ -14,8 +14,8 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from torch import nn
 
 from mnv2_lightning import build
-from mnv2_lightning.affine import uniform
-from mnv2_lightning.callbacks.divergence import Divergence
+from mnv2_lightning.callbacks.non_finite_guard import Divergence
+from mnv2_lightning.data.affine import uniform
 from mnv2_lightning.data.batches import Batches
 from mnv2_lightning.runs.checkpoint_io import DurableCheckpointIO
 from mnv2_lightning.runs.csv_logger import SECONDS, CSVLogger

@@ -22,8 +22,8 @@ from optuna.distributions import (
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from mnv2_lightning.files import make_folder, write_text
 from mnv2_lightning.schema.errors import ConfigError
+from mnv2_lightning.system.durable_files import make_folder, write_text
 
 ATTEMPTS = 3  # after which a trial that ends its process has failed
 LOCKS = ".locks"

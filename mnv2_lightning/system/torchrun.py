@@ -13,9 +13,9 @@ from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from mnv2_lightning import files, ranks, signals
 from mnv2_lightning.runs import folder as folders
 from mnv2_lightning.schema.errors import RankError
+from mnv2_lightning.system import durable_files, ranks, signals
 
 SECONDS = 4  # from a signal to the end of the last rank
 
@@ -75,7 +75,9 @@ def _told(error: ChildFailedError, folder: Path) -> RankError:
     status = max(failure.exitcode, 1)
     record = folders.read_record(folder)
     if rank and record.get("status") != "diverged":  # the first was ended by this, or lost a peer
-        files.write_json(folder / "result.json", record | {"status": "failed", "error": told})
+        durable_files.write_json(
+            folder / "result.json", record | {"status": "failed", "error": told}
+        )
     return RankError(told, status)
 
 

@@ -435,10 +435,10 @@ BY_TARGET: dict[str, type[Table]] = {
     "mnv2_lightning.schedules.cosine": Warmup,
     "mnv2_lightning.schedules.exponential": Exponential,
     "lightning.pytorch.Trainer": Trainer,
-    "mnv2_lightning.callbacks.checkpoint.Checkpoint": ModelCheckpoint,
+    "mnv2_lightning.callbacks.model_checkpoint.Checkpoint": ModelCheckpoint,
     "lightning.pytorch.callbacks.EarlyStopping": EarlyStopping,
     "mnv2_lightning.callbacks.ema.EMA": EMA,
-    "mnv2_lightning.callbacks.divergence.Divergence": Targeted,
+    "mnv2_lightning.callbacks.non_finite_guard.Divergence": Targeted,
     "mnv2_lightning.callbacks.throughput.Throughput": Throughput,
     "mnv2_lightning.callbacks.pictures.Pictures": Pictures,
 }

@@ -14,8 +14,8 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-from mnv2_lightning import ranks
 from mnv2_lightning.schema.errors import Interrupted, Terminated, UserError
+from mnv2_lightning.system import ranks
 
 ENDINGS: dict[int, type[UserError]] = {signal.SIGINT: Interrupted, signal.SIGTERM: Terminated}
 PATIENCE = 3.5  # seconds in which a job may end by itself; the command is to end within five

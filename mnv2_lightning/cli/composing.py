@@ -12,7 +12,7 @@ from hydra.errors import ConfigCompositionException, HydraException, MissingConf
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from mnv2_lightning.endings import one_line
+from mnv2_lightning.cli.report_error import one_line
 from mnv2_lightning.runs.folder import (
     job_folder,
     report_folder,
@@ -27,7 +27,7 @@ from mnv2_lightning.schema.nearest import did_you_mean, dotted_keys
 
 def config_dir() -> Path:
     """`conf/`: inside the package where it was installed from a wheel, else beside it."""
-    package = Path(__file__).resolve().parent
+    package = Path(__file__).resolve().parents[1]
     return next(p for p in (package / "conf", package.parent / "conf") if p.is_dir())
 
 

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from importlib import import_module
 
-from mnv2_lightning import signals, supervisor
+from mnv2_lightning.system import signals, supervisor
 
 
 def _script(verb: str) -> Callable[[], None]:

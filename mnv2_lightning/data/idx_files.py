@@ -18,8 +18,8 @@ from platformdirs import user_cache_path
 
 from mnv2_lightning.data.sets import DATA_DIR, DATA_SETS, IdxFile
 from mnv2_lightning.data.sources import SOURCES, Patience, SourceError
-from mnv2_lightning.files import remove_unfinished, write_bytes, write_text
 from mnv2_lightning.schema.errors import ConfigError, DataError, StorageError
+from mnv2_lightning.system.durable_files import remove_unfinished, write_bytes, write_text
 
 log = logging.getLogger(__name__)
 

@@ -6,8 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from mnv2_lightning import ranks, signals
-from mnv2_lightning.files import write_text
 from mnv2_lightning.schema.errors import (
     ConfigError,
     Diverged,
@@ -19,6 +17,8 @@ from mnv2_lightning.schema.errors import (
     UserError,
     is_of_storage,
 )
+from mnv2_lightning.system import ranks, signals
+from mnv2_lightning.system.durable_files import write_text
 
 INTERRUPTIONS = (Interrupted.exit_status, Terminated.exit_status)
 

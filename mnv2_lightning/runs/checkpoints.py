@@ -12,11 +12,11 @@ import lightning.pytorch as L
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from mnv2_lightning.files import remove_unfinished
-from mnv2_lightning.runs import config, manifest
+from mnv2_lightning.runs import checksums, config
 from mnv2_lightning.runs.config import MAY_CHANGE, outcome
 from mnv2_lightning.runs.folder import read_record
 from mnv2_lightning.schema.errors import ConfigError, StorageError
+from mnv2_lightning.system.durable_files import remove_unfinished
 
 log = logging.getLogger(__name__)
 
@@ -52,8 +52,8 @@ def _whole(path: Path) -> bytes:
         content = path.read_bytes()
     except OSError as error:
         raise StorageError(f"{path}: cannot be read ({error.strerror})") from error
-    if (written := manifest.known(path.parent)) is not None:
-        if manifest.sha256(content) not in {x["sha256"] for x in written}:
+    if (written := checksums.known(path.parent)) is not None:
+        if checksums.sha256(content) not in {x["sha256"] for x in written}:
             raise StorageError(f"{path}: damaged, or of another run: its SHA-256 is not known")
         return content
     try:  # by the sums that are in it
@@ -143,19 +143,19 @@ def tidy(folder: Path) -> None:
     remove_unfinished(folder)
     remove_unfinished(folder / "checkpoints")
     whole, checkpoints = {}, folder / "checkpoints"
-    is_lost = manifest.known(checkpoints) is None
+    is_lost = checksums.known(checkpoints) is None
     for path in sorted(checkpoints.glob("*.ckpt")):
         try:
             _require_of_run(folder, path)
-            whole[path.name] = manifest.sha256(path.read_bytes())
+            whole[path.name] = checksums.sha256(path.read_bytes())
         except StorageError as error:
             damaged = path.with_suffix(".damaged")
             log.warning("%s; it is now %s", error, damaged.name)
             os.replace(path, damaged)
     if is_lost and whole:
-        log.warning("%s: cannot be read; made anew", checkpoints / manifest.NAME)
+        log.warning("%s: cannot be read; made anew", checkpoints / checksums.NAME)
     if whole or not is_lost:
-        manifest.settle(checkpoints, whole)
+        checksums.settle(checkpoints, whole)
 
 
 def global_step(path: Path) -> int:

@@ -4,11 +4,11 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from mnv2_lightning import ranks
-from mnv2_lightning.command import Job
+from mnv2_lightning.cli.command import Job
 from mnv2_lightning.data.sets import TRAIN
 from mnv2_lightning.runs import config, folder
 from mnv2_lightning.schema.errors import ConfigError
+from mnv2_lightning.system import ranks
 
 
 def check(job: Job) -> None:
@@ -20,15 +20,15 @@ def check(job: Job) -> None:
         raise ConfigError(f"sweep={cfg.sweep}: names a sweep, which -m starts")
     config.require_inside(config.plain(cfg))
 
-    from mnv2_lightning.data import files
-    from mnv2_lightning.runs import hardware, noise
+    from mnv2_lightning.data import idx_files
     from mnv2_lightning.schema.targets import check_targets
+    from mnv2_lightning.system import hardware, warning_filters
 
-    files.require_folder(cfg.data.dir)
+    idx_files.require_folder(cfg.data.dir)
     hardware.check_accelerator("trainer.accelerator", cfg.trainer.accelerator)
     hardware.check_devices(cfg.trainer.devices, cfg.trainer.accelerator)
     check_targets(config.plain(cfg))
-    noise.quiet()
+    warning_filters.quiet()
     _check_processes(job, _try_to_build(cfg))
     _check_epochs(cfg)
 
@@ -85,15 +85,15 @@ def _check_epochs(cfg: DictConfig) -> None:
     """ConfigError where a run that goes on has trained more of them; StorageError where no
     checkpoint of it is whole.
     """
-    from mnv2_lightning.runs import checkpoint
+    from mnv2_lightning.runs import checkpoints
 
     max_epochs = cfg.trainer.max_epochs
     if not cfg.resume or folder.is_finished(Path(cfg.run_dir), max_epochs):
         return
-    newest = checkpoint.newest(Path(cfg.run_dir))
+    newest = checkpoints.newest(Path(cfg.run_dir))
     if newest is None or max_epochs in (None, -1):
         return
-    if max_epochs < (done := checkpoint.epochs(newest)):
+    if max_epochs < (done := checkpoints.epochs(newest)):
         raise ConfigError(
             f"trainer.max_epochs={max_epochs}: {cfg.resume} has trained {done} already"
         )

@@ -20,12 +20,13 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from mnv2_lightning import composition, ranks, signals, supervisor
-from mnv2_lightning.endings import INTERRUPTIONS, told
-from mnv2_lightning.files import require_writable
+from mnv2_lightning.cli import composing
+from mnv2_lightning.cli.report_error import INTERRUPTIONS, told
 from mnv2_lightning.runs.config import flatten, plain
 from mnv2_lightning.schema.check import check
 from mnv2_lightning.schema.errors import ConfigError
+from mnv2_lightning.system import ranks, signals, supervisor
+from mnv2_lightning.system.durable_files import require_writable
 
 Verb = Callable[[DictConfig], dict[str, Any]]
 
@@ -94,22 +95,22 @@ class Command:
         args = get_args_parser().parse_args()
         self.config_dir = args.config_dir and str(Path(args.config_dir).resolve())
         main = hydra.main(
-            version_base="1.3", config_path=str(composition.config_dir()), config_name=self.name
+            version_base="1.3", config_path=str(composing.config_dir()), config_name=self.name
         )(self._job)
         if args.help or args.hydra_help or args.cfg or args.info or args.shell_completion:
             with told(False) as ended:
                 if args.cfg:
-                    with composition.composing():
-                        composition.composed(self.name, args, args.overrides)
+                    with composing.composing():
+                        composing.composed(self.name, args, args.overrides)
                 main()
             sys.exit(ended.status)
         shows = "traceback=true" in args.overrides
         jobs: list[Job] = []
         with told(shows) as ended:
             if args.multirun:
-                more = [composition.fixed(args.overrides)]
+                more = [composing.fixed(args.overrides)]
                 folder = supervisor.sweep()  # that a sweep without a name goes on in
-                more += [] if folder is None else [f"hydra.sweep.dir={composition.quoted(folder)}"]
+                more += [] if folder is None else [f"hydra.sweep.dir={composing.quoted(folder)}"]
                 sys.argv += more
                 args.overrides += more
             jobs = self.check_all(args)
@@ -117,7 +118,7 @@ class Command:
                 self.sweep.begin(jobs)
             if args.multirun:  # the same one for all processes that a launcher starts
                 sys.argv.append(
-                    f"hydra.sweep.dir={composition.quoted(jobs[0].folder.parent.absolute())}"
+                    f"hydra.sweep.dir={composing.quoted(jobs[0].folder.parent.absolute())}"
                 )
             self._launch(main, jobs)
         failed = [ended.status, *self.statuses]
@@ -152,7 +153,7 @@ class Command:
             self.statuses.append(1)
             return
         if ranks.rank():
-            logging.getLogger(__package__).setLevel(logging.ERROR)
+            logging.getLogger("mnv2_lightning").setLevel(logging.ERROR)
         with (
             supervisor.running(folder),
             signals.raising(folder, follows_parent=self.is_elsewhere()),
@@ -166,8 +167,8 @@ class Command:
 
     def check_all(self, args: argparse.Namespace) -> list[Job]:
         """Compose every job's config as Hydra will, and check them all. ConfigError."""
-        with composition.composing():
-            jobs = [self._check(args, *job) for job in enumerate(composition.jobs(args))]
+        with composing.composing():
+            jobs = [self._check(args, *job) for job in enumerate(composing.jobs(args))]
         for folder, count in Counter(job.folder for job in jobs).items():
             if count > 1:
                 raise ConfigError(f"-m: {count} jobs would share the folder {folder}")
@@ -187,7 +188,7 @@ class Command:
         overrides: list[str],
         folder: Path | None = None,
     ) -> Job:
-        composed = composition.composed(self.name, args, overrides)
+        composed = composing.composed(self.name, args, overrides)
         launcher = composed.hydra.runtime.choices["hydra/launcher"]
         choices = {
             group: choice
@@ -237,7 +238,7 @@ class Command:
         running, config = GlobalHydra.instance().hydra, HydraConfig.instance().cfg
         GlobalHydra.instance().clear()
         try:
-            with composition.composing():
+            with composing.composing():
                 job = self._check(args, 0, overrides, folder)
         finally:
             GlobalHydra.instance().hydra, HydraConfig.instance().cfg = running, config
@@ -252,6 +253,6 @@ class Command:
 
 
 def _of(name: str, process: int, config_dir: str | None) -> Command:
-    command: Command = import_module(f"{__package__}.{name}").COMMAND
+    command: Command = import_module(f"mnv2_lightning.{name}").COMMAND
     command.process, command.config_dir = process, config_dir
     return command

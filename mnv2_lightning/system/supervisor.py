@@ -14,8 +14,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
-from mnv2_lightning import signals
 from mnv2_lightning.schema.errors import Interrupted, StorageError, Terminated
+from mnv2_lightning.system import signals
 
 PR_SET_PDEATHSIG = 1  # prctl(2)
 OTHERS = (signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)  # which a job may heed
@@ -101,9 +101,9 @@ def _forward(number: int, frame: FrameType | None) -> None:
 def _record(folder: Path, ended: int) -> None:
     from filelock import FileLock, Timeout
 
-    from mnv2_lightning import files
     from mnv2_lightning.runs.folder import LOCK, read_record
     from mnv2_lightning.runs.record import EMPTY
+    from mnv2_lightning.system import durable_files
 
     if ended == -signal.SIGKILL:
         error = "killed by SIGKILL, as the system does where memory runs out"
@@ -115,6 +115,6 @@ def _record(folder: Path, ended: int) -> None:
         pass
     record = EMPTY | read_record(folder) | {"status": "failed", "error": error}
     with suppress(StorageError):
-        files.write_json(folder / "result.json", record)
+        durable_files.write_json(folder / "result.json", record)
     with suppress(OSError):
         print(f"error: {folder}: {error}", file=sys.stderr, flush=True)

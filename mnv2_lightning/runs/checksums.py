@@ -4,7 +4,7 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from mnv2_lightning.files import read_json, write_json
+from mnv2_lightning.system.durable_files import read_json, write_json
 
 NAME = "manifest.json"
 KEPT = 3  # of each name: `last`, what it becomes (`previous`), and one that a crash left unwritten

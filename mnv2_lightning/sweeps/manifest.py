@@ -4,12 +4,12 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from mnv2_lightning import files
-from mnv2_lightning.command import Job
+from mnv2_lightning.cli.command import Job
 from mnv2_lightning.reports.collect import SWEEP
 from mnv2_lightning.runs.config import outcome, plain
 from mnv2_lightning.runs.folder import require_closed
 from mnv2_lightning.schema.errors import ConfigError
+from mnv2_lightning.system import durable_files
 
 log = logging.getLogger(__name__)
 _ABSENT = "nothing"
@@ -25,7 +25,7 @@ def check(jobs: list[Job]) -> None:
     require_closed(folder)
     if not (folder / SWEEP).is_file():
         return
-    before, now = files.read_json(folder / SWEEP), _describe(jobs)
+    before, now = durable_files.read_json(folder / SWEEP), _describe(jobs)
     other = "; take another name"
     if before["keys"] != now["keys"]:
         keys = (" and ".join(x["keys"]) or "nothing" for x in (before, now))
@@ -50,10 +50,10 @@ def begin(jobs: list[Job]) -> None:
     """Write which jobs there are, with those of an earlier command. StorageError."""
     path, now = _folder(jobs) / SWEEP, _describe(jobs)
     if path.is_file():
-        before = files.read_json(path)
+        before = durable_files.read_json(path)
         now["jobs"] = list(dict.fromkeys([*before["jobs"], *now["jobs"]]))
         now["base"] = {k: v for k, v in now["base"].items() if before["base"].get(k) == v}
-    files.write_json(path, now)
+    durable_files.write_json(path, now)
 
 
 def end(jobs: list[Job]) -> bool:
