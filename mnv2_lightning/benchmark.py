@@ -1,10 +1,5 @@
 """Measure this machine's speed: `python -m mnv2_lightning.benchmark`."""
 
-if __name__ == "__main__":  # before what takes time to import
-    from mnv2_lightning.cli import scripts
-
-    scripts.benchmark()
-
 import logging
 import os
 import shlex
@@ -13,7 +8,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from hydra._internal.utils import get_args_parser
 from omegaconf import DictConfig
 
 from mnv2_lightning.benchmarks.parts import PARTS
@@ -79,10 +73,13 @@ def check_job(job: Job) -> None:
 
     for recipe in job.cfg.recipes:
         try:
-            TRAIN.check_all(get_args_parser().parse_args(shlex.split(recipe)))
+            TRAIN.job(shlex.split(recipe), Path(job.cfg.run_dir) / "recipe")
         except ConfigError as error:
             raise ConfigError(f"recipes: {error}") from error
 
 
 COMMAND = Command("benchmark", benchmark, check_job=check_job)
-main = COMMAND.run
+main = COMMAND.main
+
+if __name__ == "__main__":
+    main()

@@ -4,7 +4,6 @@ from typing import Any
 
 import lightning.pytorch as L
 import torch
-from hydra.utils import instantiate
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, ProgressBar
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
@@ -12,11 +11,13 @@ from omegaconf import DictConfig
 from torch import nn
 
 from mnv2_lightning.callbacks.exact_resume import ExactResume
+from mnv2_lightning.callbacks.process_guard import ProcessGuard
 from mnv2_lightning.classifier import Classifier
 from mnv2_lightning.data.datamodule import MNISTDataModule
 from mnv2_lightning.runs.checkpoint_io import DurableCheckpointIO
 from mnv2_lightning.runs.config import OF_THE_COMMAND, plain
 from mnv2_lightning.schema.errors import ConfigError
+from mnv2_lightning.system.hydra_compat import instantiate
 
 
 def build_network(cfg: DictConfig) -> nn.Module:
@@ -49,7 +50,7 @@ def build_callbacks(cfg: DictConfig) -> list[Callback]:
     the best where nothing is validated; and what makes resuming exact.
     """
     trainer = cfg.trainer
-    built: list[Callback] = [ExactResume()]
+    built: list[Callback] = [ExactResume(), ProcessGuard()]
     validates = cfg.data.val_size > 0 and trainer.limit_val_batches != 0
     for node in cfg.callbacks.values():
         if node is None:

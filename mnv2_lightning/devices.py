@@ -1,10 +1,5 @@
 """Show what this machine can train on: `python -m mnv2_lightning.devices`."""
 
-if __name__ == "__main__":  # before what takes time to import
-    from mnv2_lightning.cli import scripts
-
-    scripts.devices()
-
 import logging
 from typing import Any
 
@@ -27,4 +22,7 @@ def devices(cfg: DictConfig) -> dict[str, Any]:
 
 
 COMMAND = Command("devices", devices)
-main = COMMAND.run
+main = COMMAND.main
+
+if __name__ == "__main__":
+    main()

@@ -1,10 +1,5 @@
 """Measure a run's checkpoint: `python -m mnv2_lightning.evaluate run_dir=PATH`."""
 
-if __name__ == "__main__":  # before what takes time to import
-    from mnv2_lightning.cli import scripts
-
-    scripts.evaluate()
-
 import logging
 from typing import Any
 
@@ -121,4 +116,7 @@ def check_job(job: Job) -> None:
 
 
 COMMAND = Command("evaluate", evaluate, check_job=check_job)
-main = COMMAND.run
+main = COMMAND.main
+
+if __name__ == "__main__":
+    main()

@@ -1,10 +1,5 @@
 """What ReLU destroys in few dimensions: `python -m mnv2_lightning.relu_collapse`."""
 
-if __name__ == "__main__":  # before what takes time to import
-    from mnv2_lightning.cli import scripts
-
-    scripts.relu_collapse()
-
 import logging
 import math
 from pathlib import Path
@@ -89,4 +84,7 @@ def theorem(m: int) -> float:
 
 
 COMMAND = Command("relu_collapse", relu_collapse)
-main = COMMAND.run
+main = COMMAND.main
+
+if __name__ == "__main__":
+    main()

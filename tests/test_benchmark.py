@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from hydra import compose, initialize_config_dir
+from hydra import compose
 from omegaconf import DictConfig
 from torch import nn
 
@@ -20,6 +20,7 @@ from mnv2_lightning.benchmarks.side import run_side
 from mnv2_lightning.build import build_network
 from mnv2_lightning.cli.composing import config_dir
 from mnv2_lightning.reports import benchmark_tables as report
+from mnv2_lightning.system import hydra_compat
 from mnv2_lightning.system.durable_files import read_json
 from tests.conftest import Configure
 
@@ -118,7 +119,7 @@ def test_a_part_that_fails_ends_the_call(
 
     monkeypatch.setitem(PARTS, "limits", fail)
     monkeypatch.setitem(PARTS, "loop", fail)
-    with initialize_config_dir(str(config_dir()), version_base="1.3"):
+    with hydra_compat.initialize(str(config_dir())):
         cfg = compose("benchmark", [f"data.dir={small_data}", "parts=[limits,loop]"])
     cfg.run_dir = str(tmp_path)
     with pytest.raises(RuntimeError, match="broken"):

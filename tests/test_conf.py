@@ -80,7 +80,7 @@ def test_every_verb_has_a_config_a_table_and_a_script(verb: str) -> None:
     assert verb in [p.stem for p in config_dir().glob("*.yaml")]
     assert (PACKAGE / f"{verb}.py").is_file()
     scripts = (PACKAGE.parent / "pyproject.toml").read_text()
-    assert f'mnv2-{verb.replace("_", "-")} = "mnv2_lightning.cli.scripts:{verb}"' in scripts
+    assert f'mnv2-{verb.replace("_", "-")} = "mnv2_lightning.{verb}:main"' in scripts
 
 
 @pytest.mark.parametrize("name", choices("experiment"))

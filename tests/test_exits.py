@@ -112,9 +112,9 @@ def test_a_command_runs_exit_handlers_before_it_ends() -> None:
     code = """
 import atexit
 from mnv2_lightning.system import signals
-signals.end_at_once()
+signals.install()
 atexit.register(print, "sent")
-signals.leave(3)
+signals.exit_command(3)
 """
     command = [sys.executable, "-c", code]
     ended = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -127,16 +127,15 @@ def test_a_worker_is_killed(tmp_path: Path) -> None:
 
 
 def test_a_worker_knows_whose_job_it_runs(tmp_path: Path) -> None:
-    """In its own copy of the verb, which the verb's functions see."""
-    (tmp_path / "job").write_bytes(pickle.dumps(train.COMMAND._job))
+    """By the number of the process of the command."""
+    (tmp_path / "command").write_bytes(pickle.dumps(train.COMMAND))
     code = """if True:
-        import pathlib, pickle
-        job = pickle.loads(pathlib.Path("job").read_bytes())
+        import os, pathlib, pickle
+        command = pickle.loads(pathlib.Path("command").read_bytes())
         from mnv2_lightning import search, train
-        assert job.__self__ is train.COMMAND
-        assert train.COMMAND.is_elsewhere() and not search.COMMAND.is_elsewhere()"""
+        assert command is train.COMMAND
+        assert command.process == os.getppid() != search.COMMAND.process"""
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
-    assert not train.COMMAND.is_elsewhere()
 
 
 def test_a_gpu_for_each(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

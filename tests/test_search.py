@@ -12,7 +12,7 @@ import optuna
 import pytest
 import torch
 import yaml
-from hydra import compose, initialize_config_dir
+from hydra import compose
 from omegaconf import DictConfig
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
@@ -22,6 +22,7 @@ from mnv2_lightning.runs.config import flatten, plain
 from mnv2_lightning.runs.folder import read_config
 from mnv2_lightning.search import LEFT_OUT
 from mnv2_lightning.sweeps import studies
+from mnv2_lightning.system import hydra_compat
 from tests.conftest import SMALL, Call, record
 
 PLAIN_STEP = Classifier.training_step
@@ -62,7 +63,7 @@ def test_a_search(call: Call, tmp_path: Path) -> None:
         assert (folder / "report" / f"{name}.png").stat().st_size > 5000
     assert (folder / "report" / "report.html").is_file()
 
-    with initialize_config_dir(str(config_dir()), version_base="1.3"):
+    with hydra_compat.initialize(str(config_dir())):
         place = f"hydra.searchpath=[{folder}]"
         again = compose("train", [place, "experiment=s"], return_hydra_config=False)
     again.run_dir = str(folder / f"{best['number']:04d}")

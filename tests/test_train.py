@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
+from hydra import compose
 from omegaconf import DictConfig
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import plugin_data_pb2
@@ -23,6 +23,7 @@ from mnv2_lightning.evaluate import evaluate
 from mnv2_lightning.runs.checkpoint_io import DurableCheckpointIO
 from mnv2_lightning.runs.record import EMPTY
 from mnv2_lightning.schema.errors import Diverged
+from mnv2_lightning.system import hydra_compat
 from mnv2_lightning.train import train
 from tests.conftest import SMALL, Configure, load, record, rows
 
@@ -87,7 +88,7 @@ def test_tensorboard(run: Path) -> None:
 
 def to_evaluate(run: Path, **options: Any) -> DictConfig:
     """As `conf/evaluate.yaml` has it."""
-    with initialize_config_dir(str(config_dir()), version_base="1.3"):
+    with hydra_compat.initialize(str(config_dir())):
         cfg = compose("evaluate", [f"run_dir={run}"])
     cfg.merge_with(options)
     return cfg

@@ -1,28 +1,31 @@
-"""From what is typed to composed configs: Hydra's grammar, its mistakes told in one line."""
+"""From overrides to composed configs: Hydra's grammar, and its errors in one line."""
 
-import argparse
 import itertools
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_dir
+from hydra import compose
+from hydra.core.global_hydra import GlobalHydra  # holds the loader that `glob()` looks files up by
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
+from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from mnv2_lightning.cli.report_error import one_line
-from mnv2_lightning.runs.folder import (
-    job_folder,
-    report_folder,
-    run_folder,
-    run_id,
-    search_folder,
-    sweep_folder,
-)
+from mnv2_lightning.runs import folder
 from mnv2_lightning.schema.errors import ConfigError
 from mnv2_lightning.schema.nearest import did_you_mean, dotted_keys
+from mnv2_lightning.system import hydra_compat
+
+ERRORS = (HydraException, OmegaConfBaseException)
+# Overrides of a sweep's command that its jobs do not have.
+OF_A_SWEEP = (
+    *("hydra.mode", "hydra.sweep", "hydra/sweeper", "hydra.launcher", "hydra/launcher"),
+    *("hydra.run", "hydra.job.config"),
+)
 
 
 def config_dir() -> Path:
@@ -31,10 +34,12 @@ def config_dir() -> Path:
     return next(p for p in (package / "conf", package.parent / "conf") if p.is_dir())
 
 
-# The `${name:...}` that `conf/` uses beyond what Hydra has; on import, as a process that
-# a launcher starts for a job of a sweep does no more.
-for resolver in (run_id, run_folder, sweep_folder, search_folder, report_folder, job_folder):
-    OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)
+# The `${name:...}` that `conf/` uses beyond Hydra's; on import, as workers of launchers need them.
+for resolver in (
+    *(folder.run_id, folder.run_folder, folder.sweep_folder, folder.search_folder),
+    *(folder.report_folder, folder.job_folder),
+):
+    hydra_compat.register_resolver(resolver.__name__, resolver, replace=True)
 
 
 def quoted(value: Any) -> str:
@@ -42,72 +47,86 @@ def quoted(value: Any) -> str:
     return "'" + str(value).replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
-def composing() -> initialize_config_dir:
-    """The block in which `composed` is called."""
-    return initialize_config_dir(str(config_dir()), version_base="1.3")
+def key_of(override: str) -> str:
+    return override.partition("=")[0].lstrip("+~")
 
 
-def jobs(args: argparse.Namespace) -> list[list[str]]:
-    """The overrides of each job: the product of all sweeps in a multirun, else one list."""
-    if not args.multirun:
-        for o in _parse(args.overrides):
-            if o.is_sweep_override():
-                raise ConfigError(f"{o.input_line}: several values need -m, for a sweep")
-        return [args.overrides]
-    choices = {  # of a key that is typed twice the last counts, as for Hydra
-        o.get_key_element(): [f"{o.get_key_element()}={v}" for v in o.sweep_string_iterator()]
-        if o.is_sweep_override()
-        else [f"{o.get_key_element()}={o.get_value_element_as_str()}"]
-        for o in _parse(args.overrides)
-    }
-    return [list(job) for job in itertools.product(*choices.values())]
-
-
-def fixed(overrides: list[str]) -> str:
-    """The override that names the keys which are no part of a job's name: those that all jobs
-    of a sweep share, or only the sweep's name where no key differs.
-    """
-    is_swept = {o.key_or_group: o.is_sweep_override() for o in _parse(overrides)}
-    is_one = not any(is_swept.values())
-    left_out = [key for key, swept in is_swept.items() if not swept and not is_one] or ["sweep"]
-    keys = ",".join(f"'{key}'" for key in left_out)
-    return f"hydra.job.config.override_dirname.exclude_keys=[{keys}]"
-
-
-def _parse(overrides: list[str]) -> list[Override]:
+def composed(command: str, overrides: Sequence[str]) -> DictConfig:
+    """The config of `command` with Hydra's own part, `hydra`; while Hydra runs. ConfigError."""
     try:
-        return OverridesParser.create().parse_overrides(overrides)
+        return compose(command, list(overrides), return_hydra_config=True)
+    except ERRORS as error:
+        raise ConfigError(explain(error, command)) from error
+
+
+def parse(overrides: Sequence[str]) -> list[Override]:
+    """ConfigError."""
+    try:
+        loader = GlobalHydra.instance().config_loader()
+        return OverridesParser.create(config_loader=loader).parse_overrides(list(overrides))
     except HydraException as error:
         raise ConfigError(one_line(error)) from error
 
 
-def composed(verb: str, args: argparse.Namespace, overrides: list[str]) -> DictConfig:
-    """With Hydra's own part, `hydra`; `args` may name a folder beside `conf/`. ConfigError."""
-    if args.config_dir:
-        overrides = [*overrides, f"hydra.searchpath=[{Path(args.config_dir).resolve()}]"]
-    try:
-        return compose(args.config_name or verb, overrides, return_hydra_config=True)
-    except MissingConfigException as error:
-        raise ConfigError(_missing_choice(error)) from error
-    except (ConfigCompositionException, HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(_bad_override(verb, error, overrides)) from error
+def jobs(config: DictConfig) -> list[list[str]]:
+    """The overrides of each job of a multirun: the product of all sweeps. ConfigError."""
+    params = config.hydra.sweeper.get("params") or {}
+    overrides = [*(f"{key}={value}" for key, value in params.items()), *config.hydra.overrides.task]
+    values: dict[str, list[str]] = {}  # of a key that is given twice the last counts
+    for override in parse(overrides):
+        key = override.get_key_element()
+        try:
+            sweeps = override.is_sweep_override()
+            found = override.sweep_string_iterator() if sweeps else [_value(override)]
+            values[key] = [f"{key}={value}" for value in found]
+        except HydraException as error:
+            raise ConfigError(f"{override.input_line}: {one_line(error)}") from error
+    return [list(job) for job in itertools.product(*values.values())]
 
 
-def _missing_choice(error: MissingConfigException) -> str:
-    group, _, choice = (error.missing_cfg_file or "").rpartition("/")
-    options = sorted(error.options or [])
-    if not group or not options:
-        return one_line(error)
-    near = did_you_mean(choice, options)
-    return f"{group}={choice}: there is none such{near} (there are: {', '.join(options)})"
+def _value(override: Override) -> str:
+    return override.get_value_element_as_str()
 
 
-def _bad_override(verb: str, error: Exception, overrides: list[str]) -> str:
-    """Hydra names the key; add the nearest right one."""
+def shared_keys(config: DictConfig) -> list[str]:
+    """The keys that all jobs share, which are no part of a job's name: where no key differs, only
+    the sweep's name.
+    """
+    params = config.hydra.sweeper.get("params") or {}
+    overrides = [*(f"{key}={value}" for key, value in params.items()), *config.hydra.overrides.task]
+    is_swept = {o.key_or_group: o.is_sweep_override() for o in parse(overrides)}
+    if not any(is_swept.values()):
+        return ["sweep"]
+    return [key for key, swept in is_swept.items() if not swept] or ["sweep"]
+
+
+def arguments(
+    hydra: Any, command: str, overrides: Sequence[str], run_dir: Path | None = None
+) -> list[str]:
+    """The arguments by which a job of a sweep, or a rank of a run, is a command of its own."""
+    sources = hydra.runtime.config_sources
+    user = [f"--config-dir={s.path}" for s in sources if s.provider == "command-line"]
+    name = [f"--config-name={hydra.job.config_name}"] if hydra.job.config_name != command else []
+    task = [override for override in overrides if key_of(override) != "sweep"]
+    kept = [o for o in hydra.overrides.hydra if not key_of(o).startswith(OF_A_SWEEP)]
+    place = [] if run_dir is None else [f"hydra.run.dir={quoted(run_dir)}"]
+    return [*user, *name, *task, *kept, *place]
+
+
+def explain(error: Exception, command: str) -> str:
+    """One line on a config that Hydra could not compose, with the nearest right key or file."""
     message = one_line(error)
-    known = dotted_keys(OmegaConf.to_container(compose(verb)))
-    for override in overrides:
-        key = override.partition("=")[0].lstrip("+~")
-        if f"'{key}'" in message and key not in known:
+    if isinstance(error, MissingConfigException):
+        group, _, choice = (error.missing_cfg_file or "").rpartition("/")
+        if group and error.options:
+            options = sorted(error.options)
+            near = did_you_mean(choice, options)
+            return f"{group}={choice}: there is none such{near} (there are: {', '.join(options)})"
+        return message
+    if sweep := re.search(r"(?:Ambiguous value for argument|Sweep parameters) '(.+?)' ", message):
+        return f"{sweep[1]}: several values need -m, for a sweep"
+    known = dotted_keys(OmegaConf.to_container(compose(command)))
+    for key in re.findall(r"'([\w./@-]+)'", message):
+        if key not in known:
             return f"{key}: unknown key{did_you_mean(key, known)}"
     return message

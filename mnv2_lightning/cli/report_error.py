@@ -1,11 +1,13 @@
-"""How a command ends: one line on standard error, an exit status, a traceback where it helps."""
+"""Errors end a command with one line on standard error and an exit status."""
 
 import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
+from mnv2_lightning.runs.folder import resume_hint
 from mnv2_lightning.schema.errors import (
     ConfigError,
     Diverged,
@@ -17,59 +19,70 @@ from mnv2_lightning.schema.errors import (
     UserError,
     is_of_storage,
 )
-from mnv2_lightning.system import ranks, signals
+from mnv2_lightning.system import processes, ranks, signals
 from mnv2_lightning.system.durable_files import write_text
 
 INTERRUPTIONS = (Interrupted.exit_status, Terminated.exit_status)
 
 
-class Told:
-    status = 0  # of the command; 0: nothing was raised
-    line: str | None = None  # that was told
+@dataclass
+class Outcome:
+    folder: Path | None  # of a run or a sweep; gets the traceback
+    status: int = 0  # exit status; 0: no error
+    message: str | None = None
 
 
 @contextmanager
-def told(shows_traceback: bool, folder: Path | None = None) -> Iterator["Told"]:
-    """Turns what the block raises into one line on standard error and a status.
+def report_error(shows_traceback: bool, folder: Path | None = None) -> Iterator[Outcome]:
+    """Print what the block raises as one line, and set the outcome.
 
-    `folder`: the run's, which gets the traceback too.
+    SystemExit passes, unless a signal raised it.
     """
-    ended = Told()
+    outcome = Outcome(folder)
     try:
-        yield ended
+        yield outcome
     except (Exception, KeyboardInterrupt, SystemExit) as error:
-        if isinstance(error, SystemExit) and not signals.is_ending():
-            raise  # Hydra's or our own
-        is_others = bool(ranks.rank())
-        if isinstance(error, ConfigError | Diverged):  # all ranks end by it
-            if is_others and not ranks.is_launched():
-                signals.leave(error.exit_status)
-            is_others = False
-        ended.status, ended.line = _tell(error, folder)
+        signal = signals.interruption(error)
+        if signal is None and isinstance(error, SystemExit):
+            raise
+        outcome.status, outcome.message = _describe(error, signal, outcome.folder)
         if shows_traceback:
             traceback.print_exc()
-        by = f"rank {ranks.rank()}: " if is_others else ""
-        line = f"{by}{ended.line}{_traceback(error, folder, ended.status)}"
-        if not ranks.tell(line):
-            print(f"error: {line}", file=sys.stderr, flush=True)
+        where = _save_traceback(error, outcome.folder, outcome.status)
+        _print(error, f"{outcome.message}{where}")
 
 
-def _tell(error: BaseException, folder: Path | None) -> tuple[int, str]:
-    """The exit status and the line for an error."""
-    kind = signals.ended_by(error)
-    if isinstance(error, UserError) and (kind is None or isinstance(error, kind)):
+def _print(error: BaseException, message: str) -> None:
+    rank = ranks.rank()
+    is_shared = isinstance(error, ConfigError | Diverged)  # all ranks raise it; the first reports
+    if signals.interruption(error) is not None:
+        if rank or processes.is_child():  # the command that waits reports it
+            return
+    elif rank and is_shared and not ranks.is_launched():
+        return
+    elif rank and not is_shared:
+        message = f"rank {rank}: {message}"
+    if not ranks.report(message):
+        print(f"error: {message}", file=sys.stderr, flush=True)
+
+
+def _describe(
+    error: BaseException, signal: type[UserError] | None, folder: Path | None
+) -> tuple[int, str]:
+    """Exit status and message."""
+    if signal is not None:
+        return signal.exit_status, f"{signal.__name__.lower()}{resume_hint(folder)}"
+    if isinstance(error, UserError):
         return error.exit_status, str(error)
-    if kind is not None:
-        return kind.exit_status, kind.__name__.lower()
     if isinstance(error, OSError) and is_of_storage(error):
         where = error.filename or folder
         return StorageError.exit_status, f"{where}: {error.strerror}" if where else one_line(error)
     return 1, f"{type(error).__name__}: {one_line(error)}"
 
 
-def _traceback(error: BaseException, folder: Path | None, status: int) -> str:
-    """Leave it in the run's folder; where it is, for an unforeseen error's line."""
-    if isinstance(error, RankError | SearchError):  # which have left their own
+def _save_traceback(error: BaseException, folder: Path | None, status: int) -> str:
+    """Returns where it is, for the message of an unforeseen error."""
+    if isinstance(error, RankError | SearchError):  # ranks and trials have saved their own
         return ""
     if folder is not None and status not in INTERRUPTIONS:
         where = folder / (f"error-{ranks.rank()}.txt" if ranks.rank() else "error.txt")

@@ -18,7 +18,7 @@ from mnv2_lightning.schema.errors import ConfigError
 from mnv2_lightning.system.durable_files import write_text
 
 # What a run's outcome does not depend on: where things are, what is shown and logged.
-OF_THE_COMMAND = ("resume", "run_dir", "sweep", "traceback")  # and not of the run
+OF_THE_COMMAND = ("command", "resume", "run_dir", "sweep", "traceback")  # and not of the run
 OUTSIDE = (*OF_THE_COMMAND, "overrides", "logger", "data.dir", "data.classes")
 OUTSIDE_TRAINER = (
     "enable_autolog_hparams",
@@ -90,7 +90,7 @@ def read(path: Path) -> dict[str, Any]:
         config["data"]["dir"] = os.environ.get(DATA_DIR) or config["data"]["dir"]
     except NOT_A_CONFIG as error:
         raise ConfigError(f"{path}: not a run's config ({str(error).splitlines()[0]})") from error
-    of_the_command = {"run_dir": str(run_dir), "resume": None, "sweep": None, "traceback": False}
+    of_the_command = dict.fromkeys(OF_THE_COMMAND) | {"run_dir": str(run_dir), "traceback": False}
     return {"overrides": []} | config | of_the_command
 
 

@@ -60,11 +60,11 @@ class DataError(UserError):
 
 
 class RankError(UserError):
-    """One of the processes of a run has failed; with the status that it ended with."""
+    """One of the processes of a run has failed, with this exit status."""
 
-    def __init__(self, told: str, status: int) -> None:
-        super().__init__(told)
-        self.exit_status = status
+    def __init__(self, message: str, status: int, rank: int) -> None:
+        super().__init__(message)
+        self.exit_status, self.rank = status, rank
 
 
 def is_of_storage(error: BaseException) -> bool:

@@ -359,6 +359,7 @@ class Train(Table):
     traceback: bool
     run_dir: str
     overrides: list[str]
+    command: str | None
 
 
 class Range(Table):

@@ -11,7 +11,6 @@ from typing import Any
 import optuna
 import sqlalchemy
 from filelock import FileLock, Timeout
-from hydra.utils import instantiate
 from omegaconf import DictConfig
 from optuna.distributions import (
     BaseDistribution,
@@ -24,6 +23,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from mnv2_lightning.schema.errors import ConfigError
 from mnv2_lightning.system.durable_files import make_folder, write_text
+from mnv2_lightning.system.hydra_compat import instantiate
 
 ATTEMPTS = 3  # after which a trial that ends its process has failed
 LOCKS = ".locks"

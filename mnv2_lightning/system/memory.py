@@ -27,15 +27,11 @@ def keep_freed_memory() -> None:
             mallopt(parameter, value)
 
 
-class _Process:
-    has_trained = False
-
-
-def begin_run() -> None:
-    """Free what an earlier run of this process left, and count the peak anew (on Linux)."""
-    if _Process.has_trained:  # in cycles, which Python itself may leave for ten runs
-        gc.collect()
-    _Process.has_trained = True
+def forget_run() -> None:
+    """Free what a run of this process left, and count the peak anew (on Linux). Lightning's objects
+    are cycles, which Python by itself may keep for ten runs.
+    """
+    gc.collect()
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
 

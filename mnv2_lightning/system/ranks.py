@@ -7,7 +7,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-# Set by `torchrun.py`: a command of ours, of this number, waits for this process.
+# Set by `torchrun.py`: the process ID of the command that waits for this rank.
 LAUNCHED = "MNV2_RANK_OF_OURS"
 
 
@@ -23,7 +23,7 @@ def are_several() -> bool:
 
 
 def shared_id() -> str | None:
-    """What all processes of a run know it by, and those of no other run; None: nothing."""
+    """Run ID shared by all ranks, or None."""
     if not are_several():
         return None
     by_torchrun = os.environ.get("TORCHELASTIC_RUN_ID", "none")
@@ -42,11 +42,12 @@ def is_started() -> bool:
     return "RANK" in os.environ
 
 
-def tell(line: str) -> bool:
-    """Leave the line to the command that waits for this process, if one does; whether it does."""
+def report(message: str) -> bool:
+    """Leave the message to the command that waits for this rank; False: none does."""
     if not is_launched():
         return False
     with suppress(OSError, KeyError):
-        told = {"message": line, "timestamp": int(time.time()), "time": time.time()}
-        Path(os.environ["TORCHELASTIC_ERROR_FILE"]).write_text(json.dumps(told), encoding="utf-8")
+        content = {"message": message, "timestamp": int(time.time()), "time": time.time()}
+        path = Path(os.environ["TORCHELASTIC_ERROR_FILE"])
+        path.write_text(json.dumps(content), encoding="utf-8")
     return True
