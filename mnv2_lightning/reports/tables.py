@@ -22,7 +22,6 @@ def start(record: dict[str, Any], accelerator: str, cfg: DictConfig) -> str:
         f"  parameters        {record['parameters']:,}",
         f"  multiply-adds     {record['multiply_adds']:,} an image of {cfg.data.image_size} px",
         f"  map sizes         {' '.join(map(str, sizes))} px",
-        f"  peak activations  {record['peak_activation_bytes'] / 1e6:.2f} MB an image",
     ]
     if str(cfg.trainer.precision) in ("16", "16-mixed") and record["precision"] == "bf16-mixed":
         lines.append("  16-mixed needs a GPU: the CPU computes in bf16-mixed instead")

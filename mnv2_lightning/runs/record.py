@@ -32,7 +32,6 @@ EMPTY: dict[str, Any] = dict.fromkeys(
         "parameters",
         "multiply_adds",
         "map_sizes",
-        "peak_activation_bytes",
         "precision",
         "seed",
         "config_hash",
