@@ -61,7 +61,7 @@ class Classifier(L.LightningModule):
         )
         self.views = Views(**(test_time_augmentation or {}))
         self.window: Tensor | None = None  # sums of loss, hits and images since the last log
-        self.rate = 0.0
+        self.learning_rate = 0.0
 
     def forward(self, images: Tensor) -> Tensor:
         images = images.to(self.dtype)  # 16-true and the like
@@ -82,7 +82,7 @@ class Classifier(L.LightningModule):
             hits = (logits.argmax(1) == labels).sum()
             sums = torch.stack([loss.float() * len(labels), hits, hits.new_full((), len(labels))])
             self.window = sums if self.window is None else self.window + sums
-        self.rate = self.trainer.optimizers[0].param_groups[0]["lr"]  # of this step
+        self.learning_rate = self.trainer.optimizers[0].param_groups[0]["lr"]  # of this step
         if is_logged(self.trainer, batch_idx, self.global_step + 1):
             self._log_window()
         return loss
@@ -96,7 +96,11 @@ class Classifier(L.LightningModule):
         """Loss and accuracy over the steps since the last log; nothing leaves the device before."""
         assert self.window is not None
         loss, hits, images = self.window
-        metrics = {"train/loss": loss / images, "train/accuracy": hits / images, "lr": self.rate}
+        metrics = {
+            "train/loss": loss / images,
+            "train/accuracy": hits / images,
+            "lr": self.learning_rate,
+        }
         log_now(self, metrics, self.global_step)
         self.window = None
 

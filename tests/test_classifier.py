@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from mnv2_lightning import build
-from mnv2_lightning.callbacks.non_finite_guard import Divergence
+from mnv2_lightning.callbacks.non_finite_guard import NonFiniteGuard
 from tests.conftest import AUGMENTED, SMALL, Configure
 
 
@@ -29,7 +29,7 @@ def test_one_batch_can_be_overfitted(configure: Configure) -> None:
 def test_a_step_reads_nothing_back_from_its_device(configure: Configure) -> None:
     """On the meta device, whose tensors have no values, whatever would wait for a GPU fails: the
     order of batches, gather, augmentation, forward pass, loss, the sums that are logged, and the
-    watch for divergence.
+    check for non-finite losses.
     """
     cfg = configure(*SMALL, *AUGMENTED)
     data = build.build_datamodule(cfg)
@@ -47,13 +47,13 @@ def test_a_step_reads_nothing_back_from_its_device(configure: Configure) -> None
         global_step=0,
         optimizers=[SimpleNamespace(param_groups=[{"lr": 0.1}])],
     )
-    watch = Divergence()
+    guard = NonFiniteGuard()
     classifier._trainer = trainer  # type: ignore[assignment]
     for number, (batch, labels, indices) in zip(range(2), loader, strict=False):
         x = data.prepare(batch, indices, epoch=0)
         loss = classifier.training_step((x, labels, indices), number)
         loss.backward()
-        watch.on_train_batch_end(trainer, classifier, {"loss": loss}, None, number)  # type: ignore[arg-type]
+        guard.on_train_batch_end(trainer, classifier, {"loss": loss}, None, number)  # type: ignore[arg-type]
         assert loss.is_meta
         assert classifier.window is not None
         assert classifier.window.is_meta

@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import plugin_data_pb2
 
-from mnv2_lightning.callbacks.non_finite_guard import Divergence
+from mnv2_lightning.callbacks.non_finite_guard import NonFiniteGuard
 from mnv2_lightning.classifier import Classifier
 from mnv2_lightning.cli.composing import config_dir
 from mnv2_lightning.evaluate import evaluate
@@ -157,11 +157,11 @@ def test_divergence_of_another_rank_is_told() -> None:
         return torch.minimum(tensor, there) if reduce_op == "min" else (tensor + there) / 2
 
     trainer: Any = SimpleNamespace(strategy=SimpleNamespace(reduce=reduce), current_epoch=0)
-    watch = Divergence()
-    watch.losses = [torch.tensor(1.0), torch.tensor(2.0), torch.tensor(3.0)]
-    watch.steps = [(1, 0.1), (2, 0.2), (3, 0.3)]
+    guard = NonFiniteGuard()
+    guard.losses = [torch.tensor(1.0), torch.tensor(2.0), torch.tensor(3.0)]
+    guard.steps = [(1, 0.1), (2, 0.2), (3, 0.3)]
     with pytest.raises(Diverged, match=r"step 2, learning rate 0\.2 \(loss nan\)"):
-        watch._look(trainer, watch._bad_losses())
+        guard._check(trainer, guard._non_finite_losses())
 
 
 def test_weights_that_overflow_reach_no_checkpoint(configure: Configure, tmp_path: Path) -> None:

@@ -28,7 +28,10 @@ OUTSIDE_TRAINER = (
     "model_registry",
     "profiler",
 )
-OUTSIDE_CALLBACKS = ("divergence", "last", "pictures", "progress", "throughput")
+OUTSIDE_CALLBACKS = (
+    *("last", "non_finite_guard", "pictures", "progress", "throughput"),
+    "divergence",  # as earlier versions named it
+)
 # May change when a run goes on, though the outcome depends on it.
 MAY_CHANGE = tuple(
     f"trainer.{key}" for key in ("max_epochs", "accelerator", "devices", "strategy", "num_nodes")
@@ -44,7 +47,10 @@ MOVED = {
         "mnv2_lightning.callbacks.model_checkpoint.Checkpoint"
     ),
     "mnv2_lightning.callbacks.divergence.Divergence": (
-        "mnv2_lightning.callbacks.non_finite_guard.Divergence"
+        "mnv2_lightning.callbacks.non_finite_guard.NonFiniteGuard"
+    ),
+    "mnv2_lightning.callbacks.non_finite_guard.Divergence": (
+        "mnv2_lightning.callbacks.non_finite_guard.NonFiniteGuard"
     ),
 }
 

@@ -438,7 +438,7 @@ BY_TARGET: dict[str, type[Table]] = {
     "mnv2_lightning.callbacks.model_checkpoint.Checkpoint": ModelCheckpoint,
     "lightning.pytorch.callbacks.EarlyStopping": EarlyStopping,
     "mnv2_lightning.callbacks.ema.EMA": EMA,
-    "mnv2_lightning.callbacks.non_finite_guard.Divergence": Targeted,
+    "mnv2_lightning.callbacks.non_finite_guard.NonFiniteGuard": Targeted,
     "mnv2_lightning.callbacks.throughput.Throughput": Throughput,
     "mnv2_lightning.callbacks.pictures.Pictures": Pictures,
 }
