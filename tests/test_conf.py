@@ -183,7 +183,7 @@ class Mine(nn.Module):
 """
     (tmp_path / "mine.py").write_text(source)
     monkeypatch.setattr(networks, "__path__", [*networks.__path__, str(tmp_path)])
-    cfg = configure(*SMALL, "trainer.max_epochs=1", "callbacks.pictures=null")
+    cfg = configure(*SMALL, "trainer.max_epochs=1", "callbacks.test_images=null")
     cfg.model = {"_target_": "mnv2_lightning.networks.mine.Mine", "width": 4}
     check("train", plain(cfg))
     check_targets(plain(cfg))

@@ -116,7 +116,7 @@ def test_lost_once(
     """It is raised again, and the run recorded."""
     monkeypatch.setattr(signals, "AGAIN", 0.3)
     monkeypatch.setattr(STEP, losing(sent))
-    ended = call("train", *SMALL, "callbacks.pictures=null", "hydra.run.dir=a")
+    ended = call("train", *SMALL, "callbacks.test_images=null", "hydra.run.dir=a")
     assert ended.status == STATUSES[sent]
     assert "no epoch was finished" in ended.err
     assert record(tmp_path / "a")["status"] == "interrupted"
@@ -141,5 +141,5 @@ def test_lost_for_good(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPat
         raise RuntimeError("ended")
 
     monkeypatch.setattr(STEP, lose)
-    assert call("train", *SMALL, "callbacks.pictures=null", "hydra.run.dir=a").status == 1
+    assert call("train", *SMALL, "callbacks.test_images=null", "hydra.run.dir=a").status == 1
     assert ended[0] == (signal.SIGINT, "", "interrupted")

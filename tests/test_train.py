@@ -230,7 +230,7 @@ def test_last_is_last_where_best_is_first(configure: Configure, tmp_path: Path) 
 
         patch.setattr(DurableCheckpointIO, "save_checkpoint", save)
         patch.setattr(Classifier, "validation_step", worse)
-        few = ("trainer.limit_train_batches=1", "callbacks.pictures=null")
+        few = ("trainer.limit_train_batches=1", "callbacks.test_images=null")
         train(configure(*SMALL, *few, "trainer.max_epochs=10", run_dir=folder))
     assert [load(folder, name)["epoch"] for name in ("best", "previous", "last")] == [0, 8, 9]
     assert max(held) == 4  # with the manifest
@@ -242,7 +242,11 @@ def test_last_is_last_where_best_is_first(configure: Configure, tmp_path: Path) 
         ("trainer.fast_dev_run=true",),
         ("trainer.enable_checkpointing=false",),
         ("trainer.limit_val_batches=0",),
-        ("trainer.enable_progress_bar=false", "callbacks.pictures=null", "logger.tensorboard=null"),
+        (
+            "trainer.enable_progress_bar=false",
+            "callbacks.test_images=null",
+            "logger.tensorboard=null",
+        ),
         ("callbacks=[default,early_stopping]",),
         ("trainer.gradient_clip_val=1.0", "trainer.accumulate_grad_batches=2"),
         ("optimizer=adamw", "scheduler=cosine", "classifier.label_smoothing=0.1"),
@@ -304,5 +308,5 @@ def test_epochs_are_counted_where_steps_end_the_fit(configure: Configure) -> Non
 
 def test_learns(configure: Configure) -> None:
     """The made classes are easy: from chance to nearly all right in a few epochs."""
-    result = train(configure(*SMALL, "trainer.max_epochs=5", "callbacks.pictures=null"))
+    result = train(configure(*SMALL, "trainer.max_epochs=5", "callbacks.test_images=null"))
     assert result["test_accuracy"] > 0.9

@@ -29,8 +29,8 @@ OUTSIDE_TRAINER = (
     "profiler",
 )
 OUTSIDE_CALLBACKS = (
-    *("last", "non_finite_guard", "pictures", "progress", "throughput"),
-    "divergence",  # as earlier versions named it
+    *("last", "non_finite_guard", "progress", "test_images", "throughput"),
+    *("divergence", "pictures"),  # as earlier versions named two of them
 )
 # May change when a run goes on, though the outcome depends on it.
 MAY_CHANGE = tuple(
@@ -52,6 +52,7 @@ MOVED = {
     "mnv2_lightning.callbacks.non_finite_guard.Divergence": (
         "mnv2_lightning.callbacks.non_finite_guard.NonFiniteGuard"
     ),
+    "mnv2_lightning.callbacks.pictures.Pictures": "mnv2_lightning.callbacks.test_images.TestImages",
 }
 
 # What reading a config raises where it is none: no YAML, no text, not of JSON types or our keys.

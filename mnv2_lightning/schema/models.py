@@ -340,7 +340,7 @@ class Throughput(Targeted):
     warmup_steps: NonNegativeInt
 
 
-class Pictures(Targeted):
+class TestImages(Targeted):
     images: Annotated[int, Field(ge=1, le=400)]
 
 
@@ -440,5 +440,5 @@ BY_TARGET: dict[str, type[Table]] = {
     "mnv2_lightning.callbacks.ema.EMA": EMA,
     "mnv2_lightning.callbacks.non_finite_guard.NonFiniteGuard": Targeted,
     "mnv2_lightning.callbacks.throughput.Throughput": Throughput,
-    "mnv2_lightning.callbacks.pictures.Pictures": Pictures,
+    "mnv2_lightning.callbacks.test_images.TestImages": TestImages,
 }
