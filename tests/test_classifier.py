@@ -59,19 +59,19 @@ def test_a_step_reads_nothing_back_from_its_device(configure: Configure) -> None
         assert classifier.window.is_meta
 
 
-def test_evaluations_average_over_views(configure: Configure) -> None:
+def test_evaluations_average_evaluation_logits(configure: Configure) -> None:
     """The log of the mean of probabilities; without views the logits as they are."""
     augmentation = "classifier.test_time_augmentation"
     cfg = configure(*SMALL, f"{augmentation}.degrees=20", f"{augmentation}.shear=0.2")
     network, images = nn.Sequential(nn.Flatten(), nn.Linear(784, 10)), torch.rand(3, 1, 28, 28)
     classifier = build.build_classifier(cfg, network)
-    said = classifier._over_views(images).exp()
+    mean = classifier._evaluation_logits(images).exp()
     each = torch.stack([classifier(view).softmax(1) for view in classifier.views(images)])
     assert len(each) == 5
     assert each.std(0).min() > 1e-4
-    torch.testing.assert_close(said, each.mean(0))
+    torch.testing.assert_close(mean, each.mean(0))
     classifier = build.build_classifier(configure(*SMALL), network)
-    assert torch.equal(classifier._over_views(images), classifier(images))
+    assert torch.equal(classifier._evaluation_logits(images), classifier(images))
 
 
 @pytest.mark.parametrize("model", ["mobilenet_v2", "mobilenet_v1", "tutorial"])

@@ -7,7 +7,7 @@ import lightning.pytorch as L
 import torch
 from lightning.pytorch.callbacks import Callback
 
-from mnv2_lightning.classifier import is_logged, log_now
+from mnv2_lightning.classifier import should_log, log_now
 
 
 def throughput(callbacks: list[Callback]) -> dict[str, float | None]:
@@ -74,7 +74,7 @@ class Throughput(Callback):
     ) -> None:
         self._steps += 1
         self._pending_images += len(batch[1]) * trainer.world_size
-        is_end = is_logged(trainer, batch_idx, trainer.global_step)
+        is_end = should_log(trainer, batch_idx, trainer.global_step)
         if is_end or self._steps == self.warmup_steps:
             self._count(trainer)
         if is_end:
