@@ -1,4 +1,4 @@
-"""Progress: a rich bar on a terminal, plain lines in a log."""
+"""Progress: a bar on a terminal, plain lines in a log."""
 
 import logging
 import sys
@@ -13,21 +13,21 @@ log = logging.getLogger(__name__)
 
 
 def progress() -> ProgressBar:
-    """The one that fits standard output."""
+    """A progress bar for a terminal, or lines for any other standard output."""
     return RichProgressBar(leave=True) if sys.stdout.isatty() else PlainProgress()
 
 
 class PlainProgress(ProgressBar):
-    """A line every `trainer.log_every_n_steps` steps and one after each validation."""
+    """Log a line every `trainer.log_every_n_steps` steps and after each validation."""
+
+    is_disabled = False
 
     def disable(self) -> None:
-        """Lightning calls it on every rank but the first."""
+        """Lightning calls this on every rank but the first."""
         self.is_disabled = True
 
     def enable(self) -> None:
         self.is_disabled = False
-
-    is_disabled = False
 
     def on_train_batch_end(self, trainer: L.Trainer, *args: Any, **kwargs: Any) -> None:
         batch, every = kwargs.get("batch_idx", args[-1]), trainer.log_every_n_steps  # type: ignore[attr-defined]
