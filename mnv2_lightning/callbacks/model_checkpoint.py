@@ -18,7 +18,7 @@ class Checkpoint(ModelCheckpoint):
         def here(path: str) -> str:
             name = Path(
                 os.path.normpath(f"/{path}")
-            ).name  # no `..`: Lightning deletes this file later
+            ).name  # no `..`: it will be deleted
             return str(Path(str(self.dirpath)) / name) if path else path
 
         best = here(state_dict["best_model_path"])
