@@ -1,4 +1,4 @@
-"""What the machine can do at most."""
+"""Upper limits of the machine."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from mnv2_lightning.benchmarks.timing import timed
 
 
 def limits(*, steps: int) -> dict[str, Any]:
-    """What the machine can do: a large matrix product, a copy of 256 MB."""
+    """Speed of a large matrix product and of a copy of 256 MB, each the best of `steps`."""
     a, b = torch.randn(2048, 2048), torch.randn(2048, 2048)
     product = min(timed(lambda: torch.mm(a, b), warmup=2, steps=steps))
     source = torch.randn(2**26)

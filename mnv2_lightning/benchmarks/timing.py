@@ -1,4 +1,4 @@
-"""Timing that leaves the warm-up out."""
+"""Timing without warm-up."""
 
 import time
 from collections.abc import Callable
@@ -8,7 +8,7 @@ from mnv2_lightning.system.memory import peak_rss_bytes
 
 
 def timed(step: Callable[[], Any], *, warmup: int, steps: int) -> list[float]:
-    """Seconds of each of `steps` calls, after `warmup` others."""
+    """Seconds of each of `steps` calls, which follow `warmup` untimed ones."""
     for _ in range(warmup):
         step()
     seconds = []
@@ -19,9 +19,9 @@ def timed(step: Callable[[], Any], *, warmup: int, steps: int) -> list[float]:
     return seconds
 
 
-def rate(images: int, seconds: list[float]) -> dict[str, Any]:
-    """Of calls that took `images` each: images a second, and this process's peak memory."""
+def throughput(batch_size: int, seconds: list[float]) -> dict[str, Any]:
+    """Images per second of calls that took `seconds` each, and the peak memory of the process."""
     return {
-        "images_per_second": images * len(seconds) / sum(seconds),
+        "images_per_second": batch_size * len(seconds) / sum(seconds),
         "peak_rss_bytes": peak_rss_bytes(),
     }

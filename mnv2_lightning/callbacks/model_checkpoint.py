@@ -16,9 +16,7 @@ class Checkpoint(ModelCheckpoint):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         def here(path: str) -> str:
-            name = Path(
-                os.path.normpath(f"/{path}")
-            ).name  # no `..`: it will be deleted
+            name = Path(os.path.normpath(f"/{path}")).name  # no `..`: it will be deleted
             return str(Path(str(self.dirpath)) / name) if path else path
 
         best = here(state_dict["best_model_path"])

@@ -114,7 +114,13 @@ class Benchmark(Table):
     parts: Annotated[
         list[
             Literal[
-                "limits", "same_work", "loop", "feed", "inference", "growth", "time_to_accuracy"
+                "limits",
+                "same_work",
+                "loop",
+                "input_pipeline",
+                "inference",
+                "growth",
+                "time_to_accuracy",
             ]
         ],
         Field(min_length=1),
