@@ -42,9 +42,9 @@ def _devices(value: Any) -> Any:
     return value
 
 
-# The strategies that were tested. FSDP and DeepSpeed shard parameters into 1-D tensors, all of which
-# the rule for weight decay would leave out; XLA and DeepSpeed write checkpoints in their own way;
-# spawned processes would not report the best checkpoint.
+# The strategies that were tested. FSDP and DeepSpeed shard parameters into 1-D tensors, which would
+# all be without weight decay; XLA and DeepSpeed write checkpoints in their own way; spawned
+# processes would not report the best checkpoint.
 STRATEGIES = Literal[
     "auto",
     "ddp",
