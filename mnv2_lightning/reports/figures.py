@@ -43,10 +43,8 @@ def draw_confusion(matrix: np.ndarray, classes: Sequence[str]) -> Figure:
                 color="white" if is_dark else INK,
                 fontweight="bold" if row == column else "normal",
             )
-    turned = 45 if max(map(len, classes)) > 2 else 0
-    axes.set_xticks(
-        range(len(classes)), classes, rotation=turned, ha="right" if turned else "center"
-    )
+    tilt = {"rotation": 45, "ha": "right"} if max(map(len, classes)) > 2 else {}
+    axes.set_xticks(range(len(classes)), classes, **tilt)
     axes.set_yticks(range(len(classes)), classes)
     axes.set(xlabel="predicted", ylabel="true")
     wrong = int(errors.sum())

@@ -78,7 +78,7 @@ def groups(rows: Sequence[Row]) -> list[Group]:
 
 
 def _by_seed(runs: Sequence[Row]) -> list[list[Row]]:
-    """One group if all seeds differ; else a group for each sweep, or within a sweep for each run."""
+    """A group if all seeds differ; else a group for each sweep, or for each run of one sweep."""
     if len({row.get("seed") for row in runs}) == len(runs):
         return [list(runs)]
     sweeps: dict[str, list[Row]] = {}
