@@ -1,6 +1,6 @@
 """Exponential moving average of the weights."""
 
-import lightning.pytorch as L
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import WeightAveraging
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
@@ -15,7 +15,7 @@ class EMA(WeightAveraging):
     def __init__(self, *, decay: float) -> None:
         super().__init__(multi_avg_fn=get_ema_multi_avg_fn(decay))
 
-    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Move the module to the training device first: the average is made where it is."""
         pl_module.to(trainer.strategy.root_device)
         super().setup(trainer, pl_module, stage)

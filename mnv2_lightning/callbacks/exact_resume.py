@@ -2,9 +2,8 @@
 
 from typing import Any
 
-import lightning.pytorch as L
 import torch
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch import Callback, LightningModule, Trainer
 
 
 class ExactResume(Callback):
@@ -17,7 +16,7 @@ class ExactResume(Callback):
         self.validation: dict[str, float] = {}  # metrics in the loaded checkpoint
 
     def on_save_checkpoint(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Flush the loggers, and save the validation metrics: callbacks that monitor them need
         them after a resume.
@@ -30,7 +29,7 @@ class ExactResume(Callback):
         }
 
     def on_load_checkpoint(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Count the epoch as completed. Lightning does so only after `on_train_epoch_end`, in which
         the checkpoint was written.
@@ -41,7 +40,7 @@ class ExactResume(Callback):
             if count["processed"] == count["ready"]:
                 count["completed"] = count["processed"]
 
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         device = trainer.strategy.root_device
         trainer.callback_metrics.update(
             {name: torch.tensor(value, device=device) for name, value in self.validation.items()}

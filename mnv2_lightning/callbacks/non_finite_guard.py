@@ -2,9 +2,8 @@
 
 from typing import Any
 
-import lightning.pytorch as L
 import torch
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from mnv2_lightning.classifier import ends_step
@@ -23,12 +22,7 @@ class NonFiniteGuard(Callback):
         self.steps: list[tuple[int, float]] = []  # step and learning rate of each loss
 
     def on_train_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         if len(self.losses) >= trainer.log_every_n_steps:  # type: ignore[attr-defined]
             self._check(trainer, self._non_finite_losses())
@@ -36,15 +30,15 @@ class NonFiniteGuard(Callback):
         step = trainer.global_step + (not ends_step(trainer, batch_idx))
         self.steps.append((step, float(pl_module.learning_rate)))  # type: ignore[arg-type]
 
-    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.on_train_epoch_end(trainer, pl_module)
 
     def on_save_checkpoint(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         self.on_train_epoch_end(trainer, pl_module)
 
-    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.losses:
             weights = [x for x in pl_module.state_dict().values() if x.is_floating_point()]
             are_finite = torch.stack([x.isfinite().all() for x in weights]).all()
@@ -53,7 +47,7 @@ class NonFiniteGuard(Callback):
     def _non_finite_losses(self) -> Tensor:
         return ~torch.stack(self.losses).isfinite()
 
-    def _check(self, trainer: L.Trainer, non_finite: Tensor) -> None:
+    def _check(self, trainer: Trainer, non_finite: Tensor) -> None:
         """`non_finite`: a bool for each loss, and one for all weights if they are checked too."""
         # All ranks raise together, and name the first step that is non-finite on any of them.
         first = non_finite.int().argmax().where(non_finite.any(), len(non_finite))

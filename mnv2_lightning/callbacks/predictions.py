@@ -3,10 +3,9 @@
 from dataclasses import dataclass
 from typing import Any
 
-import lightning.pytorch as L
 import numpy as np
 import torch
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 
@@ -35,8 +34,8 @@ class Predictions(Callback):
 
     def on_test_batch_end(
         self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
+        trainer: Trainer,
+        pl_module: LightningModule,
         outputs: Any,
         batch: Any,
         batch_idx: int,
@@ -46,7 +45,7 @@ class Predictions(Callback):
         _, labels, indices = batch
         self._batches.append((indices, labels, outputs.float().softmax(1)))
 
-    def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         local = [torch.cat(part).cpu().numpy() for part in zip(*self._batches, strict=True)]
         self._batches = []
         parts = [local]

@@ -1,7 +1,6 @@
 """Reports validation accuracy to an Optuna trial, and stops the run if it is pruned."""
 
-import lightning.pytorch as L
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch import Callback, LightningModule, Trainer
 from optuna import Trial
 
 from mnv2_lightning.schema.errors import Pruned
@@ -20,7 +19,7 @@ class Pruning(Callback):
         """`reported`: what a resumed trial has reported before, by step."""
         self.trial, self.reported = trial, reported
 
-    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.sanity_checking:
             return
         total = trainer.estimated_stepping_batches

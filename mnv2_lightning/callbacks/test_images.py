@@ -2,8 +2,7 @@
 
 from typing import Any
 
-import lightning.pytorch as L
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from mnv2_lightning.callbacks.predictions import Predictions
@@ -19,7 +18,7 @@ class TestImages(Callback):
     def on_test_batch_end(self, *args: Any, **kwargs: Any) -> None:
         self.predictions.on_test_batch_end(*args, **kwargs)
 
-    def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.predictions.on_test_epoch_end(trainer, pl_module)
         loggers = [x for x in trainer.loggers if isinstance(x, TensorBoardLogger)]
         if not loggers or not trainer.is_global_zero:
@@ -41,6 +40,4 @@ class TestImages(Callback):
         }
         for logger in loggers:
             for tag, figure in drawn.items():
-                logger.experiment.add_image(
-                    tag, figures.pixels(figure), trainer.global_step, dataformats="HWC"
-                )
+                logger.experiment.add_figure(tag, figure, trainer.global_step)

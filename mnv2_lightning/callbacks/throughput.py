@@ -3,9 +3,8 @@
 import time
 from typing import Any
 
-import lightning.pytorch as L
 import torch
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch import Callback, LightningModule, Trainer
 
 from mnv2_lightning.classifier import log_now, should_log
 
@@ -49,30 +48,25 @@ class Throughput(Callback):
             return self._seconds_before
         return self._seconds_before + (self._ended or time.perf_counter()) - self._started
 
-    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "fit":
             self._started = _now(trainer)
 
-    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "fit":
             self._ended = _now(trainer)
 
-    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._mark = _now(trainer)
 
-    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._count(trainer)
 
-    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._mark = _now(trainer)
 
     def on_train_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         self._steps += 1
         self._pending_images += len(batch[1]) * trainer.world_size
@@ -84,7 +78,7 @@ class Throughput(Callback):
             log_now(pl_module, {"images_per_second": images_per_second}, trainer.global_step - 1)
             self._window_images, self._window_seconds = 0, 0.0
 
-    def _count(self, trainer: L.Trainer) -> None:
+    def _count(self, trainer: Trainer) -> None:
         """Add the pending images to the window and, after the warm-up, to the total."""
         now = _now(trainer)
         seconds, self._mark = now - self._mark, now
@@ -104,7 +98,7 @@ class Throughput(Callback):
         self._images, self._seconds = state_dict["images"], state_dict["seconds"]
 
 
-def _now(trainer: L.Trainer) -> float:
+def _now(trainer: Trainer) -> float:
     """Clock in seconds, after the device has finished its pending work."""
     device = trainer.strategy.root_device
     if device.type != "cpu":

@@ -7,7 +7,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
-from mnv2_lightning.reports.markdown import table
+from mnv2_lightning.reports.tables import markdown_table
 
 TUTORIAL_IMAGES = 5 * 60_000  # five epochs
 
@@ -56,7 +56,7 @@ def _same_work(part: Any) -> list[str]:
     return [
         "## Same work: the tutorial's network, batch size and optimizer",
         "",
-        *table(head, rows),
+        *markdown_table(head, rows),
     ]
 
 
@@ -66,7 +66,11 @@ def _loop(part: Any) -> list[str]:
         [name, spread(rates(part[key])), times(part[key], part["bare"])]
         for key, name in names.items()
     ]
-    return ["## Loop overhead: 28 px, batch 128", "", *table(("", "images/s", "ratio"), rows)]
+    return [
+        "## Loop overhead: 28 px, batch 128",
+        "",
+        *markdown_table(("", "images/s", "ratio"), rows),
+    ]
 
 
 def _input_pipeline(part: Any) -> list[str]:
@@ -81,7 +85,7 @@ def _input_pipeline(part: Any) -> list[str]:
         for key, name in names.items()
     ]
     head = ("28 px, batch 128", "images/s", "against training")
-    return ["## Input pipeline alone", "", *table(head, rows)]
+    return ["## Input pipeline alone", "", *markdown_table(head, rows)]
 
 
 def _inference(part: Any) -> list[str]:
@@ -96,7 +100,7 @@ def _inference(part: Any) -> list[str]:
             cells.append(times(side, row["sides"]["eager"]))
             cells.append(f"{median(compiling):.0f} s" if compiling else "")
             rows.append(cells)
-    return ["## Inference", "", *table(head, rows)]
+    return ["## Inference", "", *markdown_table(head, rows)]
 
 
 def _growth(part: Any) -> list[str]:
@@ -114,7 +118,7 @@ def _growth(part: Any) -> list[str]:
         for row in part
     ]
     title = "## Growth: a bare training step of the paper's network with the paper's strides"
-    return [title, "", *table(head, rows)]
+    return [title, "", *markdown_table(head, rows)]
 
 
 def _time_to_accuracy(part: Any) -> list[str]:
@@ -135,7 +139,7 @@ def _time_to_accuracy(part: Any) -> list[str]:
         f"The tutorial's five epochs at {images_per_second:.1f} images/s, measured in the same "
         f"call: {tutorial_seconds:,.0f} s.",
         "",
-        *table(head, rows),
+        *markdown_table(head, rows),
     ]
 
 

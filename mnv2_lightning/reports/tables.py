@@ -10,7 +10,6 @@ from omegaconf import DictConfig
 from mnv2_lightning.reports import leaderboard
 from mnv2_lightning.reports.collect import Row
 from mnv2_lightning.reports.leaderboard import Group
-from mnv2_lightning.reports.markdown import table
 
 Section = tuple[str, list[str], list[list[str]]]  # title, head, rows
 
@@ -68,7 +67,7 @@ def sweep(rows: Sequence[Row]) -> str:
             f"  {group.name:<{width}}  {val:>15}  {test:>15}  {seconds:>8}  {len(group.runs)}"
         )
     lines += [f"  {name:<{width}}  {status}: {why}" for name, status, why in failed_rows(rows)]
-    return "\n".join([_finished(rows), *lines])
+    return "\n".join([summary(rows), *lines])
 
 
 def _with_spread(group: Group, key: str) -> str:
@@ -76,6 +75,12 @@ def _with_spread(group: Group, key: str) -> str:
         return "-"
     spread = group.spread(key)
     return f"{100 * value:.2f} %" + (f" ± {100 * spread:.2f}" if spread is not None else "")
+
+
+def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """The lines of a table in Markdown."""
+    cells = [[cell.replace("|", "\\|") for cell in row] for row in rows]
+    return [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *cells)]
 
 
 def sections(rows: Sequence[Row]) -> list[Section]:
@@ -137,24 +142,22 @@ def failed_rows(rows: Sequence[Row]) -> list[list[str]]:
     ]
 
 
-def _finished(rows: Sequence[Row]) -> str:
-    done = len(leaderboard.finished(rows))
-    return f"{done} of {len(rows)} runs finished. {compared_by(rows)}"
-
-
-def compared_by(rows: Sequence[Row]) -> str:
-    """A sentence on the metric by which runs are ordered."""
-    if leaderboard.metric(rows) == "val_accuracy":
-        return "Ordered by validation accuracy, without the test set."
-    return "Ordered by test accuracy, as not all runs have validation images. Choose nothing by it."
+def summary(rows: Sequence[Row]) -> str:
+    """How many runs finished, and the metric by which they are ordered."""
+    order = "Ordered by validation accuracy, without the test set."
+    if leaderboard.metric(rows) == "test_accuracy":
+        order = (
+            "Not all have a validation accuracy: ordered by test accuracy. Choose nothing by it."
+        )
+    return f"{len(leaderboard.finished(rows))} of {len(rows)} runs finished. {order}"
 
 
 def report(rows: Sequence[Row], title: str, figures: Sequence[str]) -> str:
     """The report in Markdown. `figures`: names of PNG files in the same folder."""
     first, *others = (
-        [f"## {name}", "", *table(head, cells), ""] for name, head, cells in sections(rows)
+        [f"## {name}", "", *markdown_table(head, cells), ""] for name, head, cells in sections(rows)
     )
-    lines = [f"# {title}", "", _finished(rows), "", *first]
+    lines = [f"# {title}", "", summary(rows), "", *first]
     for name in figures:
         lines += [f"![{name}]({name}.png)", ""]
     for section in others:
