@@ -7,7 +7,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
-from mnv2_lightning.reports.tables import markdown_table
+from mnv2_lightning.reports.tables import Section, markdown_table
 
 TUTORIAL_IMAGES = 5 * 60_000  # five epochs
 
@@ -27,69 +27,55 @@ def markdown(result: dict[str, Any]) -> str:
         "largest), without warm-up." + (" A smoke run: ignore the numbers." * result["smoke"]),
     ]
     for name, part in result["parts"].items():
-        lines += ["", *TABLES[name](part)]
+        title, head, rows = TABLES[name](part)
+        lines += ["", f"## {title}", "", *markdown_table(head, rows)]
     return "\n".join(lines) + "\n"
 
 
-def _limits(part: Any) -> list[str]:
-    return [
-        "## Machine",
-        "",
-        f"Matrix product in fp32: {part['sgemm_gflops']:,.0f} GFLOP/s. Copy: "
-        f"{part['copy_gb_per_second']:.1f} GB/s read and written. Threads: {part['threads']}.",
-    ]
+def _limits(part: Any) -> Section:
+    head = ["matrix product in fp32, GFLOP/s", "copy, GB/s read and written", "threads"]
+    gflops, gigabytes = part["sgemm_gflops"], part["copy_gb_per_second"]
+    return "Machine", head, [[f"{gflops:,.0f}", f"{gigabytes:.1f}", str(part["threads"])]]
 
 
-def _same_work(part: Any) -> list[str]:
-    head = ("", "tutorial, images/s", "ours, images/s", "ratio", "its memory", "our memory")
-    rows = [
-        [
-            f"{row['image_size']} px, batch {row['batch_size']}",
-            spread(rates(row["sides"]["tutorial"])),
-            spread(rates(row["sides"]["ours"])),
-            times(row["sides"]["ours"], row["sides"]["tutorial"]),
-            _memory(row["sides"]["tutorial"]),
-            _memory(row["sides"]["ours"]),
-        ]
-        for row in part
-    ]
-    return [
-        "## Same work: the tutorial's network, batch size and optimizer",
-        "",
-        *markdown_table(head, rows),
-    ]
+def _same_work(part: Any) -> Section:
+    head = ["", "tutorial, images/s", "ours, images/s", "ratio", "its memory", "our memory"]
+    rows = []
+    for row in part:
+        tutorial, ours = row["sides"]["tutorial"], row["sides"]["ours"]
+        cells = [f"{row['image_size']} px, batch {row['batch_size']}"]
+        cells += [spread(rates(tutorial)), spread(rates(ours)), times(ours, tutorial)]
+        rows.append([*cells, _memory(tutorial), _memory(ours)])
+    return "Same work: the tutorial's network, batch size and optimizer", head, rows
 
 
-def _loop(part: Any) -> list[str]:
+def _loop(part: Any) -> Section:
     names = {"bare": "bare PyTorch loop, EMA", "trainer": "our Trainer, EMA"}
-    rows = [
-        [name, spread(rates(part[key])), times(part[key], part["bare"])]
-        for key, name in names.items()
-    ]
-    return [
-        "## Loop overhead: 28 px, batch 128",
-        "",
-        *markdown_table(("", "images/s", "ratio"), rows),
-    ]
+    head = ["28 px, batch 128", "images/s", "ratio"]
+    return "Loop overhead", head, _ratios(part, names, "bare")
 
 
-def _input_pipeline(part: Any) -> list[str]:
+def _input_pipeline(part: Any) -> Section:
     names = {
         "tutorial": "the tutorial's loader",
         "plain": "ours",
         "augmented": "ours, augmented",
         "training": "training, augmented",
     }
-    rows = [
-        [name, spread(rates(part[key])), times(part[key], part["training"])]
-        for key, name in names.items()
+    head = ["28 px, batch 128", "images/s", "against training"]
+    return "Input pipeline alone", head, _ratios(part, names, "training")
+
+
+def _ratios(part: Any, names: dict[str, str], base: str) -> list[list[str]]:
+    """For each side its name, images per second, and their ratio to those of side `base`."""
+    return [
+        [name, spread(rates(part[side])), times(part[side], part[base])]
+        for side, name in names.items()
     ]
-    head = ("28 px, batch 128", "images/s", "against training")
-    return ["## Input pipeline alone", "", *markdown_table(head, rows)]
 
 
-def _inference(part: Any) -> list[str]:
-    head = ("28 px", "network", "ms a call", "images/s", "against eager", "compiling")
+def _inference(part: Any) -> Section:
+    head = ["28 px", "network", "ms a call", "images/s", "against eager", "compiling"]
     rows = []
     for row in part:
         for kind, side in row["sides"].items():
@@ -97,14 +83,13 @@ def _inference(part: Any) -> list[str]:
             compiling = [x["compile_seconds"] for x in side if x["compile_seconds"]]
             cells = [f"{row['model']}, batch {row['batch_size']}", kind]
             cells += [spread(milliseconds, ".2f"), f"{median(rates(side)):,.0f}"]
-            cells.append(times(side, row["sides"]["eager"]))
-            cells.append(f"{median(compiling):.0f} s" if compiling else "")
-            rows.append(cells)
-    return ["## Inference", "", *markdown_table(head, rows)]
+            cells += [times(side, row["sides"]["eager"])]
+            rows.append([*cells, f"{median(compiling):.0f} s" if compiling else ""])
+    return "Inference", head, rows
 
 
-def _growth(part: Any) -> list[str]:
-    head = ("width", "image", "batch", "images/s", "multiply-adds", "GFLOP/s", "memory")
+def _growth(part: Any) -> Section:
+    head = ["width", "image", "batch", "images/s", "multiply-adds", "GFLOP/s", "memory"]
     rows = [
         [
             f"{row['width']:g}",
@@ -117,33 +102,26 @@ def _growth(part: Any) -> list[str]:
         ]
         for row in part
     ]
-    title = "## Growth: a bare training step of the paper's network with the paper's strides"
-    return [title, "", *markdown_table(head, rows)]
+    return "Growth: a bare training step of the paper's network and strides", head, rows
 
 
-def _time_to_accuracy(part: Any) -> list[str]:
+def _time_to_accuracy(part: Any) -> Section:
+    """The tutorial's five epochs are computed from its images per second in the same call."""
     images_per_second = median(rates(part["tutorial"]))
-    tutorial_seconds = TUTORIAL_IMAGES / images_per_second
-    head = ("", "test accuracy, %", "training, s", "seeds", "against the tutorial", "parameters")
-    rows = []
+    tutorial = TUTORIAL_IMAGES / images_per_second
+    name = f"the tutorial's five epochs at {images_per_second:.1f} images/s"
+    head = ["", "test accuracy, %", "training, s", "seeds", "against the tutorial", "parameters"]
+    rows = [[name, "", f"{tutorial:,.0f}", "", "1", ""]]
     for name, runs in part.items():
-        if name == "tutorial":
-            continue
-        seconds = [run["train_seconds"] for run in runs]
-        cells = [name, deviation([100 * run["test_accuracy"] for run in runs], ".2f")]
-        cells += [deviation(seconds), str(len(runs)), f"{tutorial_seconds / mean(seconds):,.0f}"]
-        rows.append([*cells, f"{runs[0]['parameters']:,}"])
-    return [
-        "## Time to accuracy: mean and standard deviation over seeds",
-        "",
-        f"The tutorial's five epochs at {images_per_second:.1f} images/s, measured in the same "
-        f"call: {tutorial_seconds:,.0f} s.",
-        "",
-        *markdown_table(head, rows),
-    ]
+        if name != "tutorial":
+            seconds = [run["train_seconds"] for run in runs]
+            cells = [name, deviation([100 * run["test_accuracy"] for run in runs], ".2f")]
+            cells += [deviation(seconds), str(len(runs)), f"{tutorial / mean(seconds):,.0f}"]
+            rows.append([*cells, f"{runs[0]['parameters']:,}"])
+    return "Time to accuracy: mean and standard deviation over seeds", head, rows
 
 
-TABLES: dict[str, Callable[[Any], list[str]]] = {
+TABLES: dict[str, Callable[[Any], Section]] = {
     "limits": _limits,
     "same_work": _same_work,
     "loop": _loop,

@@ -234,7 +234,7 @@ def _is_log(x: Sequence[float]) -> bool:
 
 
 def _scale_x(axes: Axes, x: Sequence[float]) -> None:
-    """Log scale for a wide range; a tick at each value, with a label unless the last is too near."""
+    """Log scale for a wide range; a tick at each value, with a label if there is room for it."""
     values = sorted(set(x))
     places = np.array(values, float)
     if _is_log(values):

@@ -146,9 +146,7 @@ def summary(rows: Sequence[Row]) -> str:
     """How many runs finished, and the metric by which they are ordered."""
     order = "Ordered by validation accuracy, without the test set."
     if leaderboard.metric(rows) == "test_accuracy":
-        order = (
-            "Not all have a validation accuracy: ordered by test accuracy. Choose nothing by it."
-        )
+        order = "Ordered by test accuracy, as some lack validation. Choose nothing by it."
     return f"{len(leaderboard.finished(rows))} of {len(rows)} runs finished. {order}"
 
 
