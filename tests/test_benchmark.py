@@ -61,10 +61,10 @@ def test_folding_changes_no_output(model: str, configure: Configure) -> None:
 
 
 def test_a_side_runs_in_a_process_of_its_own() -> None:
-    found = run_side("machine.limits", steps=1)
+    found = run_side("timing.limits", steps=1)
     assert found["sgemm_gflops"] > 0
-    with pytest.raises(RuntimeError, match=r"machine\.limits: .*unexpected keyword"):
-        run_side("machine.limits", stepps=1)
+    with pytest.raises(RuntimeError, match=r"timing\.limits: .*unexpected keyword"):
+        run_side("timing.limits", stepps=1)
 
 
 def rated(*rates: float) -> list[dict[str, Any]]:

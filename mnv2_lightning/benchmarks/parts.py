@@ -41,7 +41,7 @@ def _shown(measured: dict[str, Any]) -> str:
 
 def limits(cfg: DictConfig) -> Iterator[Any]:
     """Matrix product and memory copy."""
-    yield measure(1, machine=("machine.limits", {"steps": 2 if cfg.smoke else 10}))["machine"][0]
+    yield measure(1, machine=("timing.limits", {"steps": 2 if cfg.smoke else 10}))["machine"][0]
 
 
 def same_work(cfg: DictConfig) -> Iterator[Any]:
