@@ -91,8 +91,7 @@ def build_trainer(
         _convert_="all",
         **overrides,
     )
-    # Private: Lightning's handler of SIGTERM broadcasts to other ranks, which deadlocks within
-    # another collective (github.com/Lightning-AI/pytorch-lightning/pull/20825).
+    # Private: the handler of SIGTERM broadcasts, a deadlock (Lightning-AI/pytorch-lightning#20825).
     trainer._signal_connector._sigterm_notifier_fn = lambda *_: None  # type: ignore[method-assign]
     if type(trainer.strategy) not in (SingleDeviceStrategy, DDPStrategy):  # auto may choose XLA's
         raise ConfigError(

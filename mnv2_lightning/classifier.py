@@ -48,17 +48,14 @@ class Classifier(L.LightningModule):
             self.network.compile()  # in place: the weights keep their names
         self.make_optimizer, self.make_schedule = optimizer, scheduler
         self.label_smoothing, self.channels_last, self.seed = label_smoothing, channels_last, seed
-        self.metrics = nn.ModuleDict(
-            {
-                f"{split}_metrics": nn.ModuleDict(
-                    {
-                        "loss": MeanMetric(nan_strategy="disable"),  # show a NaN
-                        "accuracy": MulticlassAccuracy(num_classes, average="micro"),
-                    }
-                )
-                for split in ("val", "test")
-            }
-        )
+        self.metrics = nn.ModuleDict()
+        for split in ("val", "test"):
+            self.metrics[f"{split}_metrics"] = nn.ModuleDict(
+                {
+                    "loss": MeanMetric(nan_strategy="disable"),  # show a NaN
+                    "accuracy": MulticlassAccuracy(num_classes, average="micro"),
+                }
+            )
         self.views = TestTimeAugmentation(**(test_time_augmentation or {}))
         self.window: Tensor | None = None  # sums of loss, correct and images since the last log
         self.learning_rate = 0.0

@@ -56,18 +56,19 @@ def _number(value: float | None, form: str, unit: str = "") -> str:
 
 
 def sweep(rows: Sequence[Row]) -> str:
-    """The finished runs of a sweep, the best first, and the status of the others."""
-    found = leaderboard.groups(rows)
-    width = max([len(group.name) for group in found] + [len(row["name"]) for row in rows] + [4])
-    lines = [f"  {'run':<{width}}  {'val':>15}  {'test':>15}  {'seconds':>8}  n"]
-    for group in found:
-        val, test = (_with_spread(group, key) for key in ("val_accuracy", "test_accuracy"))
-        seconds = _number(group.mean("train_seconds"), ",.1f")
-        lines.append(
-            f"  {group.name:<{width}}  {val:>15}  {test:>15}  {seconds:>8}  {len(group.runs)}"
-        )
-    lines += [f"  {name:<{width}}  {status}: {why}" for name, status, why in failed_rows(rows)]
-    return "\n".join([summary(rows), *lines])
+    """The leaderboard, and the runs that did not finish."""
+    _, head, cells = sections(rows)[0]
+    failed = [f"  {name}  {status}: {reason}" for name, status, reason in failed_rows(rows)]
+    return "\n".join([summary(rows), *_aligned([head, *cells]), *failed])
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """The lines of a table as text."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  " + "  ".join(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True))
+        for row in rows
+    ]
 
 
 def _with_spread(group: Group, key: str) -> str:
@@ -192,15 +193,15 @@ def matrix_csv(matrix: np.ndarray, classes: Sequence[str]) -> str:
 def evaluation(result: dict[str, Any]) -> str:
     """The result of an evaluation, with a row for each class."""
     views = f" over {result['views']} views" if result["views"] > 1 else ""
-    lines = [
-        f"{result['checkpoint']} on {result['images']:,} {result['split']} images{views}: "
-        f"accuracy {result['accuracy']:.2%}, loss {result['loss']:.4f} ({result['precision']})",
-        f"  {'class':<12} {'precision':>9} {'recall':>9} {'F1':>9} {'images':>7}",
-    ]
+    rows = [["class", "precision", "recall", "F1", "images"]]
     for row in result["classes"]:
-        shares = " ".join(f"{_share(row[key]):>9}" for key in ("precision", "recall", "f1"))
-        lines.append(f"  {row['class']:<12} {shares} {row['images']:>7,}")
-    return "\n".join(lines)
+        shares = [_share(row[key]) for key in ("precision", "recall", "f1")]
+        rows.append([row["class"], *shares, f"{row['images']:,}"])
+    start = (
+        f"{result['checkpoint']} on {result['images']:,} {result['split']} images{views}: "
+        f"accuracy {result['accuracy']:.2%}, loss {result['loss']:.4f} ({result['precision']})"
+    )
+    return "\n".join([start, *_aligned(rows)])
 
 
 def devices(found: dict[str, Any]) -> str:

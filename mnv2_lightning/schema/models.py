@@ -85,6 +85,14 @@ class PartialConfig(TargetConfig):
     partial: Literal[True] = Field(alias="_partial_")
 
 
+class CommandConfig(Config):
+    traceback: bool
+
+
+class FolderConfig(CommandConfig):
+    run_dir: str
+
+
 class DataFolderConfig(Config):
     dir: str | None
 
@@ -98,18 +106,12 @@ class AffineConfig(Config):
     shear: UpToOne = 0.0
 
 
-class EvaluateConfig(Config):
-    run_dir: str
+class EvaluateConfig(FolderConfig):
     checkpoint: Literal["best", "last", "previous"] | None
     split: Literal["test", "val"]
     test_time_augmentation: AffineConfig | None
     data: DataFolderConfig
     accelerator: ACCELERATORS
-    traceback: bool
-
-
-class DevicesConfig(Config):
-    traceback: bool
 
 
 BenchmarkPart = Literal[
@@ -123,7 +125,7 @@ BenchmarkPart = Literal[
 ]
 
 
-class BenchmarkConfig(Config):
+class BenchmarkConfig(FolderConfig):
     parts: Annotated[list[BenchmarkPart], Field(min_length=1)]
     pairs: PositiveInt
     warmup: PositiveInt
@@ -131,24 +133,19 @@ class BenchmarkConfig(Config):
     recipes: list[str]
     smoke: bool
     data: DataFolderConfig
-    run_dir: str
-    traceback: bool
 
 
-class ReportConfig(Config):
+class ReportConfig(CommandConfig):
     run_dir: str | None
     runs: Annotated[list[str], Field(min_length=1)] | None
     out: str
-    traceback: bool
 
 
-class ReluCollapseConfig(Config):
+class ReluCollapseConfig(FolderConfig):
     dimensions: Annotated[list[Annotated[int, Field(ge=2, le=1000)]], Field(min_length=1)]
     points: Annotated[int, Field(ge=10, le=100_000)]
     matrices: Annotated[int, Field(ge=2, le=1_000_000)]
     seed: Seed
-    run_dir: str
-    traceback: bool
 
 
 class MobileNetConfig(TargetConfig):
@@ -326,7 +323,7 @@ class TestImagesConfig(TargetConfig):
     images: Annotated[int, Field(ge=1, le=400)]
 
 
-class TrainConfig(Config):
+class TrainConfig(FolderConfig):
     model: Node
     data: DataConfig
     classifier: Node
@@ -338,8 +335,6 @@ class TrainConfig(Config):
     seed: Seed
     sweep: str | int | None
     resume: str | None
-    traceback: bool
-    run_dir: str
     overrides: list[str]
 
 
@@ -399,7 +394,7 @@ BY_COMMAND: dict[str, type[Config]] = {
     "train": TrainConfig,
     "evaluate": EvaluateConfig,
     "benchmark": BenchmarkConfig,
-    "devices": DevicesConfig,
+    "devices": CommandConfig,
     "relu_collapse": ReluCollapseConfig,
     "report": ReportConfig,
     "search": SearchConfig,
