@@ -93,7 +93,7 @@ class InvertedResidual(nn.Module):
 
 
 def initialize(network: nn.Module, scheme: str) -> None:
-    """Initialize weights as torchvision's MobileNets; "pytorch" keeps the defaults of the layers."""
+    """Initialize weights as torchvision does; "pytorch" keeps the defaults of the layers."""
     if scheme == "pytorch":
         return
     for module in network.modules():
