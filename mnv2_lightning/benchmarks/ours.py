@@ -2,6 +2,7 @@
 
 import tempfile
 import time
+from itertools import count
 from typing import Any
 
 import torch
@@ -57,16 +58,13 @@ def input_pipeline(*, overrides: list[str], warmup: int, steps: int) -> dict[str
     cfg = config(*overrides)
     data = build.build_datamodule(cfg)
     data.setup()
-
-    def batches() -> Any:
-        epoch = 0
-        while True:
-            for images, labels, indices in data.train_dataloader():
-                yield data.prepare(images, indices, epoch), labels
-            epoch += 1
-
-    stream = batches()
-    return throughput(cfg.data.batch_size, timed(lambda: next(stream), warmup=warmup, steps=steps))
+    loader = data.train_dataloader()
+    batches = (
+        (data.prepare(images, indices, epoch), labels)
+        for epoch in count()
+        for images, labels, indices in loader
+    )
+    return throughput(cfg.data.batch_size, timed(lambda: next(batches), warmup=warmup, steps=steps))
 
 
 def inference(

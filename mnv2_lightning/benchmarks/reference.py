@@ -2,6 +2,7 @@
 
 import tempfile
 import time
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 
@@ -44,24 +45,23 @@ def tutorial_network() -> nn.Module:
     return network
 
 
-def tutorial_loader(
-    folder: str, data_dir: str | None, *, image_size: int, batch_size: int
-) -> DataLoader[Any]:
+def tutorial_loader(data_dir: str | None, *, image_size: int, batch_size: int) -> DataLoader[Any]:
     """torchvision's MNIST, image by image, with the tutorial's transforms."""
-    raw = Path(folder) / "MNIST" / "raw"
-    raw.mkdir(parents=True)
-    arrays = idx_files.load("mnist", data_dir)
-    for file in DATA_SETS["mnist"].files:
-        array = arrays[file.name.split("-idx")[0]]
-        header = bytes([0, 0, 8, array.ndim]) + b"".join(n.to_bytes(4, "big") for n in array.shape)
-        (raw / file.name).write_bytes(header + array.tobytes())
-    size = (image_size, image_size)
     steps = [
         transforms.ToTensor(),
         transforms.Normalize((0.1307,), (0.3081,)),
-        transforms.Resize(size, antialias=True),
+        transforms.Resize((image_size, image_size), antialias=True),
     ]
-    dataset = datasets.MNIST(folder, transform=transforms.Compose(steps))
+    arrays = idx_files.load("mnist", data_dir)
+    with tempfile.TemporaryDirectory() as folder:  # torchvision reads it into memory at once
+        raw = Path(folder) / "MNIST" / "raw"
+        raw.mkdir(parents=True)
+        for file in DATA_SETS["mnist"].files:
+            array = arrays[file.name.split("-idx")[0]]
+            sizes = b"".join(n.to_bytes(4, "big") for n in array.shape)
+            content = bytes([0, 0, 8, array.ndim]) + sizes + array.tobytes()
+            (raw / file.name).write_bytes(content)
+        dataset = datasets.MNIST(folder, transform=transforms.Compose(steps))
     return DataLoader(dataset, batch_size=batch_size, shuffle=True)
 
 
@@ -69,31 +69,28 @@ def tutorial_loop(
     *, data_dir: str | None, image_size: int, batch_size: int, warmup: int, steps: int
 ) -> dict[str, Any]:
     """The tutorial's loop: NCHW, fp32, a running loss that is read at every step."""
-    with tempfile.TemporaryDirectory() as folder:
-        loader = tutorial_loader(folder, data_dir, image_size=image_size, batch_size=batch_size)
-        network, batches = tutorial_network(), iter(loader)
-        optimizer = torch.optim.SGD(network.parameters(), lr=0.05, momentum=0.5)
-        running_loss = 0.0
+    batches = iter(tutorial_loader(data_dir, image_size=image_size, batch_size=batch_size))
+    network = tutorial_network()
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.05, momentum=0.5)
+    running_loss = 0.0
 
-        def step() -> None:
-            nonlocal running_loss
-            images, labels = next(batches)
-            optimizer.zero_grad()
-            loss = F.cross_entropy(network(images), labels)
-            loss.backward()
-            optimizer.step()
-            running_loss += loss.item()
+    def step() -> None:
+        nonlocal running_loss
+        images, labels = next(batches)
+        optimizer.zero_grad()
+        loss = F.cross_entropy(network(images), labels)
+        loss.backward()
+        optimizer.step()
+        running_loss += loss.item()
 
-        return throughput(batch_size, timed(step, warmup=warmup, steps=steps))
+    return throughput(batch_size, timed(step, warmup=warmup, steps=steps))
 
 
 def tutorial_input_pipeline(
     *, data_dir: str | None, image_size: int, batch_size: int, warmup: int, steps: int
 ) -> dict[str, Any]:
-    with tempfile.TemporaryDirectory() as folder:
-        loader = tutorial_loader(folder, data_dir, image_size=image_size, batch_size=batch_size)
-        batches = iter(loader)
-        return throughput(batch_size, timed(lambda: next(batches), warmup=warmup, steps=steps))
+    batches = iter(tutorial_loader(data_dir, image_size=image_size, batch_size=batch_size))
+    return throughput(batch_size, timed(lambda: next(batches), warmup=warmup, steps=steps))
 
 
 def bare_loop(*, overrides: list[str], warmup: int, steps: int) -> dict[str, Any]:
@@ -112,16 +109,10 @@ def bare_loop(*, overrides: list[str], warmup: int, steps: int) -> dict[str, Any
     optimizer = classifier.build_optimizer()
     average_by = get_ema_multi_avg_fn(cfg.callbacks.ema.decay)
     average = AveragedModel(classifier.network, use_buffers=True, multi_avg_fn=average_by)
-    loader = data.train_dataloader()
-
-    def batches() -> Any:
-        while True:
-            yield from loader
-
-    stream = batches()
+    batches = chain.from_iterable(repeat(data.train_dataloader()))
 
     def step() -> None:
-        images, labels, indices = next(stream)
+        images, labels, indices = next(batches)
         x = data.prepare(images, indices, epoch=0)
         optimizer.zero_grad()
         loss = F.cross_entropy(classifier(x), labels)
