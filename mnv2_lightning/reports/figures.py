@@ -35,9 +35,9 @@ def draw_confusion(matrix: np.ndarray, classes: Sequence[str]) -> Figure:
                 color="white" if is_dark else INK,
                 fontweight="bold" if row == column else "normal",
             )
-    tilt = {"rotation": 45, "ha": "right"} if max(map(len, classes)) > 2 else {}
-    axes.set_xticks(range(len(classes)), classes, **tilt)
-    axes.set_yticks(range(len(classes)), classes)
+    places, turned = range(len(classes)), 45 if max(map(len, classes)) > 2 else 0
+    axes.set_xticks(places, classes, rotation=turned, ha="right" if turned else "center")
+    axes.set_yticks(places, classes)
     axes.set(xlabel="predicted", ylabel="true")
     wrong = int(errors.sum())
     axes.set_title(f"{wrong} of {matrix.sum():,} wrong ({1 - wrong / matrix.sum():.2%} right)")

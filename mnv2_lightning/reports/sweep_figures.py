@@ -65,10 +65,11 @@ def draw_lines(groups: Sequence[Group], x: str, line: str | None, by: str) -> Fi
     names = _in_order({name for _, name in cells})
     for name, colour in zip(names, _colours(len(names)), strict=True):
         points = sorted((at, cell) for (at, of), cell in cells.items() if of == name)
+        # Of one run there is no spread: None becomes NaN, for which no bar is drawn.
+        numbers = np.array([(cell.mean(by), cell.spread(by)) for _, cell in points], float)
         axes.errorbar(
             [at for at, _ in points],
-            [cell.mean(by) for _, cell in points],
-            np.array([cell.spread(by) for _, cell in points], float),  # None is NaN: no bar
+            *numbers.T,
             label=str(name),
             color=colour,
             marker="o",

@@ -83,7 +83,7 @@ def _describe(
     if must.startswith((f"{key}.", f"{key}: ")):  # it names a key below this one
         return must
     value = errors[0]["input"] if not isinstance(errors[0]["input"], dict) else "a group of keys"
-    return f"{key}={_as_typed(value)}: must be {must}"
+    return f"{key}={_as_yaml(value)}: must be {must}"
 
 
 def _real_path(loc: tuple[int | str, ...], node: Any) -> tuple[int | str, ...]:
@@ -111,7 +111,7 @@ def _must_be(error: ErrorDetails) -> str:
     return message[0].lower() + message[1:]
 
 
-def _as_typed(value: Any) -> str:
+def _as_yaml(value: Any) -> str:
     return json.dumps(value) if value is None or isinstance(value, bool) else str(value)
 
 
@@ -161,7 +161,7 @@ def _check_fit(config: dict[str, Any]) -> None:
             )
     if trainer["enable_checkpointing"] and not config["callbacks"].get("last"):
         raise ConfigError(
-            "callbacks: without `last` no run could go on; callbacks=[default,NAME] adds to the "
+            "callbacks: without `last` no run can be resumed; callbacks=[default,NAME] adds to the "
             "default ones, trainer.enable_checkpointing=false does without checkpoints"
         )
     _check_last(config["callbacks"].get("last"))
