@@ -1,4 +1,4 @@
-"""From a config to objects. Instantiates and does nothing else."""
+"""Builds the objects that a config describes."""
 
 from typing import Any
 
@@ -29,7 +29,7 @@ def build_datamodule(cfg: DictConfig) -> MNISTDataModule:
 
 
 def build_classifier(cfg: DictConfig, network: nn.Module) -> Classifier:
-    """Holds the config as plain data, so that a checkpoint loads with `weights_only=True`."""
+    """Its hyper-parameters are plain data, so that checkpoints load with `weights_only=True`."""
     classifier: Classifier = instantiate(
         cfg.classifier,
         network=network,
@@ -46,8 +46,10 @@ def build_classifier(cfg: DictConfig, network: nn.Module) -> Classifier:
 
 
 def build_callbacks(cfg: DictConfig) -> list[Callback]:
-    """Those of the config, less what the Trainer is told to do without, and less a checkpoint of
-    the best where nothing is validated; and what makes resuming exact.
+    """ExactResume and the callbacks of the config.
+
+    Without progress bars or checkpoints if the Trainer disables them, and without a checkpoint of
+    the best epoch if there is no validation.
     """
     trainer = cfg.trainer
     built: list[Callback] = [ExactResume(), ProcessGuard()]
@@ -68,7 +70,7 @@ def build_callbacks(cfg: DictConfig) -> list[Callback]:
 
 
 def build_loggers(cfg: DictConfig, purge_step: int | None) -> list[Logger]:
-    """`purge_step`: the step that a resumed run goes on from; None for a fresh one."""
+    """`purge_step`: the step from which a run resumes; None for a new run."""
     built = []
     for node in cfg.logger.values():
         if node is None:
@@ -81,7 +83,7 @@ def build_loggers(cfg: DictConfig, purge_step: int | None) -> list[Logger]:
 def build_trainer(
     cfg: DictConfig, callbacks: list[Callback], loggers: list[Logger], **overrides: Any
 ) -> L.Trainer:
-    """ConfigError: a strategy that does not write checkpoints our way."""
+    """ConfigError: the strategy is neither DDP nor a single device."""
     trainer: L.Trainer = instantiate(
         cfg.trainer,
         callbacks=callbacks,
@@ -90,9 +92,9 @@ def build_trainer(
         _convert_="all",
         **overrides,
     )
-    # It broadcasts from within a signal handler, in the midst of other collectives: a deadlock.
+    # Private: the handler of SIGTERM broadcasts, a deadlock (Lightning-AI/pytorch-lightning#20825).
     trainer._signal_connector._sigterm_notifier_fn = lambda *_: None  # type: ignore[method-assign]
-    if type(trainer.strategy) not in (SingleDeviceStrategy, DDPStrategy):  # such as XLA's, by auto
+    if type(trainer.strategy) not in (SingleDeviceStrategy, DDPStrategy):  # auto may choose XLA's
         raise ConfigError(
             f"trainer.strategy={cfg.trainer.strategy}: {type(trainer.strategy).__name__} is not "
             "supported; take ddp or single_device"

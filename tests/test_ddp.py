@@ -18,7 +18,7 @@ FEW = (
     "trainer.max_epochs=2",
     "trainer.limit_train_batches=4",
     "trainer.enable_progress_bar=false",
-    "callbacks.pictures=null",
+    "callbacks.test_images=null",
     "model.width_mult=0.25",
     # 5,001 and 10,000 images in batches of 77 to 97, odd and even: the ranks get unequal shares.
     "data.batch_size=97",

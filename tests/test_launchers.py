@@ -27,7 +27,7 @@ SWEEP = (
     "-m",
     "model.width_mult=0.25",
     "data.val_size=1000",
-    "callbacks.pictures=null",
+    "callbacks.test_images=null",
     "trainer.enable_progress_bar=false",
     "trainer.limit_test_batches=2",
     "optimizer.lr=0.1,1e18",  # the second diverges

@@ -4,7 +4,7 @@ import ast
 from pathlib import Path
 
 import mnv2_lightning
-from mnv2_lightning.schema.models import BY_VERB
+from mnv2_lightning.schema.models import BY_COMMAND
 
 PACKAGE = Path(mnv2_lightning.__file__).parent
 
@@ -37,7 +37,7 @@ BELOW: dict[str, set[str]] = {
     "sweeps": {"cli", "reports", "runs", "schema", "system"},
     "benchmarks": {"build", "cli", "data", "networks", "runs", "system", "train"},
 }
-COMMANDS = {command: {*BELOW, "train"} for command in BY_VERB}
+COMMANDS = {command: {*BELOW, "train"} for command in BY_COMMAND}
 
 
 def test_imports_point_down() -> None:

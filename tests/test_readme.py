@@ -58,7 +58,7 @@ def test_commands_pass_every_check(
 ) -> None:
     """Each is composed and checked as on the command line; what it would run is not run."""
     if "RUN_DIR" in command:
-        short = ("trainer.max_epochs=1", "callbacks.pictures=null")
+        short = ("trainer.max_epochs=1", "callbacks.test_images=null")
         train(configure(*SMALL, *short, run_dir=tmp_path / "run"))
     if "outputs/searches/NAME" in command:  # which a search has written
         (tmp_path / "outputs/searches/NAME/experiment").mkdir(parents=True)

@@ -27,7 +27,7 @@ from tests.conftest import SMALL, Call, record
 
 PLAIN_STEP = Classifier.training_step
 FEW = tuple(o for o in SMALL if not o.startswith("optimizer.lr"))
-SEARCH = ("search", *FEW, "callbacks.pictures=null", "search.name=s", "search.trials=3")
+SEARCH = ("search", *FEW, "callbacks.test_images=null", "search.name=s", "search.trials=3")
 
 
 def folder_of(tmp_path: Path) -> Path:
@@ -72,9 +72,9 @@ def test_a_search(call: Call, tmp_path: Path) -> None:
     composed = flatten(plain(again))
     outside = (*LEFT_OUT, "data.dir", "sweep", "traceback", "run_dir", "trainer.devices")
     for key in trial_config.keys() | composed.keys():
-        if not key.endswith(outside) and not key.startswith("callbacks.pictures"):
+        if not key.endswith(outside) and not key.startswith("callbacks.test_images"):
             assert composed[key] == trial_config[key], key
-    assert composed["callbacks.pictures"] is None
+    assert composed["callbacks.test_images"] is None
 
     written = yaml.safe_load((folder / "experiment" / "s.yaml").read_text())
     assert written["seed"] == 1
@@ -320,7 +320,7 @@ def test_two_processes_on_one_study(tmp_path: Path) -> None:
         sys.executable,
         "-m",
         "mnv2_lightning.search",
-        "callbacks.pictures=null",
+        "callbacks.test_images=null",
         "model.width_mult=0.25",
         "data.val_size=1000",
         "trainer.limit_train_batches=5",

@@ -17,7 +17,7 @@ import torch
 from mnv2_lightning.classifier import Classifier
 from tests.conftest import SMALL, Call, record
 
-SWEEP = ("train", "-m", *SMALL, "callbacks.pictures=null", "trainer.max_epochs=1", "sweep=s")
+SWEEP = ("train", "-m", *SMALL, "callbacks.test_images=null", "trainer.max_epochs=1", "sweep=s")
 
 
 def raises(error: BaseException) -> Callable[..., torch.Tensor]:
@@ -170,7 +170,7 @@ def test_a_job_that_gets_no_memory(tmp_path: Path) -> None:
         "trainer.limit_val_batches=1",
         "trainer.limit_test_batches=0",
         "trainer.max_epochs=1",
-        "callbacks.pictures=null",
+        "callbacks.test_images=null",
         "sweep=s",
     )
     ended = subprocess.run(
@@ -189,7 +189,7 @@ def test_a_job_that_gets_no_memory(tmp_path: Path) -> None:
 
 FEW = (
     "-m",
-    "callbacks.pictures=null",
+    "callbacks.test_images=null",
     "data.val_size=1000",
     "model.width_mult=0.25",
     "trainer.limit_train_batches=5",

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from mnv2_lightning.reports import collect, leaderboard, tables, write
+from mnv2_lightning.reports import collect, leaderboard, sweep_figures, tables, write
 from mnv2_lightning.runs import folder
 from tests.conftest import Call
 
@@ -208,7 +208,7 @@ def test_cells_without_a_finished_run_say_why(sweep: Path) -> None:
     for lr, ratio, status in ((0.01, 8, "interrupted"), (0.1, 8, "diverged"), (0.1, 1, "finished")):
         typed = {"optimizer.lr": lr, "model.expand_ratio": ratio, "trainer.max_epochs": 2}
         job(sweep / f"{lr}{ratio}", typed, status=status)
-    axes = write.figures(collect.rows([sweep]))["heat"].axes[0]
+    axes = sweep_figures.draw(collect.rows([sweep]))["heat"].axes[0]
     ratios = [label.get_text() for label in axes.get_yticklabels()]
     told = {text.get_position(): text.get_text() for text in axes.texts}
     assert ratios == ["1", "2", "4", "8"]
@@ -221,14 +221,14 @@ def test_a_job_that_was_not_started_takes_no_figure_away(tmp_path: Path) -> None
     for lr, ratio in ((0.1, 2), (0.1, 4), (0.2, 2)):
         job(tmp_path / f"{lr}{ratio}", {"optimizer.lr": lr, "model.expand_ratio": ratio})
     (tmp_path / "sweep.json").write_text('{"jobs": ["0.24"]}')
-    assert {"lines", "heat"} <= write.figures(collect.rows([tmp_path])).keys()
+    assert {"lines", "heat"} <= sweep_figures.draw(collect.rows([tmp_path])).keys()
 
 
 def test_a_sweep_over_lists(tmp_path: Path) -> None:
     for lr in (0.1, 0.2):
         for name, callbacks in (("a", ["default"]), ("b", ["default", "ema"])):
             job(tmp_path / f"{lr}{name}", {"callbacks": callbacks, "optimizer.lr": lr})
-    drawn = write.figures(collect.rows([tmp_path]))
+    drawn = sweep_figures.draw(collect.rows([tmp_path]))
     assert {"lines", "heat"} <= drawn.keys()
     labels = [label.get_text() for label in drawn["heat"].axes[0].get_yticklabels()]
     assert labels == ["['default', 'ema']", "['default']"]
@@ -241,7 +241,7 @@ def test_of_a_third_key_the_best_is_shown(tmp_path: Path) -> None:
             for dropout in (0.0, 0.5):
                 typed = {"optimizer.lr": lr, "model.expand_ratio": ratio, "model.dropout": dropout}
                 job(tmp_path / f"{lr}{ratio}{dropout}", typed, val_accuracy=0.9 - dropout)
-    drawn = write.figures(collect.rows([tmp_path]))
+    drawn = sweep_figures.draw(collect.rows([tmp_path]))
     assert {text.get_text() for text in drawn["heat"].axes[0].texts} == {"90.00 %"}
     assert drawn["lines"].axes[0].get_ylabel() == "validation accuracy, the best by dropout"
 

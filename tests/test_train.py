@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import plugin_data_pb2
 
-from mnv2_lightning.callbacks.non_finite_guard import Divergence
+from mnv2_lightning.callbacks.non_finite_guard import NonFiniteGuard
 from mnv2_lightning.classifier import Classifier
 from mnv2_lightning.cli.composing import config_dir
 from mnv2_lightning.evaluate import evaluate
@@ -158,11 +158,11 @@ def test_divergence_of_another_rank_is_told() -> None:
         return torch.minimum(tensor, there) if reduce_op == "min" else (tensor + there) / 2
 
     trainer: Any = SimpleNamespace(strategy=SimpleNamespace(reduce=reduce), current_epoch=0)
-    watch = Divergence()
-    watch.losses = [torch.tensor(1.0), torch.tensor(2.0), torch.tensor(3.0)]
-    watch.steps = [(1, 0.1), (2, 0.2), (3, 0.3)]
+    guard = NonFiniteGuard()
+    guard.losses = [torch.tensor(1.0), torch.tensor(2.0), torch.tensor(3.0)]
+    guard.steps = [(1, 0.1), (2, 0.2), (3, 0.3)]
     with pytest.raises(Diverged, match=r"step 2, learning rate 0\.2 \(loss nan\)"):
-        watch._look(trainer, watch._bad_losses())
+        guard._check(trainer, guard._non_finite_losses())
 
 
 def test_weights_that_overflow_reach_no_checkpoint(configure: Configure, tmp_path: Path) -> None:
@@ -231,7 +231,7 @@ def test_last_is_last_where_best_is_first(configure: Configure, tmp_path: Path) 
 
         patch.setattr(DurableCheckpointIO, "save_checkpoint", save)
         patch.setattr(Classifier, "validation_step", worse)
-        few = ("trainer.limit_train_batches=1", "callbacks.pictures=null")
+        few = ("trainer.limit_train_batches=1", "callbacks.test_images=null")
         train(configure(*SMALL, *few, "trainer.max_epochs=10", run_dir=folder))
     assert [load(folder, name)["epoch"] for name in ("best", "previous", "last")] == [0, 8, 9]
     assert max(held) == 4  # with the manifest
@@ -243,7 +243,11 @@ def test_last_is_last_where_best_is_first(configure: Configure, tmp_path: Path) 
         ("trainer.fast_dev_run=true",),
         ("trainer.enable_checkpointing=false",),
         ("trainer.limit_val_batches=0",),
-        ("trainer.enable_progress_bar=false", "callbacks.pictures=null", "logger.tensorboard=null"),
+        (
+            "trainer.enable_progress_bar=false",
+            "callbacks.test_images=null",
+            "logger.tensorboard=null",
+        ),
         ("callbacks=[default,early_stopping]",),
         ("trainer.gradient_clip_val=1.0", "trainer.accumulate_grad_batches=2"),
         ("optimizer=adamw", "scheduler=cosine", "classifier.label_smoothing=0.1"),
@@ -305,5 +309,5 @@ def test_epochs_are_counted_where_steps_end_the_fit(configure: Configure) -> Non
 
 def test_learns(configure: Configure) -> None:
     """The made classes are easy: from chance to nearly all right in a few epochs."""
-    result = train(configure(*SMALL, "trainer.max_epochs=5", "callbacks.pictures=null"))
+    result = train(configure(*SMALL, "trainer.max_epochs=5", "callbacks.test_images=null"))
     assert result["test_accuracy"] > 0.9

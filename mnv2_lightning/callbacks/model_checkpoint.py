@@ -1,4 +1,4 @@
-"""Checkpoints of a run that may have been moved."""
+"""ModelCheckpoint for run folders that may be moved."""
 
 import os
 from pathlib import Path
@@ -8,14 +8,15 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 
 class Checkpoint(ModelCheckpoint):
-    """Lightning's, which forgets the best score where its folder has another name than before.
+    """ModelCheckpoint that keeps its state if the run's folder was renamed.
 
-    Where the file of the best is damaged or gone, the best of the epochs to come is kept.
+    Lightning's forgets the best score then. If the best checkpoint is missing, the best of the
+    following epochs is saved.
     """
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         def here(path: str) -> str:
-            name = Path(os.path.normpath(f"/{path}")).name  # never `..`: what it names is removed
+            name = Path(os.path.normpath(f"/{path}")).name  # no `..`: it will be deleted
             return str(Path(str(self.dirpath)) / name) if path else path
 
         best = here(state_dict["best_model_path"])
@@ -30,4 +31,4 @@ class Checkpoint(ModelCheckpoint):
                 "best_k_models": {here(p): s for p, s in state_dict["best_k_models"].items()},
             }
         )
-        self.current_score = state_dict["current_score"]  # which Lightning's leaves out
+        self.current_score = state_dict["current_score"]  # Lightning does not restore it

@@ -1,20 +1,23 @@
-"""Affine maps of whole batches: random ones for training, and fixed ones for evaluation."""
+"""Affine transforms of image batches: random in training, fixed in test-time augmentation."""
 
 import math
 from collections.abc import Iterator
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mnv2_lightning.data.batches import generator
+
 
 class RandomAffine:
-    """(B, C, H, W) images in [0, 1], each turned, scaled, sheared and shifted by chance: a pure
-    function of (seed, epoch, image).
+    """Rotate, scale, shear and shift each image at random.
 
-    `degrees`: +- rotation; `translate`: +- share of the side; `scale`: size 1 +- scale;
-    `shear`: +- horizontal shear. Beyond the border the image is 0, MNIST's background.
+    Images are (B, C, H, W) in [0, 1]. The transform is a pure function of (seed, epoch, index),
+    which makes resuming bit-exact. Pixels beyond the border are 0, the background of MNIST.
+
+    `degrees`: rotation, ±degrees; `translate`: shift, ± fraction of the side; `scale`: size,
+    1 ± scale; `shear`: horizontal shear, ±.
     """
 
     def __init__(self, *, seed: int, **ranges: float) -> None:
@@ -24,55 +27,60 @@ class RandomAffine:
         return any(self.ranges)
 
     def __call__(self, images: Tensor, indices: Tensor, epoch: int) -> Tensor:
-        """`indices`: (B,) int64, the images' places in the data set."""
+        """`indices`: (B,) int64 positions of the images in the data set."""
         drawn = uniform(indices, self.seed, epoch, len(self.ranges)).unbind(1)  # 5 x (B,)
-        to_input = _to_input(*(d * r for d, r in zip(drawn, self.ranges, strict=True)))
-        grid = F.affine_grid(to_input, list(images.shape), align_corners=False)
+        theta = _theta(*(d * r for d, r in zip(drawn, self.ranges, strict=True)))
+        grid = F.affine_grid(theta, list(images.shape), align_corners=False)
         return F.grid_sample(images, grid.to(images.dtype), align_corners=False)
 
 
-class Views:
-    """(B, C, H, W) images as they are, and changed by each range to either end, one at a time.
+class TestTimeAugmentation:
+    """Yield a batch of (B, C, H, W) images, then a view for either end of each range.
 
-    The ranges are those of `RandomAffine`. Beyond the border an image goes on as at its edge.
+    Each view changes one thing. The ranges are those of `RandomAffine`. Pixels beyond the border
+    repeat the edge, because the images are normalized already.
     """
 
     def __init__(self, **ranges: float) -> None:
-        ends = np.diag(_ranges(**ranges))
-        ends = ends[ends.any(axis=1)]
-        changes = torch.tensor(np.concatenate([ends, -ends]), dtype=torch.float, device="cpu")
-        self.maps = _to_input(*changes.unbind(1))  # (V - 1, 2, 3)
+        ends = torch.diag(torch.tensor(_ranges(**ranges), device="cpu"))
+        ends = ends[ends.any(dim=1)]
+        self.theta = _theta(*torch.cat([ends, -ends]).unbind(1))  # (number of views - 1, 2, 3)
 
     def __len__(self) -> int:
-        return 1 + len(self.maps)
+        return 1 + len(self.theta)
 
     def __call__(self, images: Tensor) -> Iterator[Tensor]:
         yield images
-        for to_input in self.maps.to(images):
-            each = to_input.expand(len(images), 2, 3)
-            grid = F.affine_grid(each, list(images.shape), align_corners=False)
+        size = list(images.shape)
+        for theta in self.theta.to(images):
+            grid = F.affine_grid(theta.expand(size[0], 2, 3), size, align_corners=False)
             yield F.grid_sample(images, grid, padding_mode="border", align_corners=False)
 
 
 def _ranges(
     *, degrees: float = 0.0, translate: float = 0.0, scale: float = 0.0, shear: float = 0.0
 ) -> tuple[float, ...]:
-    """Of angle, size, shear, and the shifts in x and y in half sides."""
+    """Ranges of the five arguments of `_theta`."""
     return math.radians(degrees), scale, shear, 2 * translate, 2 * translate
 
 
-def _to_input(angle: Tensor, scale: Tensor, shear: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    """(N,) each -> (N, 2, 3), from output to input: rotation times shear times size, then shift."""
+def _theta(angle: Tensor, scale: Tensor, shear: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """(N, 2, 3) matrices for `affine_grid`: rotation times shear times size, then the shift.
+
+    All arguments are (N,): radians, size - 1, shear, and shifts in half sides.
+    """
     cos, sin, size = angle.cos(), angle.sin(), 1 / (1 + scale)
     rows = [cos * size, (cos * shear - sin) * size, x, sin * size, (sin * shear + cos) * size, y]
     return torch.stack(rows, dim=1).view(-1, 2, 3)
 
 
 def uniform(indices: Tensor, seed: int, epoch: int, draws: int) -> Tensor:
-    """(B, draws) numbers in [-1, 1) by hashing (splitmix64's finalizer): no generator to keep."""
+    """(B, draws) numbers in [-1, 1), a hash (the finalizer of splitmix64) of all arguments.
+
+    No generator state has to be saved, and an image gets the same numbers in any batch.
+    """
     draw = torch.arange(draws, device=indices.device)
-    start = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
-    offset = int(torch.randint(2**62, (), generator=start))
+    offset = int(torch.randint(2**62, (), generator=generator(seed, epoch)))
     x = (indices[:, None] * draws + draw) * -7046029254386353131 + offset
     x = (x ^ _shift(x, 30)) * -4658895280553007687
     x = (x ^ _shift(x, 27)) * -7723592293110705685

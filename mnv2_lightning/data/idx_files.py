@@ -1,6 +1,6 @@
-"""The four IDX files of a data set: where they are looked for, fetched to, and checked.
+"""The four IDX files of a data set: finding, fetching and checking them.
 
-Size and SHA-256 of the raw bytes are checked at every start; a wrong file is never used.
+Size and SHA-256 of the raw bytes are checked at every start. A wrong file is never used.
 """
 
 import gzip
@@ -17,43 +17,33 @@ from filelock import FileLock, Timeout
 from platformdirs import user_cache_path
 
 from mnv2_lightning.data.sets import DATA_DIR, DATA_SETS, IdxFile
-from mnv2_lightning.data.sources import SOURCES, Patience, SourceError
+from mnv2_lightning.data.sources import SOURCES, Deadline, SourceError
 from mnv2_lightning.schema.errors import ConfigError, DataError, StorageError
 from mnv2_lightning.system.durable_files import remove_unfinished, write_bytes, write_text
 
 log = logging.getLogger(__name__)
 
-FAILED = ".failed"  # the file that tells those that waited why the last fetch failed
-
-
-def _is_right(file: IdxFile, raw: bytes) -> bool:
-    return len(raw) == file.size and hashlib.sha256(raw).hexdigest() == file.sha256
-
-
-def _array(file: IdxFile, raw: bytes) -> np.ndarray:
-    header = 4 + 4 * len(file.shape)  # a magic number, then a size for each dimension
-    return np.frombuffer(raw, np.uint8, offset=header).reshape(file.shape)
+FAILED = ".failed"  # the message of the last failed fetch, for processes that waited for it
 
 
 def load(dataset: str, directory: str | None) -> dict[str, np.ndarray]:
-    """The arrays of `dataset` by split: train-images (60000, 28, 28), train-labels (60000,), ...
+    """The uint8 arrays of `dataset`: train-images (60000, 28, 28), train-labels (60000,), ...
 
-    Found in `directory` (None: a cache folder of the user's) raw or as .gz, in its subfolder
-    named after the data set, or as torchvision keeps it; else fetched into that subfolder.
-    ConfigError: there is no folder `directory`. DataError: no right files are there and no source
-    could give them.
+    Files may be raw or .gz, in `directory`, in its subfolder named after the data set, or as
+    torchvision stores them. Missing files are fetched into that subfolder. `directory` None: a
+    cache folder of the user. ConfigError: no such folder. DataError: no source has the files.
     """
     require_folder(directory)
     root = Path(directory).expanduser() if directory else user_cache_path("mnv2_lightning")
     files = DATA_SETS[dataset].files
-    raw = _read_all(files, _folders(root, dataset))
+    raw = _read_all(dataset, root)
     if len(raw) < len(files):
         raw = _fetch(dataset, root)
     return {file.name.split("-idx")[0]: _array(file, raw[file.name]) for file in files}
 
 
 def require_folder(directory: str | None) -> None:
-    """ConfigError: it does not exist, and is not the one that MNV2_DATA_DIR names."""
+    """ConfigError if the folder does not exist, unless the variable MNV2_DATA_DIR names it."""
     if directory in (None, os.environ.get(DATA_DIR)):
         return
     if not Path(os.path.expanduser(str(directory))).is_dir():
@@ -64,24 +54,29 @@ def require_folder(directory: str | None) -> None:
 
 
 def has(dataset: str, directory: str) -> bool:
-    """Whether `load` finds all files there. Writes and fetches nothing."""
-    root = Path(os.path.expanduser(directory))  # Path.expanduser() fails for a user that is none
-    files = DATA_SETS[dataset].files
-    return len(_read_all(files, _folders(root, dataset))) == len(files)
+    """Whether `load` would find all files, without fetching."""
+    root = Path(os.path.expanduser(directory))  # Path.expanduser() raises for an unknown user
+    return len(_read_all(dataset, root)) == len(DATA_SETS[dataset].files)
 
 
-def _folders(root: Path, dataset: str) -> tuple[Path, ...]:
-    return root / dataset, root, root / DATA_SETS[dataset].torchvision / "raw"
+def _is_valid(file: IdxFile, raw: bytes) -> bool:
+    return len(raw) == file.size and hashlib.sha256(raw).hexdigest() == file.sha256
 
 
-def _read_all(files: tuple[IdxFile, ...], folders: tuple[Path, ...]) -> dict[str, bytes]:
-    """The right bytes of each file that is there; a wrong file is named."""
+def _array(file: IdxFile, raw: bytes) -> np.ndarray:
+    header = 4 + 4 * len(file.shape)  # a magic number and the size of each dimension
+    return np.frombuffer(raw, np.uint8, offset=header).reshape(file.shape)
+
+
+def _read_all(dataset: str, root: Path) -> dict[str, bytes]:
+    """The raw bytes of all valid files by name; warns of invalid ones."""
+    folders = root / dataset, root, root / DATA_SETS[dataset].torchvision / "raw"
     found: dict[str, bytes] = {}
-    for file in files:
+    for file in DATA_SETS[dataset].files:
         for path in (folder / f"{file.name}{end}" for folder in folders for end in ("", ".gz")):
             if path.is_file():
                 raw = _read(path, file.size)
-                if _is_right(file, raw):
+                if _is_valid(file, raw):
                     found[file.name] = raw
                     break
                 log.warning("%s: not the right file (size or SHA-256), not used", path)
@@ -89,7 +84,7 @@ def _read_all(files: tuple[IdxFile, ...], folders: tuple[Path, ...]) -> dict[str
 
 
 def _read(path: Path, size: int) -> bytes:
-    """Up to `size` + 1 raw bytes: enough to see that a file is too long."""
+    """Up to `size` + 1 raw bytes: enough to notice that a file is too long."""
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as stream:
             return stream.read(size + 1)
@@ -99,42 +94,43 @@ def _read(path: Path, size: int) -> bytes:
 
 
 def _fetch(dataset: str, root: Path) -> dict[str, bytes]:
-    """Ask each source in turn for what is missing; one process does, the others wait for it.
+    """Fetch missing files from the sources, one after the other; other processes wait.
 
-    DataError, within the time of `Patience`, the wait included: what to do by hand.
+    DataError, before the deadline: a message that says what the user can do.
     """
-    patience = Patience()
+    deadline = Deadline()
     folder, files = root / dataset, {file.name: file for file in DATA_SETS[dataset].files}
     by_hand = f"put the four files, raw or .gz, into {folder}, or set data.dir=PATH"
     found: dict[str, bytes] = {}
     problems: list[str] = []
 
     def keep(name: str, raw: bytes) -> None:
-        if not _is_right(files[name], raw):
+        if not _is_valid(files[name], raw):
             raise SourceError(f"{name}: not the right bytes (size or SHA-256)")
         write_bytes(folder / name, raw)
         found[name] = raw
 
     try:
-        with _locked(folder, patience):
-            # Another process may have fetched them while this one waited.
-            found |= _read_all(DATA_SETS[dataset].files, _folders(root, dataset))
+        with _locked(folder, deadline):
+            found |= _read_all(dataset, root)  # another process may have fetched them
             for source, fetch in SOURCES.items():
                 missing = {name: f.size for name, f in files.items() if name not in found}
                 if not missing:
                     break
                 try:
-                    fetch(dataset, missing, keep, patience)
+                    fetch(dataset, missing, keep, deadline)
                 except SourceError as error:
                     log.warning("%s: %s", source, error)
                     problems.append(f"{source}: {error}")
             if len(found) < len(files):
-                failure = f"{dataset} could not be had ({'; '.join(problems)}); {by_hand}"
-                write_text(folder / FAILED, failure)
-                raise DataError(failure)
+                message = f"{dataset} could not be fetched ({'; '.join(problems)}); {by_hand}"
+                write_text(folder / FAILED, message)
+                raise DataError(message)
     except Timeout:
-        failure = f"{folder}: another process is fetching still: start again when it has ended"
-        raise DataError(f"{failure}; or {by_hand}") from None
+        raise DataError(
+            f"{folder}: another process is still fetching: start again when it has ended; or "
+            f"{by_hand}"
+        ) from None
     except StorageError as error:
         raise DataError(f"{error}; {by_hand}") from None
     except OSError as error:
@@ -143,18 +139,18 @@ def _fetch(dataset: str, root: Path) -> dict[str, bytes]:
 
 
 @contextmanager
-def _locked(folder: Path, patience: Patience) -> Iterator[None]:
-    """One process at a time. DataError: the one that this one waited for found no source."""
+def _locked(folder: Path, deadline: Deadline) -> Iterator[None]:
+    """Hold the lock of a fetch. DataError: another process held it, and its fetch failed."""
     folder.mkdir(parents=True, exist_ok=True)
     lock, failed, waited = FileLock(folder / ".lock"), folder / FAILED, False
     try:
         lock.acquire(timeout=0.5)
     except Timeout:
         log.info("another process is fetching into %s: waiting for it", folder)
-        lock.acquire(timeout=patience.left())
+        lock.acquire(timeout=deadline.seconds_left())
         waited = True
     try:
-        if waited and failed.exists():  # else all that wait would ask, one after the other
+        if waited and failed.exists():  # otherwise each of them would ask all sources in turn
             raise DataError(failed.read_text(encoding="utf-8"))
         failed.unlink(missing_ok=True)
         remove_unfinished(folder)

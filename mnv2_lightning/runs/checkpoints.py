@@ -116,7 +116,7 @@ def _require_of_run(folder: Path, path: Path) -> dict[str, Any]:
     content = read(path)
     if (folder / "config.yaml").is_file():
         mine = outcome(config.read(folder / "config.yaml"))
-        its = outcome(content.get("hyper_parameters", {}))
+        its = outcome(config.moved(content.get("hyper_parameters", {})))
         for key in mine.keys() & its.keys():
             if mine[key] != its[key] and key not in MAY_CHANGE:
                 raise StorageError(f"{path}: another run's ({key}={its[key]}, not {mine[key]})")

@@ -28,7 +28,10 @@ OUTSIDE_TRAINER = (
     "model_registry",
     "profiler",
 )
-OUTSIDE_CALLBACKS = ("divergence", "last", "pictures", "progress", "throughput")
+OUTSIDE_CALLBACKS = (
+    *("last", "non_finite_guard", "progress", "test_images", "throughput"),
+    *("divergence", "pictures"),  # as earlier versions named two of them
+)
 # May change when a run goes on, though the outcome depends on it.
 MAY_CHANGE = tuple(
     f"trainer.{key}" for key in ("max_epochs", "accelerator", "devices", "strategy", "num_nodes")
@@ -44,8 +47,12 @@ MOVED = {
         "mnv2_lightning.callbacks.model_checkpoint.Checkpoint"
     ),
     "mnv2_lightning.callbacks.divergence.Divergence": (
-        "mnv2_lightning.callbacks.non_finite_guard.Divergence"
+        "mnv2_lightning.callbacks.non_finite_guard.NonFiniteGuard"
     ),
+    "mnv2_lightning.callbacks.non_finite_guard.Divergence": (
+        "mnv2_lightning.callbacks.non_finite_guard.NonFiniteGuard"
+    ),
+    "mnv2_lightning.callbacks.pictures.Pictures": "mnv2_lightning.callbacks.test_images.TestImages",
 }
 
 # What reading a config raises where it is none: no YAML, no text, not of JSON types or our keys.
@@ -86,7 +93,7 @@ def read(path: Path) -> dict[str, Any]:
         text = json.dumps(yaml.safe_load(path.read_text(encoding="utf-8")))
         if "${" in text:  # `save` resolves them; what they stand for could change after a check
             raise ValueError("it holds an interpolation")
-        config = _with_paths(_moved(json.loads(text)), lambda p: os.path.normpath(run_dir / p))
+        config = _with_paths(moved(json.loads(text)), lambda p: os.path.normpath(run_dir / p))
         config["data"]["dir"] = os.environ.get(DATA_DIR) or config["data"]["dir"]
     except NOT_A_CONFIG as error:
         raise ConfigError(f"{path}: not a run's config ({str(error).splitlines()[0]})") from error
@@ -94,14 +101,14 @@ def read(path: Path) -> dict[str, Any]:
     return {"overrides": []} | config | of_the_command
 
 
-def _moved(node: Any) -> Any:
+def moved(node: Any) -> Any:
     """`node` with the present names of classes."""
     if isinstance(node, dict):
         return {
-            key: MOVED.get(str(value), value) if key == "_target_" else _moved(value)
+            key: MOVED.get(str(value), value) if key == "_target_" else moved(value)
             for key, value in node.items()
         }
-    return [_moved(value) for value in node] if isinstance(node, list) else node
+    return [moved(value) for value in node] if isinstance(node, list) else node
 
 
 class _Dumper(yaml.SafeDumper):

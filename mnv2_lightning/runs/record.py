@@ -37,7 +37,6 @@ EMPTY: dict[str, Any] = dict.fromkeys(
         "parameters",
         "multiply_adds",
         "map_sizes",
-        "peak_activation_bytes",
         "precision",
         "seed",
         "config_hash",

@@ -1,7 +1,7 @@
-"""The tables: one model for each part of a config, with the type and range of every key.
+"""One pydantic model for each part of a config: the type and range of every key.
 
-`conf/` gives the values, these say what is allowed; a test holds both against the classes'
-signatures. Messages come out of `schema/check.py`.
+`conf/` holds the values. A test compares both with the signatures of the classes. `schema/check.py`
+makes the messages.
 """
 
 from typing import Annotated, Any, Literal
@@ -12,7 +12,7 @@ from mnv2_lightning.data.sets import DATA_SETS, SIDE, TRAIN
 
 
 def _number(value: Any) -> Any:
-    """`true` is no number, though Python counts it as one."""
+    """Python counts `true` as a number."""
     if isinstance(value, bool):
         raise ValueError("must be a number")
     return value
@@ -30,7 +30,7 @@ def _data_set(name: str) -> str:
     return name
 
 
-def _named(node: dict[str, Any]) -> dict[str, Any]:
+def _has_target(node: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(node.get("_target_"), str):
         raise ValueError("must be a group of keys with a _target_")
     return node
@@ -42,9 +42,9 @@ def _devices(value: Any) -> Any:
     return value
 
 
-# Tested ones. Sharded parameters (FSDP, DeepSpeed) are one-dimensional, so that weight decay would
-# leave out all of them; XLA and DeepSpeed write checkpoints in their own way; spawned processes
-# would not report the best checkpoint.
+# The strategies that were tested. FSDP and DeepSpeed shard parameters into 1-D tensors, which would
+# all be without weight decay; XLA and DeepSpeed write checkpoints in their own way; spawned
+# processes would not report the best checkpoint.
 STRATEGIES = Literal[
     "auto",
     "ddp",
@@ -52,132 +52,131 @@ STRATEGIES = Literal[
     "ddp_find_unused_parameters_true",
     "single_device",
 ]
+PRECISIONS = Literal["16-mixed", "bf16-mixed", "32-true", "64-true", "16-true", "bf16-true"]
+ACCELERATORS = Literal["auto", "cpu", "gpu", "cuda", "mps"]
 PositiveInt = Annotated[int, Field(ge=1)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
 Number = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
 Positive = Annotated[Number, Field(gt=0)]
 NonNegative = Annotated[Number, Field(ge=0)]
-Share = Annotated[Number, Field(ge=0, lt=1)]  # 0 to 1, 1 left out
+Fraction = Annotated[Number, Field(ge=0, lt=1)]
 UpToOne = Annotated[Number, Field(ge=0, le=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
-# A Lightning limit: a number of batches (int) or a share of them (float).
+# A limit of Lightning: a number of batches (int) or a fraction of them (float).
 Batches = NonNegativeInt | Annotated[float, Field(ge=0.0, le=1.0)]
 Stride = Literal[1, 2]
-# YAML knows lists only, where these are of a fixed length.
+# Tuples of a fixed length, not strict because YAML has lists only.
 StageRow = Annotated[tuple[PositiveInt, PositiveInt, PositiveInt, Stride], Field(strict=False)]
 LayerRow = Annotated[tuple[PositiveInt, Stride], Field(strict=False)]
-Betas = Annotated[tuple[Share, Share], Field(strict=False)]
-# Its own table, if there is one, is in BY_TARGET.
-Node = Annotated[dict[str, Any], AfterValidator(_named)]
+Betas = Annotated[tuple[Fraction, Fraction], Field(strict=False)]
+# Any node with a _target_; BY_TARGET may hold a model for it.
+Node = Annotated[dict[str, Any], AfterValidator(_has_target)]
 
 
-class Table(BaseModel):
+class Config(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
-class Targeted(Table):
+class TargetConfig(Config):
     target: str = Field(alias="_target_")
 
 
-class Partial(Targeted):
+class PartialConfig(TargetConfig):
     partial: Literal[True] = Field(alias="_partial_")
 
 
-class DataFolder(Table):
+class CommandConfig(Config):
+    traceback: bool
+
+
+class FolderConfig(CommandConfig):
+    run_dir: str
+
+
+class DataFolderConfig(Config):
     dir: str | None
 
 
-class Augment(Table):
-    """Ranges of affine maps."""
+class AffineConfig(Config):
+    """Ranges of `data.affine`."""
 
     degrees: Annotated[Number, Field(ge=0, le=180)] = 0.0
     translate: UpToOne = 0.0
-    scale: Share = 0.0
+    scale: Fraction = 0.0
     shear: UpToOne = 0.0
 
 
-class Evaluate(Table):
-    run_dir: str
+class EvaluateConfig(FolderConfig):
     checkpoint: Literal["best", "last", "previous"] | None
     split: Literal["test", "val"]
-    test_time_augmentation: Augment | None
-    data: DataFolder
-    accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps"]
-    traceback: bool
+    test_time_augmentation: AffineConfig | None
+    data: DataFolderConfig
+    accelerator: ACCELERATORS
 
 
-class Devices(Table):
-    traceback: bool
+BenchmarkPart = Literal[
+    "limits",
+    "same_work",
+    "loop",
+    "input_pipeline",
+    "inference",
+    "growth",
+    "time_to_accuracy",
+]
 
 
-class Benchmark(Table):
-    parts: Annotated[
-        list[
-            Literal[
-                "limits", "same_work", "loop", "feed", "inference", "growth", "time_to_accuracy"
-            ]
-        ],
-        Field(min_length=1),
-    ]
+class BenchmarkConfig(FolderConfig):
+    parts: Annotated[list[BenchmarkPart], Field(min_length=1)]
     pairs: PositiveInt
     warmup: PositiveInt
     steps: PositiveInt
     recipes: list[str]
     smoke: bool
-    data: DataFolder
-    run_dir: str
-    traceback: bool
+    data: DataFolderConfig
 
 
-class Report(Table):
+class ReportConfig(CommandConfig):
     run_dir: str | None
     runs: Annotated[list[str], Field(min_length=1)] | None
     out: str
-    traceback: bool
 
 
-class ReluCollapse(Table):
+class ReluCollapseConfig(FolderConfig):
     dimensions: Annotated[list[Annotated[int, Field(ge=2, le=1000)]], Field(min_length=1)]
     points: Annotated[int, Field(ge=10, le=100_000)]
     matrices: Annotated[int, Field(ge=2, le=1_000_000)]
     seed: Seed
-    run_dir: str
-    traceback: bool
 
 
-class MobileNetV2(Targeted):
+class MobileNetConfig(TargetConfig):
     in_channels: PositiveInt
     num_classes: Annotated[int, Field(ge=2)]
     stem_channels: PositiveInt
+    width_mult: Annotated[Number, Field(gt=0, le=16)]
+    round_nearest: PositiveInt
+    dropout: Fraction
+    init: Literal["torchvision", "pytorch"]
+
+
+class MobileNetV1Config(MobileNetConfig):
+    stem_stride: Stride
+    layers: Annotated[list[LayerRow], Field(min_length=1)]
+
+
+class MobileNetV2Config(MobileNetConfig):
     stem_kernel: Literal[3, 5, 7]
     stages: Annotated[list[StageRow], Field(min_length=1)]
     head_channels: PositiveInt
     expand_ratio: Positive | None
     expand_always: bool
-    width_mult: Annotated[Number, Field(gt=0, le=16)]
-    round_nearest: PositiveInt
     strides: Literal["28px", "32px", "224px"] | list[Stride] | None
     bottleneck_activation: Literal["linear", "relu6"]
     depthwise_activation: Literal["relu6", "none"]
     shortcut: Literal["identity", "projection", "none"]
-    dropout: Share
-    init: Literal["torchvision", "pytorch"]
 
 
-class MobileNetV1(Targeted):
-    in_channels: PositiveInt
-    num_classes: Annotated[int, Field(ge=2)]
-    stem_channels: PositiveInt
-    stem_stride: Stride
-    layers: Annotated[list[LayerRow], Field(min_length=1)]
-    width_mult: Annotated[Number, Field(gt=0, le=16)]
-    round_nearest: PositiveInt
-    dropout: Share
-    init: Literal["torchvision", "pytorch"]
-
-
-class Data(Targeted):
-    """What every data module has; one of the user's own may have more."""
+class DataConfig(TargetConfig):
+    """Keys of every data module; a user's own may have more."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -189,82 +188,62 @@ class Data(Targeted):
     classes: Annotated[list[str], Field(min_length=10, max_length=10)]
 
 
-class MNISTDataModule(Data):
+class MNISTConfig(DataConfig):
     model_config = ConfigDict(extra="forbid")
 
     crop: Annotated[int, Field(ge=4, le=SIDE)]
     mean: UpToOne
     std: Annotated[Number, Field(gt=0, le=1)]
-    augment: Augment
+    augment: AffineConfig
     seed: Seed
 
 
-class Classifier(Targeted):
-    label_smoothing: Share
-    test_time_augmentation: Augment | None = None  # None: a run from before there was such
+class ClassifierConfig(TargetConfig):
+    label_smoothing: Fraction
+    test_time_augmentation: AffineConfig | None = None  # older runs lack it
     channels_last: bool
     compile: bool
 
 
-class SGD(Partial):
+class OptimizerConfig(PartialConfig):
     lr: Positive
-    momentum: Share
+    weight_decay: NonNegative
+
+
+class SGDConfig(OptimizerConfig):
+    momentum: Fraction
     nesterov: bool
     fused: bool | None
-    weight_decay: NonNegative
 
 
-class AdamW(Partial):
-    lr: Positive
+class AdamWConfig(OptimizerConfig):
     betas: Betas
     eps: Positive
-    weight_decay: NonNegative
 
 
-class RMSprop(Partial):
-    lr: Positive
-    alpha: Share
+class RMSpropConfig(OptimizerConfig):
+    alpha: Fraction
     eps: Positive
-    momentum: Share
-    weight_decay: NonNegative
+    momentum: Fraction
 
 
-class Warmup(Partial):
-    warmup: Share
+class WarmupConfig(PartialConfig):
+    warmup: Fraction
     final: UpToOne
 
 
-class Exponential(Partial):
+class ExponentialConfig(PartialConfig):
     decay: Annotated[Number, Field(gt=0, le=1)]
 
 
-class Trainer(Targeted):
-    accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps"]
+class TrainerConfig(TargetConfig):
+    accelerator: ACCELERATORS
     strategy: STRATEGIES | Node
     devices: Annotated[
         Annotated[int, Field(ge=-1)] | str | list[NonNegativeInt], BeforeValidator(_devices)
     ]
     num_nodes: PositiveInt
-    precision: (
-        Literal[
-            "16-mixed",
-            "bf16-mixed",
-            "32-true",
-            "64-true",
-            "16-true",
-            "bf16-true",
-            "transformer-engine",
-            "transformer-engine-float16",
-            16,
-            32,
-            64,
-            "16",
-            "32",
-            "64",
-            "bf16",
-        ]
-        | None
-    )
+    precision: PRECISIONS | None
     fast_dev_run: bool | NonNegativeInt
     max_epochs: Annotated[int, Field(ge=-1)] | None
     min_epochs: NonNegativeInt | None
@@ -300,7 +279,7 @@ class Trainer(Targeted):
     model_registry: str | None
 
 
-class ModelCheckpoint(Targeted):
+class CheckpointConfig(TargetConfig):
     dirpath: str | None = None
     filename: str | None = None
     monitor: str | None = None
@@ -312,13 +291,13 @@ class ModelCheckpoint(Targeted):
     mode: Literal["min", "max"] = "min"
     auto_insert_metric_name: bool = True
     every_n_train_steps: NonNegativeInt | None = None
-    train_time_interval: None = None  # a timedelta, which YAML does not have
+    train_time_interval: None = None  # a timedelta, which YAML lacks
     every_n_epochs: NonNegativeInt | None = None
     save_on_train_epoch_end: bool | None = None
     enable_version_counter: bool = True
 
 
-class EarlyStopping(Targeted):
+class EarlyStoppingConfig(TargetConfig):
     monitor: str
     min_delta: Number = 0.0
     patience: NonNegativeInt = 3
@@ -332,38 +311,36 @@ class EarlyStopping(Targeted):
     log_rank_zero_only: bool = False
 
 
-class EMA(Targeted):
+class EMAConfig(TargetConfig):
     decay: Annotated[Number, Field(gt=0, lt=1)]
 
 
-class Throughput(Targeted):
+class ThroughputConfig(TargetConfig):
     warmup_steps: NonNegativeInt
 
 
-class Pictures(Targeted):
+class TestImagesConfig(TargetConfig):
     images: Annotated[int, Field(ge=1, le=400)]
 
 
-class Train(Table):
+class TrainConfig(FolderConfig):
     model: Node
-    data: Data
+    data: DataConfig
     classifier: Node
     optimizer: Node
     scheduler: Node
-    trainer: Trainer
+    trainer: TrainerConfig
     callbacks: dict[str, Node | None]
     logger: dict[str, Node | None]
     seed: Seed
     sweep: str | int | None
     resume: str | None
-    traceback: bool
-    run_dir: str
     overrides: list[str]
     command: str | None
 
 
-class Range(Table):
-    """Of a parameter that is searched for; integers where both ends are."""
+class RangeConfig(Config):
+    """Range of a searched parameter, an integer if both ends are."""
 
     low: Number
     high: Number
@@ -372,7 +349,7 @@ class Range(Table):
 
 
 def _space(space: dict[str, Any], path: str = "search.space") -> dict[str, Any]:
-    """A tree of ranges and choices. ValueError: begins with the key."""
+    """Check a tree of ranges and choices. ValueError: the message begins with the key."""
     if not space:
         raise ValueError(f"{path}: must hold a parameter at least")
     for name, node in space.items():
@@ -386,21 +363,21 @@ def _space(space: dict[str, Any], path: str = "search.space") -> dict[str, Any]:
                 raise ValueError(f"{key}.choices: must be a list of two values or more, alone")
         elif "low" in node or "high" in node:
             try:
-                end = Range.model_validate(node)
+                parameter = RangeConfig.model_validate(node)
             except ValidationError as error:
                 first = error.errors()[0]
                 at = ".".join(map(str, (key, *first["loc"])))
                 raise ValueError(f"{at}: {first['msg'].lower()}") from None
-            if not end.low < end.high:
+            if not parameter.low < parameter.high:
                 raise ValueError(f"{key}: low must be below high")
-            if end.log and (end.step or end.low <= 0):
+            if parameter.log and (parameter.step or parameter.low <= 0):
                 raise ValueError(f"{key}: log must have low above 0 and no step")
         else:
             _space(node, key)
     return space
 
 
-class Searched(Table):
+class StudyConfig(Config):
     name: str | int | None
     trials: PositiveInt
     seed: Seed
@@ -410,36 +387,36 @@ class Searched(Table):
     pruner: Node
 
 
-class Search(Train):
-    search: Searched
+class SearchConfig(TrainConfig):
+    search: StudyConfig
 
 
-BY_VERB: dict[str, type[Table]] = {
-    "train": Train,
-    "evaluate": Evaluate,
-    "benchmark": Benchmark,
-    "devices": Devices,
-    "relu_collapse": ReluCollapse,
-    "report": Report,
-    "search": Search,
+BY_COMMAND: dict[str, type[Config]] = {
+    "train": TrainConfig,
+    "evaluate": EvaluateConfig,
+    "benchmark": BenchmarkConfig,
+    "devices": CommandConfig,
+    "relu_collapse": ReluCollapseConfig,
+    "report": ReportConfig,
+    "search": SearchConfig,
 }
-BY_TARGET: dict[str, type[Table]] = {
-    "mnv2_lightning.networks.mobilenet_v2.MobileNetV2": MobileNetV2,
-    "mnv2_lightning.networks.mobilenet_v1.MobileNetV1": MobileNetV1,
-    "mnv2_lightning.data.datamodule.MNISTDataModule": MNISTDataModule,
-    "mnv2_lightning.classifier.Classifier": Classifier,
-    "torch.optim.SGD": SGD,
-    "torch.optim.AdamW": AdamW,
-    "torch.optim.RMSprop": RMSprop,
-    "mnv2_lightning.schedules.constant": Partial,
-    "mnv2_lightning.schedules.linear": Warmup,
-    "mnv2_lightning.schedules.cosine": Warmup,
-    "mnv2_lightning.schedules.exponential": Exponential,
-    "lightning.pytorch.Trainer": Trainer,
-    "mnv2_lightning.callbacks.model_checkpoint.Checkpoint": ModelCheckpoint,
-    "lightning.pytorch.callbacks.EarlyStopping": EarlyStopping,
-    "mnv2_lightning.callbacks.ema.EMA": EMA,
-    "mnv2_lightning.callbacks.non_finite_guard.Divergence": Targeted,
-    "mnv2_lightning.callbacks.throughput.Throughput": Throughput,
-    "mnv2_lightning.callbacks.pictures.Pictures": Pictures,
+BY_TARGET: dict[str, type[Config]] = {
+    "mnv2_lightning.networks.mobilenet_v2.MobileNetV2": MobileNetV2Config,
+    "mnv2_lightning.networks.mobilenet_v1.MobileNetV1": MobileNetV1Config,
+    "mnv2_lightning.data.datamodule.MNISTDataModule": MNISTConfig,
+    "mnv2_lightning.classifier.Classifier": ClassifierConfig,
+    "torch.optim.SGD": SGDConfig,
+    "torch.optim.AdamW": AdamWConfig,
+    "torch.optim.RMSprop": RMSpropConfig,
+    "mnv2_lightning.schedules.constant": PartialConfig,
+    "mnv2_lightning.schedules.linear": WarmupConfig,
+    "mnv2_lightning.schedules.cosine": WarmupConfig,
+    "mnv2_lightning.schedules.exponential": ExponentialConfig,
+    "lightning.pytorch.Trainer": TrainerConfig,
+    "mnv2_lightning.callbacks.model_checkpoint.Checkpoint": CheckpointConfig,
+    "lightning.pytorch.callbacks.EarlyStopping": EarlyStoppingConfig,
+    "mnv2_lightning.callbacks.ema.EMA": EMAConfig,
+    "mnv2_lightning.callbacks.non_finite_guard.NonFiniteGuard": TargetConfig,
+    "mnv2_lightning.callbacks.throughput.Throughput": ThroughputConfig,
+    "mnv2_lightning.callbacks.test_images.TestImages": TestImagesConfig,
 }

@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from mnv2_lightning.reports import markdown
+from mnv2_lightning.reports.tables import markdown_table
 
 ROOT = Path(__file__).resolve().parents[2]
 RECORDS = ROOT / "outputs" / "records"
@@ -51,7 +51,7 @@ def wrapped(text: str, begin: str) -> str:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    return "\n".join(markdown.table(head, rows))
+    return "\n".join(markdown_table(head, rows))
 
 
 def command(*lines: str) -> str:

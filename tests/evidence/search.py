@@ -49,7 +49,7 @@ def sweep() -> str:
         """),
         command(
             "python -m mnv2_lightning.train -m experiment=fast data.val_size=10000",
-            "trainer.limit_test_batches=0 trainer.max_steps=391 callbacks.pictures=null",
+            "trainer.limit_test_batches=0 trainer.max_steps=391 callbacks.test_images=null",
             "optimizer.lr=0.05,0.2,0.8 model.expand_ratio=1.5,3,6 seed=0,1,2",
             "sweep=lr_x_expand_ratio",
         ),
@@ -112,7 +112,7 @@ def pruning() -> str:
         """),
         command(
             "python -m mnv2_lightning.search experiment=fast data.val_size=10000",
-            "trainer.max_steps=80 trainer.val_check_interval=20 callbacks.pictures=null",
+            "trainer.max_steps=80 trainer.val_check_interval=20 callbacks.test_images=null",
             "logger.tensorboard=null search.name=pruned search.trials=20",
         ),
         prose(f"""
@@ -170,7 +170,7 @@ def samplers() -> str:
         table(("seed", "TPE", "random", "difference"), pairs),
         command(
             "python -m mnv2_lightning.search -m experiment=fast data.val_size=10000",
-            "trainer.max_steps=50 callbacks.pictures=null logger.tensorboard=null",
+            "trainer.max_steps=50 callbacks.test_images=null logger.tensorboard=null",
             "search/pruner=none search.trials=20 search/sampler=tpe,random",
             "search.seed=0,1,2,3,4,5,6,7",
             "'+search.space.optimizer.weight_decay={low:0.0001,high:0.1,log:true}'",

@@ -21,6 +21,7 @@ from tests.evidence.markdown import (
 def benchmark() -> str:
     record = read(RECORDS / "benchmark" / "benchmark.json")
     parts = record["parts"]
+    parts["input_pipeline"] = parts.pop("feed")  # its name when the record was written
     (large, small), inference = parts["same_work"], parts["inference"][0]
     rows = [
         against(
@@ -40,9 +41,9 @@ def benchmark() -> str:
         ),
         against(
             "the input pipeline alone, augmented",
-            parts["feed"]["augmented"],
+            parts["input_pipeline"]["augmented"],
             "the training that it feeds",
-            parts["feed"]["training"],
+            parts["input_pipeline"]["training"],
         ),
         against(
             "classify one image: batch norm folded, `torch.compile`",
@@ -185,7 +186,7 @@ def cheapest(part: dict[str, list[Record]], goal: float, among: str) -> str:
 
 PROCESSES = (
     "python -m mnv2_lightning.train experiment=fast trainer.max_steps=600 "
-    "trainer.limit_test_batches=0 callbacks.pictures=null"
+    "trainer.limit_test_batches=0 callbacks.test_images=null"
 )
 WAYS = {  # by folder: what is added to PROCESSES, jobs at a time, processes per job, probable limit
     "single": ("", 1, 1, "too little work per image for two threads to share well"),

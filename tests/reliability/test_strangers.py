@@ -320,7 +320,7 @@ def test_a_checkpoint_names_no_folder_above(tmp_path: Path) -> None:
 def test_a_logger_of_ones_own(call: Call, tmp_path: Path) -> None:
     """Goes on with the same command; by `resume=` it is typed again, and `evaluate` needs none."""
     node = f"{{_target_: {LOGGERS}.CSVLogger, save_dir: '${{run_dir}}', name: mine}}"
-    command = (*SMALL, "callbacks.pictures=null", f"+logger.mine={node}", "hydra.run.dir=run")
+    command = (*SMALL, "callbacks.test_images=null", f"+logger.mine={node}", "hydra.run.dir=run")
     assert call("train", *command, "trainer.max_epochs=1").status == 0
     ended = call("train", *command, "trainer.max_epochs=2")
     assert ended.status == 0, ended.err
