@@ -152,7 +152,8 @@ def launch(cfg: DictConfig) -> dict[str, Any]:
     from mnv2_lightning.system import torchrun
 
     hydra, run_dir = HydraConfig.get(), Path(cfg.run_dir)
-    arguments = composing.arguments(hydra, "train", hydra.overrides.task, run_dir.absolute())
+    overrides = composing.as_typed(hydra.overrides.task)
+    arguments = composing.arguments(hydra, "train", overrides, run_dir.absolute())
     try:
         torchrun.run(["mnv2_lightning.train", *arguments], count)
     except RankError as error:
@@ -202,6 +203,7 @@ def final_config(cfg: DictConfig, overrides: list[str]) -> DictConfig:
         is_swept = hydra.mode == RunMode.MULTIRUN
         if is_swept and cfg.trainer.devices == "auto":
             cfg.trainer.devices = 1
+            cfg.overrides.append("trainer.devices=1")
         run_dir = Path(cfg.run_dir)
         if ranks.rank():  # the first, which has looked at it, may be writing into the folder
             resumes = any((run_dir / "checkpoints").glob("*.ckpt"))

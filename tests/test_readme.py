@@ -7,9 +7,9 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from hydra._internal.utils import get_args_parser
 
 from mnv2_lightning import build
+from mnv2_lightning.cli.command import Command, Job
 from mnv2_lightning.networks import complexity
 from mnv2_lightning.train import train
 from tests import evidence
@@ -76,8 +76,15 @@ def test_commands_pass_every_check(
     trainer = SimpleNamespace(world_size=1, max_epochs=9)
     monkeypatch.setattr("mnv2_lightning.build.build_trainer", lambda *args: trainer)
     module, *args = shlex.split(command.replace("RUN_DIR", str(tmp_path / "run")))
-    parsed = get_args_parser().parse_args(args)
-    import_module(module).COMMAND.check_all(parsed)
+    monkeypatch.setattr("sys.argv", [module, *args])
+    check = Command._check_together
+
+    def check_and_end(self: Command, jobs: list[Job]) -> None:
+        check(self, jobs)
+        raise SystemExit(42)
+
+    monkeypatch.setattr(Command, "_check_together", check_and_end)
+    assert import_module(module).COMMAND.run() == 42
 
 
 @pytest.mark.parametrize("name", PAGES)

@@ -70,7 +70,7 @@ def test_a_search(call: Call, tmp_path: Path) -> None:
     again.data.dir = None
     trial_config = flatten(plain(read_config(Path(again.run_dir))))
     composed = flatten(plain(again))
-    outside = (*LEFT_OUT, "data.dir", "sweep", "traceback", "run_dir", "trainer.devices")
+    outside = (*LEFT_OUT, "command", "data.dir", "sweep", "traceback", "run_dir", "trainer.devices")
     for key in trial_config.keys() | composed.keys():
         if not key.endswith(outside) and not key.startswith("callbacks.test_images"):
             assert composed[key] == trial_config[key], key

@@ -214,15 +214,20 @@ def start_a_sweep(folder: Path, name: str = "sweep=s") -> tuple[subprocess.Popen
     return process, found[0].parents[1]
 
 
+def children(process: int) -> list[int]:
+    path = Path(f"/proc/{process}/task/{process}/children")
+    return [int(number) for number in path.read_text().split()]
+
+
 @pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a sweep is one process")
+@pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's /proc")
 def test_a_job_that_the_system_kills(tmp_path: Path) -> None:
     """As where memory runs out: it is recorded, the others run, in the same folder; the same
     command goes on, here with the name of the folder, as the sweep had none.
     """
     process, job = start_a_sweep(tmp_path, "sweep=null")
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    os.kill(int(children[0]), signal.SIGKILL)
+    (trained,) = (grandchild for child in children(process.pid) for grandchild in children(child))
+    os.kill(trained, signal.SIGKILL)
     out, err = process.communicate()
     assert process.returncode == 1
     killed = "killed by SIGKILL, as the system does where memory runs out"

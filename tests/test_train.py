@@ -41,7 +41,7 @@ def test_leaves_a_whole_run(run: Path) -> None:
     }
     result = record(run)
     assert result.keys() == EMPTY.keys()
-    assert {k for k, v in result.items() if v is None} <= {"error", "git_commit"}
+    assert {k for k, v in result.items() if v is None} <= {"command", "error", "git_commit"}
     assert result["status"] == "finished"
     assert result["epochs"] == 2
     assert result["precision"] == "32-true"
@@ -192,11 +192,11 @@ def test_a_fit_that_steps_end_is_validated_there(configure: Configure, tmp_path:
 
 def test_peak_memory_of_a_job_is_its_own() -> None:
     code = """
-from mnv2_lightning.system.memory import begin_run, peak_rss_bytes
+from mnv2_lightning.system.memory import forget_run, peak_rss_bytes
 large = bytearray(300_000_000)
 before = peak_rss_bytes()
 del large
-begin_run()
+forget_run()
 print(before - peak_rss_bytes())
 """
     command = [sys.executable, "-c", code]

@@ -127,7 +127,7 @@ class Command:
         hydra = HydraConfig.get()
         output_dir = Path(hydra.runtime.output_dir)
         run_dir = output_dir if output_dir != Path.cwd() else None
-        overrides = list(hydra.overrides.task)
+        overrides = composing.as_typed(hydra.overrides.task)
         if hydra.mode == RunMode.MULTIRUN:
             if OmegaConf.select(cfg, "trainer.devices") == "auto":
                 overrides.append("trainer.devices=1")  # the others are for other jobs
@@ -150,7 +150,9 @@ class Command:
     def check_run(self, config: DictConfig) -> None:
         """Called by Hydra's callback; `config` has Hydra's part. SystemExit: it cannot work."""
         with report_error(bool(config.traceback)) as outcome:
-            self._check_together([self._job(config, list(config.hydra.overrides.task))])
+            self._check_together(
+                [self._job(config, composing.as_typed(config.hydra.overrides.task))]
+            )
         if outcome.status:
             sys.exit(outcome.status)
 
@@ -162,7 +164,8 @@ class Command:
             shared = composing.shared_keys(config)
             names = ",".join(f"'{key}'" for key in shared)
             extra = [f"hydra.job.config.override_dirname.exclude_keys=[{names}]"]
-            typed = [o for o in config.hydra.overrides.hydra if not o.startswith("hydra.mode")]
+            typed = composing.as_typed(config.hydra.overrides.hydra)
+            typed = [o for o in typed if not o.startswith("hydra.mode")]
             jobs = []
             for number, overrides in enumerate(composing.jobs(config)):
                 try:
@@ -199,8 +202,9 @@ class Command:
             self.check_job(job)
 
     def job(self, overrides: Sequence[str], folder: Path) -> Job:
-        """A run that another command starts, checked as if it were typed. ConfigError."""
-        job = self._job(composing.composed(self.name, overrides), list(overrides), folder=folder)
+        """One of several runs that another command starts, checked as a sweep's. ConfigError."""
+        config = composing.composed(self.name, overrides)
+        job = self._job(config, list(overrides), folder=folder, number=0)
         self.check_job(job)
         return job
 

@@ -51,6 +51,11 @@ def key_of(override: str) -> str:
     return override.partition("=")[0].lstrip("+~")
 
 
+def as_typed(overrides: Any) -> list[str]:
+    """A list of overrides in Hydra's config, where `${...}` in them would be resolved."""
+    return OmegaConf.to_container(overrides, resolve=False)  # type: ignore[return-value]
+
+
 def composed(command: str, overrides: Sequence[str]) -> DictConfig:
     """The config of `command` with Hydra's own part, `hydra`; while Hydra runs. ConfigError."""
     try:
@@ -70,10 +75,8 @@ def parse(overrides: Sequence[str]) -> list[Override]:
 
 def jobs(config: DictConfig) -> list[list[str]]:
     """The overrides of each job of a multirun: the product of all sweeps. ConfigError."""
-    params = config.hydra.sweeper.get("params") or {}
-    overrides = [*(f"{key}={value}" for key, value in params.items()), *config.hydra.overrides.task]
     values: dict[str, list[str]] = {}  # of a key that is given twice the last counts
-    for override in parse(overrides):
+    for override in parse(_of_multirun(config)):
         key = override.get_key_element()
         try:
             sweeps = override.is_sweep_override()
@@ -88,13 +91,18 @@ def _value(override: Override) -> str:
     return override.get_value_element_as_str()
 
 
+def _of_multirun(config: DictConfig) -> list[str]:
+    """As Hydra's sweeper takes them: those of the config first."""
+    params = config.hydra.sweeper.get("params") or {}
+    in_config = [f"{key}={value}" for key, value in params.items()]
+    return [*in_config, *as_typed(config.hydra.overrides.task)]
+
+
 def shared_keys(config: DictConfig) -> list[str]:
     """The keys that all jobs share, which are no part of a job's name: where no key differs, only
     the sweep's name.
     """
-    params = config.hydra.sweeper.get("params") or {}
-    overrides = [*(f"{key}={value}" for key, value in params.items()), *config.hydra.overrides.task]
-    is_swept = {o.key_or_group: o.is_sweep_override() for o in parse(overrides)}
+    is_swept = {o.key_or_group: o.is_sweep_override() for o in parse(_of_multirun(config))}
     if not any(is_swept.values()):
         return ["sweep"]
     return [key for key, swept in is_swept.items() if not swept] or ["sweep"]
@@ -108,7 +116,7 @@ def arguments(
     user = [f"--config-dir={s.path}" for s in sources if s.provider == "command-line"]
     name = [f"--config-name={hydra.job.config_name}"] if hydra.job.config_name != command else []
     task = [override for override in overrides if key_of(override) != "sweep"]
-    kept = [o for o in hydra.overrides.hydra if not key_of(o).startswith(OF_A_SWEEP)]
+    kept = [o for o in as_typed(hydra.overrides.hydra) if not key_of(o).startswith(OF_A_SWEEP)]
     place = [] if run_dir is None else [f"hydra.run.dir={quoted(run_dir)}"]
     return [*user, *name, *task, *kept, *place]
 
