@@ -13,8 +13,9 @@ from typing import Any
 from mnv2_lightning.schema.errors import Terminated
 from mnv2_lightning.system import ranks
 
-# Imported once, by the server that the processes are forked from: most of a command's start.
-PRELOAD = ["mnv2_lightning.build", "mnv2_lightning.train", "torchvision"]
+# Imported once, by the server that the processes are forked from: most of a command's start. Not
+# the command's own module, which each process imports under the name __mp_main__.
+PRELOAD = ["mnv2_lightning.build", "mnv2_lightning.cli.preflight", "torchvision"]
 HAS_SERVER = "forkserver" in multiprocessing.get_all_start_methods()  # not on Windows
 PARENT = int(os.environ.get(ranks.LAUNCHED) or os.getppid())  # of a rank: the command
 _POLL_SECONDS = 0.5
@@ -34,6 +35,9 @@ def run_command(module: str, arguments: Sequence[str], *, follow_parent: bool = 
     is waited for. `follow_parent`: end with the parent of this process, a launcher.
     """
     start_server()
+    if multiprocessing.get_start_method() not in multiprocessing.get_all_start_methods():
+        # A worker of joblib passes its own on to its children, which do not know it.
+        multiprocessing.set_start_method("forkserver" if HAS_SERVER else "spawn", force=True)
     context: Any = multiprocessing.get_context("forkserver" if HAS_SERVER else "spawn")
     environment = dict(os.environ)  # the server has that of its start
     process = context.Process(target=_run, args=(module, list(arguments), environment))

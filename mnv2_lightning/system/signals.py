@@ -69,6 +69,9 @@ def exit_command(status: int) -> NoReturn:
     A rank must not unload it: gloo may abort (github.com/pytorch/pytorch/pull/179291).
     """
     _Process.status = status
+    for number in ERRORS:  # nothing is left to be saved, and what a handler raises would be printed
+        if signal.getsignal(number) is _raise:
+            signal.signal(number, lambda *_: os._exit(status))
     sys.exit(status)
 
 
