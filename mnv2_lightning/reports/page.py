@@ -12,7 +12,6 @@ from mnv2_lightning.reports.collect import Row
 TITLES = {
     "lines": "Accuracy over one key, by another",
     "slices": "Accuracy over each key, whatever the others",
-    "heat": "Accuracy for each pair of values",
     "costs": "Accuracy against cost",
     "curves": "Validation accuracy by epoch",
     "history": "Trials in their order",

@@ -28,13 +28,8 @@ def draw(rows: Sequence[Row]) -> dict[str, Figure]:
     keys = [key for key in leaderboard.swept(rows) if key != SEED]
     numeric = [key for key in keys if _is_numeric(rows, key)]
     drawn: dict[str, Figure] = {}
-    if measured and keys and _is_grid(rows, keys):
-        x = next((key for key in numeric if short(key) == "lr"), (numeric or keys)[0])
-        other = next((key for key in keys if key != x), None)
-        if numeric:
-            drawn["lines"] = draw_lines(measured, x, other, by)
-        if other is not None:
-            drawn["heat"] = draw_heat(rows, measured, x, other, by)
+    if measured and numeric and _is_grid(rows, keys):
+        drawn["lines"] = draw_lines(measured, keys, numeric, by)
     elif measured and numeric:
         drawn["slices"] = draw_slices(measured, numeric, by)
     if any(len({group.mean(key) for group in measured} - {None}) > 1 for key in COSTS.values()):
@@ -58,17 +53,27 @@ def _is_numeric(rows: Sequence[Row], key: str) -> bool:
     return all(type(value) in (int, float) for value in values)
 
 
-def draw_lines(groups: Sequence[Group], x: str, line: str | None, by: str) -> Figure:
-    """Accuracy over key `x` with standard deviations, a line for each value of key `line`."""
-    cells = _cells(groups, x, line)
-    figure, axes = _axes(short(x), _axis_name(by, groups, x, line))
-    names = _in_order({name for _, name in cells})
-    for name, colour in zip(names, _colours(len(names)), strict=True):
-        points = sorted((at, cell) for (at, of), cell in cells.items() if of == name)
-        # Of one run there is no spread: None becomes NaN, for which no bar is drawn.
-        numbers = np.array([(cell.mean(by), cell.spread(by)) for _, cell in points], float)
+def draw_lines(
+    groups: Sequence[Group], keys: Sequence[str], numeric: Sequence[str], by: str
+) -> Figure:
+    """Accuracy over the learning rate or another number, a line for each value of a second key.
+
+    Error bars are standard deviations. Values of further keys are not shown: the best is drawn.
+    """
+    x = next((key for key in numeric if short(key) == "lr"), numeric[0])
+    line, *others = [key for key in keys if key != x] or [""]
+    best_by = f", the best by {' and '.join(map(short, others))}" if others else ""
+    figure, axes = _axes(short(x), METRICS[by] + best_by)
+    lines: dict[Any, dict[float, Group]] = {}
+    for group in groups:  # the best comes first
+        lines.setdefault(group.values.get(line), {}).setdefault(group.values[x], group)
+    for name, colour in zip(_in_order(set(lines)), _colours(len(lines)), strict=True):
+        places = sorted(lines[name])
+        found = [lines[name][place] for place in places]
+        # One run has no spread: None becomes NaN, for which no bar is drawn.
+        numbers = np.array([(group.mean(by), group.spread(by)) for group in found], float)
         axes.errorbar(
-            [at for at, _ in points],
+            places,
             *numbers.T,
             label=str(name),
             color=colour,
@@ -77,34 +82,9 @@ def draw_lines(groups: Sequence[Group], x: str, line: str | None, by: str) -> Fi
             capsize=3,
             linewidth=1.6,
         )
-    _scale_x(axes, [at for at, _ in cells])
-    if line is not None:
+    _scale_x(axes, [group.values[x] for group in groups])
+    if line:
         axes.legend(title=short(line), frameon=False)
-    return figure
-
-
-def draw_heat(rows: Sequence[Row], groups: Sequence[Group], x: str, y: str, by: str) -> Figure:
-    """Mean accuracy for each pair of values, or the status of a run that did not finish."""
-    cells = _cells(groups, x, y)
-    started = [row for row in rows if row["overrides"] is not None]
-    statuses = {(value(row, x), value(row, y)): row["status"] for row in started}
-    xs, ys = (_in_order({value(row, key) for row in started}) for key in (x, y))
-    places = [[(at, of) for at in xs] for of in ys]
-    means = [[cells[p].mean(by) if p in cells else None for p in row] for row in places]
-    size = (1.2 * len(xs) + 2.8, 0.7 * len(ys) + 1.6)
-    figure = Figure(figsize=size, layout="constrained", dpi=120)
-    axes = figure.add_subplot()
-    image = axes.imshow(np.array(means, float), cmap="viridis", alpha=0.6, aspect="auto")
-    for row, column in np.ndindex(len(ys), len(xs)):
-        if (mean := means[row][column]) is None:
-            text, colour = statuses.get(places[row][column], "-"), RED
-        else:
-            text, colour = f"{100 * mean:.2f} %", INK
-        axes.text(column, row, text, ha="center", va="center", color=colour)
-    axes.set_xticks(range(len(xs)), [str(at) for at in xs])
-    axes.set_yticks(range(len(ys)), [str(of) for of in ys])
-    axes.set(xlabel=short(x), ylabel=short(y))
-    figure.colorbar(image, ax=axes, label=_axis_name(by, groups, x, y), format=_percent())
     return figure
 
 
@@ -209,19 +189,6 @@ def draw_importances(shares: Mapping[str, float]) -> Figure:
     axes.xaxis.set_major_formatter(_percent())
     axes.set(xlabel="share of what the parameters explain (PED-ANOVA)", xlim=(0, 1.1))
     return figure
-
-
-def _cells(groups: Sequence[Group], x: str, y: str | None) -> dict[tuple[Any, Any], Group]:
-    """The group at each (value of `x`, value of `y`); if other keys differ too, the best."""
-    cells: dict[tuple[Any, Any], Group] = {}
-    for group in groups:  # the best comes first
-        cells.setdefault((group.values[x], group.values.get(y) if y else None), group)
-    return cells
-
-
-def _axis_name(by: str, groups: Sequence[Group], *shown: str | None) -> str:
-    others = [short(key) for key in groups[0].values if key not in shown]
-    return f"{METRICS[by]}, the best by {' and '.join(others)}" if others else METRICS[by]
 
 
 def _in_order(values: set[Any]) -> list[Any]:
