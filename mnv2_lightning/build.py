@@ -45,8 +45,8 @@ def build_classifier(cfg: DictConfig, network: nn.Module) -> Classifier:
 
 
 def build_callbacks(cfg: DictConfig) -> list[Callback]:
-    """Those of the config, less what the Trainer is told to do without, and less a checkpoint of
-    the best where nothing is validated; and what makes resuming exact.
+    """ExactResume and those of the config, without what the Trainer's flags disable, and without a
+    checkpoint of the best where nothing is validated.
     """
     trainer = cfg.trainer
     built: list[Callback] = [ExactResume()]
@@ -80,7 +80,7 @@ def build_loggers(cfg: DictConfig, purge_step: int | None) -> list[Logger]:
 def build_trainer(
     cfg: DictConfig, callbacks: list[Callback], loggers: list[Logger], **overrides: Any
 ) -> L.Trainer:
-    """ConfigError: a strategy that does not write checkpoints our way."""
+    """ConfigError: the strategy is not supported."""
     trainer: L.Trainer = instantiate(
         cfg.trainer,
         callbacks=callbacks,
