@@ -7,7 +7,7 @@ ARGS ?=
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help train test test-slow test-crash audit lint format clean
+.PHONY: help train test test-slow test-crash evidence audit lint format clean
 
 help: ## show this
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -24,6 +24,9 @@ test-slow: $(READY) ## the tests on the real MNIST and of the wheel; last, those
 
 test-crash: $(READY) ## kill, damage, cut the power many times (30 min); writes outputs/reliability/
 	$(BIN)/python -m pytest tests/reliability --reliability outputs/reliability/record.json $(ARGS)
+
+evidence: $(READY) ## write the pages of evidence below outputs/ from the records beside them
+	$(BIN)/python -m tests.evidence
 
 audit: $(READY) ## known vulnerabilities of the pinned packages, by pip-audit; needs the network
 	$(BIN)/python -m pip install --quiet "pip-audit>=2.9"

@@ -1,10 +1,5 @@
 """Measure this machine's speed: `python -m mnv2_lightning.benchmark`."""
 
-if __name__ == "__main__":  # before what takes time to import
-    from mnv2_lightning import scripts
-
-    scripts.benchmark()
-
 import logging
 import os
 import shlex
@@ -13,11 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from hydra._internal.utils import get_args_parser
 from omegaconf import DictConfig
 
 from mnv2_lightning.benchmarks.parts import PARTS
-from mnv2_lightning.command import Command, Job
+from mnv2_lightning.cli.command import Command, Job
 from mnv2_lightning.schema.errors import ConfigError
 
 log = logging.getLogger(__name__)
@@ -28,14 +22,13 @@ def benchmark(cfg: DictConfig) -> dict[str, Any]:
 
     Written into `cfg.run_dir` as it grows. DataError.
     """
-    from mnv2_lightning import files
-    from mnv2_lightning.data import files as data_files
-    from mnv2_lightning.reports import benchmarks as report
-    from mnv2_lightning.runs import noise
-    from mnv2_lightning.runs.hardware import hardware
+    from mnv2_lightning.data import idx_files as data_files
+    from mnv2_lightning.reports import benchmark_tables as report
     from mnv2_lightning.runs.record import git_commit, versions
+    from mnv2_lightning.system import durable_files, warning_filters
+    from mnv2_lightning.system.hardware import hardware
 
-    noise.quiet()
+    warning_filters.quiet()
     data_files.load("mnist", cfg.data.dir)  # before any clock starts
     if cfg.smoke:
         cfg.pairs = 1
@@ -60,8 +53,8 @@ def benchmark(cfg: DictConfig) -> dict[str, Any]:
         for part, growing in zip(cfg.parts, done, strict=True):
             for found in growing:
                 parts[part] = found
-                files.write_json(out / "benchmark.json", result)
-                files.write_text(out / "benchmark.md", report.markdown(result))
+                durable_files.write_json(out / "benchmark.json", result)
+                durable_files.write_text(out / "benchmark.md", report.markdown(result))
     if "growth" in parts:
         report.draw_growth(parts["growth"], parts.get("limits")).savefig(out / "growth.png")
     log.info("%s", report.markdown(result))
@@ -71,19 +64,22 @@ def benchmark(cfg: DictConfig) -> dict[str, Any]:
 
 def check_job(job: Job) -> None:
     """Each recipe as `train` checks it, before an hour has gone. ConfigError."""
-    from mnv2_lightning.data import files
+    from mnv2_lightning.data import idx_files
 
-    files.require_folder(job.cfg.data.dir)
+    idx_files.require_folder(job.cfg.data.dir)
     if "time_to_accuracy" not in job.cfg.parts:
         return
     from mnv2_lightning.train import COMMAND as TRAIN
 
     for recipe in job.cfg.recipes:
         try:
-            TRAIN.check_all(get_args_parser().parse_args(shlex.split(recipe)))
+            TRAIN.job(shlex.split(recipe), Path(job.cfg.run_dir) / "recipe")
         except ConfigError as error:
             raise ConfigError(f"recipes: {error}") from error
 
 
 COMMAND = Command("benchmark", benchmark, check_job=check_job)
-main = COMMAND.run
+main = COMMAND.main
+
+if __name__ == "__main__":
+    main()

@@ -1,10 +1,9 @@
-"""From a config to objects. Instantiates and does nothing else."""
+"""Builds the objects that a config describes."""
 
 from typing import Any
 
 import lightning.pytorch as L
 import torch
-from hydra.utils import instantiate
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, ProgressBar
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
@@ -12,11 +11,13 @@ from omegaconf import DictConfig
 from torch import nn
 
 from mnv2_lightning.callbacks.exact_resume import ExactResume
+from mnv2_lightning.callbacks.process_guard import ProcessGuard
 from mnv2_lightning.classifier import Classifier
 from mnv2_lightning.data.datamodule import MNISTDataModule
 from mnv2_lightning.runs.checkpoint_io import DurableCheckpointIO
 from mnv2_lightning.runs.config import OF_THE_COMMAND, plain
 from mnv2_lightning.schema.errors import ConfigError
+from mnv2_lightning.system.hydra_compat import instantiate
 
 
 def build_network(cfg: DictConfig) -> nn.Module:
@@ -28,7 +29,7 @@ def build_datamodule(cfg: DictConfig) -> MNISTDataModule:
 
 
 def build_classifier(cfg: DictConfig, network: nn.Module) -> Classifier:
-    """Holds the config as plain data, so that a checkpoint loads with `weights_only=True`."""
+    """Its hyper-parameters are plain data, so that checkpoints load with `weights_only=True`."""
     classifier: Classifier = instantiate(
         cfg.classifier,
         network=network,
@@ -45,11 +46,13 @@ def build_classifier(cfg: DictConfig, network: nn.Module) -> Classifier:
 
 
 def build_callbacks(cfg: DictConfig) -> list[Callback]:
-    """ExactResume and those of the config, without what the Trainer's flags disable, and without a
-    checkpoint of the best where nothing is validated.
+    """ExactResume and the callbacks of the config.
+
+    Without progress bars or checkpoints if the Trainer disables them, and without a checkpoint of
+    the best epoch if there is no validation.
     """
     trainer = cfg.trainer
-    built: list[Callback] = [ExactResume()]
+    built: list[Callback] = [ExactResume(), ProcessGuard()]
     validates = cfg.data.val_size > 0 and trainer.limit_val_batches != 0
     for node in cfg.callbacks.values():
         if node is None:
@@ -67,7 +70,7 @@ def build_callbacks(cfg: DictConfig) -> list[Callback]:
 
 
 def build_loggers(cfg: DictConfig, purge_step: int | None) -> list[Logger]:
-    """`purge_step`: the step that a resumed run goes on from; None for a fresh one."""
+    """`purge_step`: the step from which a run resumes; None for a new run."""
     built = []
     for node in cfg.logger.values():
         if node is None:
@@ -80,7 +83,7 @@ def build_loggers(cfg: DictConfig, purge_step: int | None) -> list[Logger]:
 def build_trainer(
     cfg: DictConfig, callbacks: list[Callback], loggers: list[Logger], **overrides: Any
 ) -> L.Trainer:
-    """ConfigError: the strategy is not supported."""
+    """ConfigError: the strategy is neither DDP nor a single device."""
     trainer: L.Trainer = instantiate(
         cfg.trainer,
         callbacks=callbacks,
@@ -89,9 +92,9 @@ def build_trainer(
         _convert_="all",
         **overrides,
     )
-    # It broadcasts from within a signal handler, in the midst of other collectives: a deadlock.
+    # Private: the handler of SIGTERM broadcasts, a deadlock (Lightning-AI/pytorch-lightning#20825).
     trainer._signal_connector._sigterm_notifier_fn = lambda *_: None  # type: ignore[method-assign]
-    if type(trainer.strategy) not in (SingleDeviceStrategy, DDPStrategy):  # such as XLA's, by auto
+    if type(trainer.strategy) not in (SingleDeviceStrategy, DDPStrategy):  # auto may choose XLA's
         raise ConfigError(
             f"trainer.strategy={cfg.trainer.strategy}: {type(trainer.strategy).__name__} is not "
             "supported; take ddp or single_device"

@@ -1,4 +1,4 @@
-"""The LightningModule: a network, cross-entropy, metrics, an optimizer and its schedule."""
+"""The LightningModule: a network with its loss, metrics, optimizer and schedule."""
 
 import math
 from collections.abc import Callable
@@ -13,18 +13,18 @@ from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
-from mnv2_lightning.affine import Views
+from mnv2_lightning.data.affine import TestTimeAugmentation
 
 Batch = tuple[Tensor, Tensor, Tensor]  # (B, C, H, W) images, (B,) labels, (B,) indices
 
 
 class Classifier(L.LightningModule):
-    """Trains `network`, (B, C, H, W) -> (B, num_classes), by cross-entropy.
+    """Train `network`, (B, C, H, W) -> (B, num_classes), with cross-entropy.
 
-    `optimizer`: from parameter groups to an optimizer; `scheduler`: one of `schedules`, called
-    with `total_steps` and `steps_per_epoch`. Weight decay leaves out biases and norms. Batch
-    order, augmentation and dropout depend on (seed, epoch) alone, so that a resume is exact.
-    `test_time_augmentation`: the ranges of `Views`, over which evaluations average.
+    `optimizer` maps parameter groups to an optimizer. `scheduler` is one of `schedules`, called
+    with `total_steps` and `steps_per_epoch`. `test_time_augmentation` holds the ranges of
+    `TestTimeAugmentation`; evaluations average over its views. Biases and norms have no weight
+    decay. Dropout depends on (seed, epoch) alone, which makes resuming bit-exact.
     """
 
     def __init__(
@@ -48,20 +48,17 @@ class Classifier(L.LightningModule):
             self.network.compile()  # in place: the weights keep their names
         self.make_optimizer, self.make_schedule = optimizer, scheduler
         self.label_smoothing, self.channels_last, self.seed = label_smoothing, channels_last, seed
-        self.metrics = nn.ModuleDict(
-            {
-                f"{split}_metrics": nn.ModuleDict(
-                    {
-                        "loss": MeanMetric(nan_strategy="disable"),  # a NaN is to be seen
-                        "accuracy": MulticlassAccuracy(num_classes, average="micro"),
-                    }
-                )
-                for split in ("val", "test")
-            }
-        )
-        self.views = Views(**(test_time_augmentation or {}))
-        self.window: Tensor | None = None  # sums of loss, hits and images since the last log
-        self.rate = 0.0
+        self.metrics = nn.ModuleDict()
+        for split in ("val", "test"):
+            self.metrics[f"{split}_metrics"] = nn.ModuleDict(
+                {
+                    "loss": MeanMetric(nan_strategy="disable"),  # show a NaN
+                    "accuracy": MulticlassAccuracy(num_classes, average="micro"),
+                }
+            )
+        self.views = TestTimeAugmentation(**(test_time_augmentation or {}))
+        self.window: Tensor | None = None  # sums of loss, correct and images since the last log
+        self.learning_rate = 0.0
 
     def forward(self, images: Tensor) -> Tensor:
         images = images.to(self.dtype)  # 16-true and the like
@@ -79,24 +76,29 @@ class Classifier(L.LightningModule):
         logits = self(images)
         loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
         with torch.no_grad():
-            hits = (logits.argmax(1) == labels).sum()
-            sums = torch.stack([loss.float() * len(labels), hits, hits.new_full((), len(labels))])
+            correct = (logits.argmax(1) == labels).sum()
+            images_seen = correct.new_full((), len(labels))
+            sums = torch.stack([loss.float() * len(labels), correct, images_seen])
             self.window = sums if self.window is None else self.window + sums
-        self.rate = self.trainer.optimizers[0].param_groups[0]["lr"]  # of this step
-        if is_logged(self.trainer, batch_idx, self.global_step + 1):
+        self.learning_rate = self.trainer.optimizers[0].param_groups[0]["lr"]  # of this step
+        if should_log(self.trainer, batch_idx, self.global_step + 1):
             self._log_window()
         return loss
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        """Where `max_steps` ends the fit within an epoch, it ends with a validation too."""
+        """Stop at `max_steps`; within an epoch, Lightning alone would skip the validation."""
         if self.global_step == self.trainer.max_steps:
             self.trainer.should_stop = True
 
     def _log_window(self) -> None:
-        """Loss and accuracy over the steps since the last log; nothing leaves the device before."""
+        """Log loss and accuracy since the last log. Only here is a value read from the device."""
         assert self.window is not None
-        loss, hits, images = self.window
-        metrics = {"train/loss": loss / images, "train/accuracy": hits / images, "lr": self.rate}
+        loss, correct, images = self.window
+        metrics = {
+            "train/loss": loss / images,
+            "train/accuracy": correct / images,
+            "lr": self.learning_rate,
+        }
         log_now(self, metrics, self.global_step)
         self.window = None
 
@@ -107,9 +109,9 @@ class Classifier(L.LightningModule):
         return self._evaluate("test", batch)
 
     def _evaluate(self, split: str, batch: Batch) -> Tensor:
-        """The logits, (B, num_classes). Metrics are sums over the split, divided once."""
+        """Update the metrics of `split`; return the logits, (B, num_classes)."""
         images, labels, _ = batch
-        logits = self._over_views(images)
+        logits = self._evaluation_logits(images)
         metrics: Any = self.metrics[f"{split}_metrics"]
         metrics["loss"].update(F.cross_entropy(logits, labels, reduction="none"))
         metrics["accuracy"].update(logits, labels)
@@ -119,15 +121,15 @@ class Classifier(L.LightningModule):
             )
         return logits
 
-    def _over_views(self, images: Tensor) -> Tensor:
-        """(B, num_classes): the logits; of several views, the log of their mean probabilities."""
+    def _evaluation_logits(self, images: Tensor) -> Tensor:
+        """(B, num_classes) logits, or of several views the log of the mean probabilities."""
         if len(self.views) == 1:
             return self(images)
-        said = torch.stack([self(view).float().log_softmax(1) for view in self.views(images)])
-        return said.logsumexp(0) - math.log(len(said))
+        each = torch.stack([self(view).float().log_softmax(1) for view in self.views(images)])
+        return each.logsumexp(0) - math.log(len(each))
 
     def build_optimizer(self) -> Optimizer:
-        """Of all weights, without decay of biases and norms."""
+        """The optimizer of all weights; biases and norms are without weight decay."""
         weights = [p for p in self.network.parameters() if p.ndim > 1]
         biases_and_norms = [p for p in self.network.parameters() if p.ndim <= 1]
         return self.make_optimizer(
@@ -144,22 +146,24 @@ class Classifier(L.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": schedule}
 
     def _steps_per_epoch(self) -> int:
-        self.trainer.fit_loop.setup_data()  # else unknown here where max_steps alone ends the fit
+        self.trainer.fit_loop.setup_data()  # Lightning defers it if max_steps alone ends the fit
         return math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
 
 
-def is_logged(trainer: L.Trainer, batch_idx: int, steps: int) -> bool:
-    """Whether metrics are logged at the batch that makes `steps` optimizer steps of those before:
-    every n steps, and at the last of an epoch or a fit.
+def should_log(trainer: L.Trainer, batch_idx: int, step: int) -> bool:
+    """Whether to log after optimizer step `step`, which batch `batch_idx` completes.
+
+    True every `log_every_n_steps` steps, and at the last step of an epoch or of the fit.
     """
     every = trainer.log_every_n_steps  # type: ignore[attr-defined]
-    is_last = batch_idx + 1 == trainer.num_training_batches or steps == trainer.max_steps
-    return ends_step(trainer, batch_idx) and (steps % every == 0 or is_last)
+    is_last = batch_idx + 1 == trainer.num_training_batches or step == trainer.max_steps
+    return ends_step(trainer, batch_idx) and (step % every == 0 or is_last)
 
 
 def log_now(module: L.LightningModule, metrics: dict[str, Any], step: int) -> None:
-    """To the loggers at once and not, as `module.log` does at an epoch's end, after a checkpoint
-    was written, from which a resume would go on without it. `train/loss` also goes on the bar.
+    """Log to all loggers now; `train/loss` is shown in the progress bar too.
+
+    `module.log` defers until after the checkpoint is written, so a resumed run would lose values.
     """
     trainer = module.trainer
     for name, value in metrics.items():
@@ -170,6 +174,6 @@ def log_now(module: L.LightningModule, metrics: dict[str, Any], step: int) -> No
 
 
 def ends_step(trainer: L.Trainer, batch_idx: int) -> bool:
-    """Whether the optimizer steps on this batch, and does not only add up its gradients."""
+    """Whether the optimizer steps after this batch, rather than accumulate its gradients."""
     seen = batch_idx + 1
     return seen % trainer.accumulate_grad_batches == 0 or seen == trainer.num_training_batches

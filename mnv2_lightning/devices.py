@@ -1,16 +1,11 @@
 """Show what this machine can train on: `python -m mnv2_lightning.devices`."""
 
-if __name__ == "__main__":  # before what takes time to import
-    from mnv2_lightning import scripts
-
-    scripts.devices()
-
 import logging
 from typing import Any
 
 from omegaconf import DictConfig
 
-from mnv2_lightning.command import Command
+from mnv2_lightning.cli.command import Command
 
 log = logging.getLogger(__name__)
 
@@ -18,8 +13,8 @@ log = logging.getLogger(__name__)
 def devices(cfg: DictConfig) -> dict[str, Any]:
     """Processor, GPUs with memory and precisions, MPS, versions, and what `auto` takes."""
     from mnv2_lightning.reports import tables
-    from mnv2_lightning.runs.hardware import auto_accelerator, hardware
     from mnv2_lightning.runs.record import versions
+    from mnv2_lightning.system.hardware import auto_accelerator, hardware
 
     found = {"auto": auto_accelerator(), "hardware": hardware(), "versions": versions()}
     log.info("%s", tables.devices(found))
@@ -27,4 +22,7 @@ def devices(cfg: DictConfig) -> dict[str, Any]:
 
 
 COMMAND = Command("devices", devices)
-main = COMMAND.run
+main = COMMAND.main
+
+if __name__ == "__main__":
+    main()

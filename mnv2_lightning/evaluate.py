@@ -1,17 +1,12 @@
 """Measure a run's checkpoint: `python -m mnv2_lightning.evaluate run_dir=PATH`."""
 
-if __name__ == "__main__":  # before what takes time to import
-    from mnv2_lightning import scripts
-
-    scripts.evaluate()
-
 import logging
 from typing import Any
 
 from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 
-from mnv2_lightning.command import Command, Job
+from mnv2_lightning.cli.command import Command, Job
 from mnv2_lightning.runs import folder
 from mnv2_lightning.schema.errors import ConfigError
 
@@ -24,12 +19,13 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
     Writes them as JSON, the confusion matrix as CSV and PNG, and the most confidently wrong images
     as PNG into `run_dir`/evaluation/; the rest of the run stays as it was. ConfigError, DataError.
     """
-    from mnv2_lightning import build, files
+    from mnv2_lightning import build
     from mnv2_lightning.callbacks.predictions import Predictions
     from mnv2_lightning.reports import figures, tables
-    from mnv2_lightning.runs import checkpoint, config, noise
+    from mnv2_lightning.runs import checkpoints, config
+    from mnv2_lightning.system import durable_files, warning_filters
 
-    noise.quiet()
+    warning_filters.quiet()
     run = folder.require_run("run_dir", cfg.run_dir)
     run_cfg = folder.read_checked(run)
     run_cfg.data.dir = cfg.data.dir or run_cfg.data.dir
@@ -60,7 +56,7 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
         why = str(error.__cause__ or error).splitlines()[0]
         raise ConfigError(f"{run / 'config.yaml'}: {why}") from error
     path = folder.require_checkpoint("run_dir", run, cfg.checkpoint)
-    checkpoint.load_weights(classifier, path)
+    checkpoints.load_weights(classifier, path)
     measure = trainer.test if cfg.split == "test" else trainer.validate
     (metrics,) = measure(classifier, datamodule=datamodule, verbose=False)
 
@@ -82,8 +78,10 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
     out, name = run / "evaluation", f"{path.stem}-{cfg.split}"
     if len(classifier.views) > 1:
         name += "".join(f"-{key}-{value:g}" for key, value in sorted(ranges.items()) if value)
-    files.write_json(out / f"{name}.json", result)
-    files.write_text(out / f"{name}-confusion.csv", tables.matrix_csv(matrix, datamodule.classes))
+    durable_files.write_json(out / f"{name}.json", result)
+    durable_files.write_text(
+        out / f"{name}-confusion.csv", tables.matrix_csv(matrix, datamodule.classes)
+    )
     figures.draw_confusion(matrix, datamodule.classes).savefig(out / f"{name}-confusion.png")
     wrong = figures.draw_wrong(
         datamodule.images(cfg.split)[said.indices],
@@ -100,9 +98,10 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
 
 def check_job(job: Job) -> None:
     """What needs the disk or torch, before any work. ConfigError."""
-    from mnv2_lightning.data import files
-    from mnv2_lightning.runs import config, hardware
+    from mnv2_lightning.data import idx_files
+    from mnv2_lightning.runs import config
     from mnv2_lightning.schema.targets import check_targets
+    from mnv2_lightning.system import hardware
 
     cfg = job.cfg
     run = folder.require_run("run_dir", cfg.run_dir)
@@ -110,11 +109,14 @@ def check_job(job: Job) -> None:
     run_config = config.plain(folder.read_checked(run))
     if cfg.split == "val" and not run_config["data"]["val_size"]:
         raise ConfigError("split=val: the run held out no images (data.val_size=0)")
-    files.require_folder(cfg.data.dir)
+    idx_files.require_folder(cfg.data.dir)
     hardware.check_accelerator("accelerator", cfg.accelerator)
     config.require_inside(run_config)
     check_targets(run_config)
 
 
 COMMAND = Command("evaluate", evaluate, check_job=check_job)
-main = COMMAND.run
+main = COMMAND.main
+
+if __name__ == "__main__":
+    main()

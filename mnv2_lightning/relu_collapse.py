@@ -1,10 +1,5 @@
 """What ReLU destroys in few dimensions: `python -m mnv2_lightning.relu_collapse`."""
 
-if __name__ == "__main__":  # before what takes time to import
-    from mnv2_lightning import scripts
-
-    scripts.relu_collapse()
-
 import logging
 import math
 from pathlib import Path
@@ -13,7 +8,7 @@ from typing import Any
 import numpy as np
 from omegaconf import DictConfig
 
-from mnv2_lightning.command import Command
+from mnv2_lightning.cli.command import Command
 
 log = logging.getLogger(__name__)
 
@@ -27,8 +22,8 @@ def relu_collapse(cfg: DictConfig) -> dict[str, Any]:
     positive (and their rows of T independent, which random rows are). For a T whose entries are
     symmetric about 0 each output is positive with probability 1/2.
     """
-    from mnv2_lightning import files
     from mnv2_lightning.reports import figures
+    from mnv2_lightning.system import durable_files
 
     rng = np.random.default_rng(cfg.seed)
     x = spiral(cfg.points)
@@ -41,7 +36,7 @@ def relu_collapse(cfg: DictConfig) -> dict[str, Any]:
     shares = {row["m"]: (row["measured"], row["theorem"]) for row in rows}
     figures.draw_collapse(x, restored, shares).savefig(out / "relu_collapse.png")
     result = {"points": cfg.points, "matrices": cfg.matrices, "seed": cfg.seed, "shares": rows}
-    files.write_json(out / "relu_collapse.json", result)
+    durable_files.write_json(out / "relu_collapse.json", result)
     log.info("share of points with two positive outputs or more, over %d random T", cfg.matrices)
     for row in rows:
         log.info(
@@ -89,4 +84,7 @@ def theorem(m: int) -> float:
 
 
 COMMAND = Command("relu_collapse", relu_collapse)
-main = COMMAND.run
+main = COMMAND.main
+
+if __name__ == "__main__":
+    main()

@@ -1,17 +1,12 @@
 """Tables, figures and a page on runs: `python -m mnv2_lightning.report run_dir=PATH`."""
 
-if __name__ == "__main__":  # before what takes time to import
-    from mnv2_lightning import scripts
-
-    scripts.report()
-
 import logging
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
 
-from mnv2_lightning.command import Command, Job
+from mnv2_lightning.cli.command import Command, Job
 from mnv2_lightning.schema.errors import ConfigError
 
 log = logging.getLogger(__name__)
@@ -49,4 +44,7 @@ def _folders(cfg: DictConfig) -> list[Path]:
 
 
 COMMAND = Command("report", report, check_job=check_job)
-main = COMMAND.run
+main = COMMAND.main
+
+if __name__ == "__main__":
+    main()

@@ -1,20 +1,16 @@
 """Search for the best hyper-parameters: `python -m mnv2_lightning.search key=value ...`."""
 
-if __name__ == "__main__":  # before what takes time to import
-    from mnv2_lightning import scripts
-
-    scripts.search()
-
 import logging
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from mnv2_lightning import signals, train
-from mnv2_lightning.command import Command, Job
-from mnv2_lightning.composition import config_dir, quoted
-from mnv2_lightning.endings import INTERRUPTIONS, told
+from mnv2_lightning import train
+from mnv2_lightning.cli.command import Command, Job
+from mnv2_lightning.cli.composing import config_dir, quoted
+from mnv2_lightning.cli.report_error import report_error
 from mnv2_lightning.runs.config import flatten, outcome, plain, to_yaml
 from mnv2_lightning.schema.errors import ConfigError, DataError, Pruned, SearchError, StorageError
 
@@ -31,16 +27,17 @@ CHOSEN_BY = {  # off, there is no accuracy to choose by
     "trainer.enable_checkpointing": False,
 }
 LEFT_OUT = ("overrides", "resume", "trainer.limit_test_batches")  # ends of an experiment's keys
-_CHECKED: set[tuple[str | None, ...]] = set()  # trials; the searches of a sweep have the same ends
+_CHECKED: set[tuple[str, ...]] = set()  # trials; the searches of a sweep have the same ends
 
 
 def search(cfg: DictConfig) -> dict[str, Any]:
     """Train trial after trial, each a run in a folder of its own in `cfg.run_dir`, until the study
     has as many as it is to have; what came of it. ConfigError, DataError, StorageError.
     """
-    from mnv2_lightning import files, studies
     from mnv2_lightning.reports import tables, write
     from mnv2_lightning.reports.collect import SEARCH
+    from mnv2_lightning.sweeps import studies
+    from mnv2_lightning.system import durable_files
 
     folder = Path(cfg.run_dir)
     space = studies.distributions(plain(cfg)["search"]["space"])
@@ -53,12 +50,12 @@ def search(cfg: DictConfig) -> dict[str, Any]:
             log.info("%s", tables.trial(study.trials[claim[1].number], study.trials))
     with studies.alone(folder):
         result = studies.summary(study, folder.name)
-        files.write_json(folder / SEARCH, result)
+        durable_files.write_json(folder / SEARCH, result)
         write.report([folder], folder / "report")
         if result["best"] is not None:
-            files.make_folder(folder / "experiment")
+            durable_files.make_folder(folder / "experiment")
             path = folder / "experiment" / f"{folder.name}.yaml"
-            files.write_text(path, experiment(cfg, result))
+            durable_files.write_text(path, experiment(cfg, result))
     log.info("%s", tables.search(result, folder))
     if result["best"] is None and not result["running"]:
         raise SearchError(f"{folder}: no trial has finished; those that failed have an error.txt")
@@ -66,16 +63,17 @@ def search(cfg: DictConfig) -> dict[str, Any]:
 
 
 def _run(study: Any, trial: "Trial", known: "FrozenTrial", folder: Path, cfg: DictConfig) -> None:
-    """Train it, and tell the study what came of it. An interruption ends the process, and so does
-    what would end every trial: no disk, no data.
+    """Train a trial and report its result to the study. KeyboardInterrupt; SystemExit: the disk or
+    the data would end every other trial too.
     """
     from optuna.trial import TrialState
 
     from mnv2_lightning.callbacks.pruning import Pruning
+    from mnv2_lightning.system import memory
 
-    state, value = TrialState.FAIL, None
+    state, value, interruption = TrialState.FAIL, None, None
     pruning = Pruning(trial, dict(known.intermediate_values))
-    with told(cfg.traceback, folder) as ended:
+    with report_error(cfg.traceback, folder) as outcome:
         job = _job(cfg, folder, known.params)
         train.take_a_gpu(job.cfg)
         try:
@@ -85,13 +83,18 @@ def _run(study: Any, trial: "Trial", known: "FrozenTrial", folder: Path, cfg: Di
             state = TrialState.COMPLETE
         except Pruned:
             state = TrialState.PRUNED
-    if ended.status in (*INTERRUPTIONS, StorageError.exit_status, DataError.exit_status):
-        if ended.status != StorageError.exit_status:  # the study may be on the same disk
-            trial.set_user_attr("attempts", trial.user_attrs["attempts"] - 1)
-        signals.leave(ended.status)
-    if ended.line is not None:
-        trial.set_user_attr("error", ended.line)
+        except (KeyboardInterrupt, SystemExit) as error:
+            interruption = error
+    if interruption is not None or outcome.status == DataError.exit_status:
+        trial.set_user_attr("attempts", trial.user_attrs["attempts"] - 1)
+    if interruption is not None:
+        raise interruption
+    if outcome.status in (StorageError.exit_status, DataError.exit_status):
+        sys.exit(outcome.status)
+    if outcome.message is not None:
+        trial.set_user_attr("error", outcome.message)
     study.tell(trial, value, state)
+    memory.forget_run()
 
 
 def _folder(folder: Path, number: int) -> Path:
@@ -101,7 +104,7 @@ def _folder(folder: Path, number: int) -> Path:
 def _job(cfg: DictConfig, folder: Path, params: dict[str, Any]) -> Job:
     """The run of a trial, composed as if its parameters had been typed. ConfigError."""
     chosen = [f"{key}={typed(value)}" for key, value in params.items()]
-    return train.COMMAND.job([*cfg.overrides, *FIXED, *chosen], folder, COMMAND.config_dir)
+    return train.COMMAND.job([*cfg.overrides, *FIXED, *chosen], folder)
 
 
 def typed(value: Any) -> str:
@@ -140,7 +143,7 @@ def experiment(cfg: DictConfig, result: dict[str, Any]) -> str:
         is_same = key in before and before[key] == value
         if not (key.endswith(LEFT_OUT) or follows or is_same):
             OmegaConf.update(values, key, value)
-    for key in before.keys() - now.keys():  # ~callbacks.pictures
+    for key in before.keys() - now.keys():  # ~callbacks.test_images
         OmegaConf.update(values, ".".join(key.split(".")[:2]), None)
     overridden = [{f"override /{group}": choice} for group, choice in groups.items()]
     return (
@@ -155,7 +158,7 @@ def experiment(cfg: DictConfig, result: dict[str, Any]) -> str:
 
 
 def _composed(cfg: DictConfig, overrides: list[str]) -> Job:
-    return train.COMMAND.job(overrides, _nowhere(cfg), COMMAND.config_dir)
+    return train.COMMAND.job(overrides, _nowhere(cfg))
 
 
 def _nowhere(cfg: DictConfig) -> Path:
@@ -193,7 +196,8 @@ def check_job(job: Job) -> None:
         raise ConfigError("search.name: a study in a database of yours needs a name")
     check_targets(plain(cfg))
 
-    from mnv2_lightning import build, studies
+    from mnv2_lightning import build
+    from mnv2_lightning.sweeps import studies
 
     studies.check(cfg)
     spoken = {override.partition("=")[0].lstrip("+~") for override in cfg.overrides}
@@ -204,7 +208,7 @@ def check_job(job: Job) -> None:
     ends = {key: studies.ends(distribution) for key, distribution in space.items()}
     firsts = {key: values[0] for key, values in ends.items()}
     for chosen in (firsts | {key: value} for key, values in ends.items() for value in values):
-        known_by = (COMMAND.config_dir, *cfg.overrides, *map(str, chosen.items()))
+        known_by = (*cfg.overrides, *map(str, chosen.items()))
         if known_by in _CHECKED:
             continue
         trial = _job(cfg, _nowhere(cfg), chosen)
@@ -214,4 +218,7 @@ def check_job(job: Job) -> None:
 
 
 COMMAND = Command("search", search, check_job=check_job, final_config=final_config)
-main = COMMAND.run
+main = COMMAND.main
+
+if __name__ == "__main__":
+    main()

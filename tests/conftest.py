@@ -5,8 +5,10 @@ import gzip
 import hashlib
 import itertools
 import json
+import os
 import sys
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
@@ -15,11 +17,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
+from hydra import compose
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from mnv2_lightning.composition import config_dir
+from mnv2_lightning.cli.composing import config_dir
 from mnv2_lightning.data.sets import DATA_SETS, IdxFile
+from mnv2_lightning.system import hydra_compat, processes
 from mnv2_lightning.train import train
 
 # A tenth of a per cent of the real one: enough to train on, a blink to make.
@@ -96,7 +101,7 @@ def configure(tmp_path: Path, small_data: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.delenv("MNV2_DATA_DIR", raising=False)
 
     def make(*overrides: str, run_dir: Path = tmp_path / "run") -> DictConfig:
-        with initialize_config_dir(str(config_dir()), version_base="1.3"):
+        with hydra_compat.initialize(str(config_dir())):
             cfg = compose("train", [f"data.dir={small_data}", *overrides])
         cfg.run_dir, cfg.overrides = str(run_dir), list(overrides)
         return cfg
@@ -143,9 +148,9 @@ def rows(run: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(stream))
 
 
-VERBS = {
-    verb: import_module(f"mnv2_lightning.{verb}").main
-    for verb in ("benchmark", "devices", "evaluate", "relu_collapse", "report", "search", "train")
+COMMANDS = {
+    name: import_module(f"mnv2_lightning.{name}").COMMAND
+    for name in ("benchmark", "devices", "evaluate", "relu_collapse", "report", "search", "train")
 }
 
 
@@ -159,25 +164,47 @@ class Ended:
 Call = Callable[..., Ended]
 
 
+def run_in_fork(module: str, arguments: Sequence[str], *, follow_parent: bool = False) -> int:
+    """In place of `processes.run_command`."""
+    sys.stdout.flush()
+    if (process := os.fork()) == 0:
+        status = 1
+        try:
+            GlobalHydra.instance().clear()
+            HydraConfig.instance().cfg = None
+            processes.is_child = lambda: True
+            sys.argv = [module, *arguments]
+            status = COMMANDS[module.rpartition(".")[2]].run()
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stdout.flush()
+            os._exit(status)
+    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+
+
 @pytest.fixture
 def call(
     tmp_path: Path,
     small_data: Path,
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    capfd: pytest.CaptureFixture[str],
 ) -> Call:
-    """`call("train", "key=value", ...)` in an empty folder, in this process."""
+    """`call("train", "key=value", ...)` in an empty folder, in this process; the jobs of a sweep in
+    forks of it, where the made data set is known.
+    """
     ids = itertools.count()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MNV2_DATA_DIR", str(small_data))
+    monkeypatch.setattr(processes, "run_command", run_in_fork)
+    monkeypatch.setattr(processes, "start_server", lambda: None)
 
     def run(verb: str, *args: str) -> Ended:
         # Of a process, and all calls here are in one.
         monkeypatch.setattr("mnv2_lightning.runs.folder.RUN_ID", f"20260101-000000-{next(ids):06x}")
         monkeypatch.setattr(sys, "argv", [verb, *args])
-        with pytest.raises(SystemExit) as ended:
-            VERBS[verb]()
-        out, err = capsys.readouterr()
-        return Ended(int(ended.value.code or 0), out, err)
+        status = COMMANDS[verb].run()
+        out, err = capfd.readouterr()
+        return Ended(status, out, err)
 
     return run

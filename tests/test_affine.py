@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from mnv2_lightning.affine import RandomAffine, Views, uniform
+from mnv2_lightning.data import affine
+from mnv2_lightning.data.affine import RandomAffine, uniform
 
 
 def test_augmentation_is_a_function_of_seed_epoch_and_image() -> None:
@@ -61,19 +62,20 @@ def test_uniform_is_uniform_and_its_draws_independent() -> None:
 
 def test_views_are_the_image_and_each_change_to_either_end() -> None:
     images = torch.rand(2, 1, 28, 28)
-    image, *shifted = Views(translate=1 / 28)(images)
+    image, *shifted = affine.TestTimeAugmentation(translate=1 / 28)(images)
     assert image is images
     left, up, right, down = shifted
     torch.testing.assert_close(left[..., :-1], images[..., 1:])
     torch.testing.assert_close(right[..., 1:], images[..., :-1])
     torch.testing.assert_close(up[..., :-1, :], images[..., 1:, :])
     torch.testing.assert_close(down[..., 1:, :], images[..., :-1, :])
-    for views, count in ((Views(), 1), (Views(degrees=7, scale=0.1), 5), (Views(shear=0.1), 3)):
+    for ranges, count in (({}, 1), ({"degrees": 7, "scale": 0.1}, 5), ({"shear": 0.1}, 3)):
+        views = affine.TestTimeAugmentation(**ranges)
         assert len(views) == len(list(views(images))) == count
 
 
-def test_views_go_on_as_at_the_border() -> None:
-    """What was normalised before has a background other than 0."""
+def test_views_repeat_the_border() -> None:
+    """A normalized image has a background other than 0."""
     grey = torch.full((1, 1, 28, 28), -0.42)
-    for view in Views(degrees=30, translate=0.2, scale=0.3, shear=0.3)(grey):
+    for view in affine.TestTimeAugmentation(degrees=30, translate=0.2, scale=0.3, shear=0.3)(grey):
         torch.testing.assert_close(view, grey)

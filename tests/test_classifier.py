@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from mnv2_lightning import build
-from mnv2_lightning.callbacks.divergence import Divergence
+from mnv2_lightning.callbacks.non_finite_guard import NonFiniteGuard
 from tests.conftest import AUGMENTED, SMALL, Configure
 
 
@@ -29,7 +29,7 @@ def test_one_batch_can_be_overfitted(configure: Configure) -> None:
 def test_a_step_reads_nothing_back_from_its_device(configure: Configure) -> None:
     """On the meta device, whose tensors have no values, whatever would wait for a GPU fails: the
     order of batches, gather, augmentation, forward pass, loss, the sums that are logged, and the
-    watch for divergence.
+    check for non-finite losses.
     """
     cfg = configure(*SMALL, *AUGMENTED)
     data = build.build_datamodule(cfg)
@@ -47,31 +47,31 @@ def test_a_step_reads_nothing_back_from_its_device(configure: Configure) -> None
         global_step=0,
         optimizers=[SimpleNamespace(param_groups=[{"lr": 0.1}])],
     )
-    watch = Divergence()
+    guard = NonFiniteGuard()
     classifier._trainer = trainer  # type: ignore[assignment]
     for number, (batch, labels, indices) in zip(range(2), loader, strict=False):
         x = data.prepare(batch, indices, epoch=0)
         loss = classifier.training_step((x, labels, indices), number)
         loss.backward()
-        watch.on_train_batch_end(trainer, classifier, {"loss": loss}, None, number)  # type: ignore[arg-type]
+        guard.on_train_batch_end(trainer, classifier, {"loss": loss}, None, number)  # type: ignore[arg-type]
         assert loss.is_meta
         assert classifier.window is not None
         assert classifier.window.is_meta
 
 
-def test_evaluations_average_over_views(configure: Configure) -> None:
+def test_evaluations_average_evaluation_logits(configure: Configure) -> None:
     """The log of the mean of probabilities; without views the logits as they are."""
     augmentation = "classifier.test_time_augmentation"
     cfg = configure(*SMALL, f"{augmentation}.degrees=20", f"{augmentation}.shear=0.2")
     network, images = nn.Sequential(nn.Flatten(), nn.Linear(784, 10)), torch.rand(3, 1, 28, 28)
     classifier = build.build_classifier(cfg, network)
-    said = classifier._over_views(images).exp()
+    mean = classifier._evaluation_logits(images).exp()
     each = torch.stack([classifier(view).softmax(1) for view in classifier.views(images)])
     assert len(each) == 5
     assert each.std(0).min() > 1e-4
-    torch.testing.assert_close(said, each.mean(0))
+    torch.testing.assert_close(mean, each.mean(0))
     classifier = build.build_classifier(configure(*SMALL), network)
-    assert torch.equal(classifier._over_views(images), classifier(images))
+    assert torch.equal(classifier._evaluation_logits(images), classifier(images))
 
 
 @pytest.mark.parametrize("model", ["mobilenet_v2", "mobilenet_v1", "tutorial"])

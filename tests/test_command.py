@@ -2,7 +2,6 @@
 
 import json
 import re
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +15,8 @@ from tests.conftest import SMALL, Call
 def test_multirun_checks_all_jobs_before_the_first(call: Call, tmp_path: Path) -> None:
     ended = call("train", "-m", "optimizer.lr=0.1,-1", "seed=1,2")
     assert ended.status == 2
-    assert ended.err == "error: optimizer.lr=-1: must be greater than 0\n"
+    why = "optimizer.lr=-1: must be greater than 0 (job lr--1_seed-1)"
+    assert ended.err == f"error: {why}\n"
     assert list(tmp_path.iterdir()) == []
 
 
@@ -39,10 +39,9 @@ def test_jobs_of_a_sweep_share_no_folder(call: Call, tmp_path: Path) -> None:
 def test_answers_without_torch(args: list[str], tmp_path: Path) -> None:
     """In a process of its own: help and what the tables find are said before torch is imported."""
     code = (
-        "import sys; from mnv2_lightning.train import main\n"
+        "import sys; from mnv2_lightning.train import COMMAND\n"
         f"sys.argv = ['train', *{args}]\n"
-        "try: main()\n"
-        "except SystemExit: pass\n"
+        "COMMAND.run()\n"
         "heavy = {'torch', 'lightning', 'numpy', 'matplotlib', 'torchvision'} & set(sys.modules)\n"
         "sys.exit(f'imported {heavy}' if heavy else 0)"
     )
@@ -105,7 +104,7 @@ def test_multirun_in_one_sweep_folder(call: Call, tmp_path: Path) -> None:
         "optimizer.lr=0.01,0.1",
         "model.expand_ratio=2",
         "hydra.sweep.dir=outputs/sweeps/s",
-        "callbacks.pictures=null",
+        "callbacks.test_images=null",
     )
     assert ended.status == 0, ended.err
     sweep = tmp_path / "outputs" / "sweeps" / "s"
@@ -137,7 +136,7 @@ def test_job_folder(overrides: str, expected: str) -> None:
 def test_data_that_cannot_be_had(
     call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mnv2_lightning.data.files.SOURCES", {})
+    monkeypatch.setattr("mnv2_lightning.data.idx_files.SOURCES", {})
     (tmp_path / "empty").mkdir()
     ended = call("train", *SMALL, "data.dir=empty", "hydra.run.dir=run")
     assert ended.status == 5
@@ -164,7 +163,7 @@ def test_the_data_folder_of_the_environment_is_made(
     call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MNV2_DATA_DIR", str(tmp_path / "new"))
-    monkeypatch.setattr("mnv2_lightning.data.files.SOURCES", {})
+    monkeypatch.setattr("mnv2_lightning.data.idx_files.SOURCES", {})
     assert call("train", *SMALL).status == 5
     assert (tmp_path / "new" / "mnist").is_dir()
 
@@ -195,26 +194,14 @@ def test_interrupted(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert json.loads((tmp_path / "a" / "result.json").read_text())["status"] == "interrupted"
 
 
-def test_terminated(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also before Lightning listens: here while the images are fetched."""
-
-    def stop(*args: object, **kwargs: object) -> None:
-        signal.raise_signal(signal.SIGTERM)
-
-    monkeypatch.setattr("mnv2_lightning.data.datamodule.MNISTDataModule.setup", stop)
-    ended = call("train", *SMALL, "hydra.run.dir=a")
-    assert ended.status == 143
-    assert json.loads((tmp_path / "a" / "result.json").read_text())["status"] == "interrupted"
-
-
 def test_data_that_moved(
     call: Call, tmp_path: Path, small_data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A folder that the environment named is read from there again; `data.dir` is for this call."""
-    short = (*SMALL, "trainer.max_epochs=1", "callbacks.pictures=null")
+    short = (*SMALL, "trainer.max_epochs=1", "callbacks.test_images=null")
     assert call("train", *short, "hydra.run.dir=a").status == 0
     assert "  dir: null" in (tmp_path / "a" / "config.yaml").read_text()
-    monkeypatch.setattr("mnv2_lightning.data.files.SOURCES", {})
+    monkeypatch.setattr("mnv2_lightning.data.idx_files.SOURCES", {})
     monkeypatch.setenv("MNV2_DATA_DIR", str(tmp_path / "moved"))
     assert call("evaluate", "run_dir=a").status == 5
     assert call("evaluate", "run_dir=a", f"data.dir={small_data}").status == 0

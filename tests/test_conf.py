@@ -1,4 +1,4 @@
-"""`conf/`, the tables and the code agree."""
+"""`conf/`, the schema and the code agree."""
 
 import inspect
 import re
@@ -12,12 +12,12 @@ from lightning.pytorch.strategies import StrategyRegistry
 
 import mnv2_lightning
 from mnv2_lightning import build, networks
-from mnv2_lightning.composition import config_dir
+from mnv2_lightning.cli.composing import config_dir
 from mnv2_lightning.runs.config import outcome, outcome_hash, plain
 from mnv2_lightning.schema.check import check
 from mnv2_lightning.schema.errors import ConfigError
+from mnv2_lightning.schema.models import BY_COMMAND, BY_TARGET, STRATEGIES, TargetConfig
 from mnv2_lightning.schema.nearest import did_you_mean
-from mnv2_lightning.schema.tables import BY_TARGET, BY_VERB, STRATEGIES, Targeted
 from mnv2_lightning.schema.targets import check_targets, resolve
 from mnv2_lightning.train import train
 from tests.conftest import SMALL, Configure
@@ -43,7 +43,7 @@ def choices(group: str) -> list[str]:
 
 
 @pytest.mark.parametrize("target", BY_TARGET)
-def test_tables_are_the_signatures(target: str) -> None:
+def test_models_are_the_signatures(target: str) -> None:
     """A key for each parameter and no other: nothing can be set that does nothing."""
     parameters = set(inspect.signature(resolve("", target)).parameters) - {"self"}
     keys = {f.alias or name for name, f in BY_TARGET[target].model_fields.items()}
@@ -75,12 +75,12 @@ def test_every_choice_composes_and_passes(override: str, configure: Configure) -
     check_targets(config)
 
 
-@pytest.mark.parametrize("verb", BY_VERB)
-def test_every_verb_has_a_config_a_table_and_a_script(verb: str) -> None:
-    assert verb in [p.stem for p in config_dir().glob("*.yaml")]
-    assert (PACKAGE / f"{verb}.py").is_file()
+@pytest.mark.parametrize("command", BY_COMMAND)
+def test_every_command_has_a_config_a_model_and_a_script(command: str) -> None:
+    assert command in [p.stem for p in config_dir().glob("*.yaml")]
+    assert (PACKAGE / f"{command}.py").is_file()
     scripts = (PACKAGE.parent / "pyproject.toml").read_text()
-    assert f'mnv2-{verb.replace("_", "-")} = "mnv2_lightning.scripts:{verb}"' in scripts
+    assert f'mnv2-{command.replace("_", "-")} = "mnv2_lightning.{command}:main"' in scripts
 
 
 @pytest.mark.parametrize("name", choices("experiment"))
@@ -147,12 +147,12 @@ def test_outcome_hash(configure: Configure, tmp_path: Path) -> None:
     [("optimzer.lr", "optimizer.lr"), ("lr", "optimizer.lr"), ("zzz", ""), ("sed", "seed")],
 )
 def test_nearest_key(wrong: str, expected: str) -> None:
-    said = did_you_mean(wrong, ["optimizer.lr", "seed", "model.width_mult"])
-    assert said == (f"; did you mean {expected}?" if expected else "")
+    hint = did_you_mean(wrong, ["optimizer.lr", "seed", "model.width_mult"])
+    assert hint == (f"; did you mean {expected}?" if expected else "")
 
 
 def test_a_network_of_the_users_own_is_taken(configure: Configure, tmp_path: Path) -> None:
-    """No table is needed for one: its signature is checked."""
+    """Without a model in the schema its signature is checked."""
     config = plain(configure())
     config["model"] = {"_target_": "mnv2_lightning.networks.blocks.conv_norm", "in_channels": 1}
     config["model"]["out_channels"] = 1
@@ -183,7 +183,7 @@ class Mine(nn.Module):
 """
     (tmp_path / "mine.py").write_text(source)
     monkeypatch.setattr(networks, "__path__", [*networks.__path__, str(tmp_path)])
-    cfg = configure(*SMALL, "trainer.max_epochs=1", "callbacks.pictures=null")
+    cfg = configure(*SMALL, "trainer.max_epochs=1", "callbacks.test_images=null")
     cfg.model = {"_target_": "mnv2_lightning.networks.mine.Mine", "width": 4}
     check("train", plain(cfg))
     check_targets(plain(cfg))
@@ -209,10 +209,10 @@ def test_hyper_parameters_are_plain(configure: Configure) -> None:
     assert kinds(dict(classifier.hparams)) <= {str, int, float, bool, type(None)}
 
 
-def test_a_row_for_another_network(configure: Configure, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In the tables, as the README proposes, with keys of its own and none of ours."""
+def test_a_model_for_another_network(configure: Configure, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the schema, as the README proposes, with keys of its own and none of ours."""
 
-    class Mine(Targeted):
+    class Mine(TargetConfig):
         width: int
 
     monkeypatch.setitem(BY_TARGET, "mine.Mine", Mine)

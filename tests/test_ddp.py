@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mnv2_lightning import ranks
+from mnv2_lightning.system import ranks
 from tests.conftest import Call, load, record
 
 FEW = (
@@ -18,7 +18,7 @@ FEW = (
     "trainer.max_epochs=2",
     "trainer.limit_train_batches=4",
     "trainer.enable_progress_bar=false",
-    "callbacks.pictures=null",
+    "callbacks.test_images=null",
     "model.width_mult=0.25",
     # 5,001 and 10,000 images in batches of 77 to 97, odd and even: the ranks get unequal shares.
     "data.batch_size=97",
@@ -160,11 +160,11 @@ def test_a_dead_rank_in_a_sweep(tmp_path: Path) -> None:
     place = with_site(tmp_path, DIES)
     sweep = (*TRAIN, "-m", *FEW, "trainer.devices=2", "seed=1,2", "sweep=s")
     out, err = end(start(tmp_path, *sweep, environment=place), status=1)
-    assert err == "error: rank 1 was ended by SIGKILL\n"
+    assert err == "error: rank 1 was killed by SIGKILL\n"
     assert "1 of 2 runs finished" in out
     folder = tmp_path / "outputs" / "sweeps" / "s"
     assert record(folder / "seed-1")["status"] == "failed"
-    assert record(folder / "seed-1")["error"] == "rank 1 was ended by SIGKILL"
+    assert record(folder / "seed-1")["error"] == "rank 1 was killed by SIGKILL"
     assert record(folder / "seed-2")["status"] == "finished"
     out, _ = end(start(tmp_path, *sweep))
     assert "2 of 2 runs finished" in out

@@ -59,7 +59,7 @@ def full_from(error: BaseException) -> Callable[[pytest.MonkeyPatch], None]:
 
 
 def no_sources(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr("mnv2_lightning.data.files.SOURCES", {})
+    patch.setattr("mnv2_lightning.data.idx_files.SOURCES", {})
 
 
 def raises(error: BaseException) -> Callable[[pytest.MonkeyPatch], None]:
@@ -92,7 +92,7 @@ def test_exit_status(
 ) -> None:
     status, typed, arrange, told = EXITS[kind]
     arrange(monkeypatch)
-    ended = call("train", *SMALL, "callbacks.pictures=null", *typed, "hydra.run.dir=a")
+    ended = call("train", *SMALL, "callbacks.test_images=null", *typed, "hydra.run.dir=a")
     assert ended.status == status, ended.err
     assert told in ended.err
     lines = [x for x in ended.err.splitlines() if x]
@@ -111,10 +111,10 @@ def test_a_command_runs_exit_handlers_before_it_ends() -> None:
     """Such as a logger's, which sends what it still has; those of the standard library follow."""
     code = """
 import atexit
-from mnv2_lightning import signals
-signals.end_at_once()
+from mnv2_lightning.system import signals
+signals.install()
 atexit.register(print, "sent")
-signals.leave(3)
+signals.exit_command(3)
 """
     command = [sys.executable, "-c", code]
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -144,7 +144,7 @@ def test_full_disk(tmp_path: Path) -> None:
     if tried.returncode:
         pytest.skip("needs the right to mount in a namespace of one's own")
     few = ("trainer.limit_train_batches=2", "trainer.limit_val_batches=1", "trainer.max_epochs=999")
-    train = (sys.executable, "-m", "mnv2_lightning.train", "callbacks.pictures=null", *few)
+    train = (sys.executable, "-m", "mnv2_lightning.train", "callbacks.test_images=null", *few)
     run = tmp_path / "run"
     ended = subprocess.run(
         [*alone, ON_A_SMALL_DISK, "sh", disk, run, *train, f"hydra.run.dir={disk / 'run'}"],
@@ -178,7 +178,7 @@ def test_error_text_follows_no_link(
     (tmp_path / "a" / "mine.txt").write_text("mine")
     (tmp_path / "a" / "error.txt").symlink_to(tmp_path / "a" / "mine.txt")
     raises(RuntimeError("broken"))(monkeypatch)
-    ended = call("train", *SMALL, "callbacks.pictures=null", "hydra.run.dir=a")
+    ended = call("train", *SMALL, "callbacks.test_images=null", "hydra.run.dir=a")
     assert ended.status == 1
     assert (tmp_path / "a" / "mine.txt").read_text() == "mine"
     assert "broken" in (tmp_path / "a" / "error.txt").read_text()
@@ -186,7 +186,7 @@ def test_error_text_follows_no_link(
 
 def test_the_same_command_goes_on(call: Call, tmp_path: Path) -> None:
     """Where it was killed before an epoch was done it starts again; finished, it does nothing."""
-    typed = ("train", *SMALL, "callbacks.pictures=null", "hydra.run.dir=a")
+    typed = ("train", *SMALL, "callbacks.test_images=null", "hydra.run.dir=a")
     with pytest.MonkeyPatch.context() as patch:
         raises(KeyboardInterrupt())(patch)
         assert "no epoch was finished" in call(*typed).err

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from mnv2_lightning import train
-from mnv2_lightning.runs import hardware
+from mnv2_lightning.system import hardware
 from tests.conftest import Call, Configure, record
 
 LAUNCHERS = {
@@ -27,7 +27,7 @@ SWEEP = (
     "-m",
     "model.width_mult=0.25",
     "data.val_size=1000",
-    "callbacks.pictures=null",
+    "callbacks.test_images=null",
     "trainer.enable_progress_bar=false",
     "trainer.limit_test_batches=2",
     "optimizer.lr=0.1,1e18",  # the second diverges
@@ -127,16 +127,15 @@ def test_a_worker_is_killed(tmp_path: Path) -> None:
 
 
 def test_a_worker_knows_whose_job_it_runs(tmp_path: Path) -> None:
-    """In its own copy of the verb, which the verb's functions see."""
-    (tmp_path / "job").write_bytes(pickle.dumps(train.COMMAND._job))
+    """By the number of the process of the command."""
+    (tmp_path / "command").write_bytes(pickle.dumps(train.COMMAND))
     code = """if True:
-        import pathlib, pickle
-        job = pickle.loads(pathlib.Path("job").read_bytes())
+        import os, pathlib, pickle
+        command = pickle.loads(pathlib.Path("command").read_bytes())
         from mnv2_lightning import search, train
-        assert job.__self__ is train.COMMAND
-        assert train.COMMAND.is_elsewhere() and not search.COMMAND.is_elsewhere()"""
+        assert command is train.COMMAND
+        assert command.process == os.getppid() != search.COMMAND.process"""
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
-    assert not train.COMMAND.is_elsewhere()
 
 
 def test_a_gpu_for_each(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -202,7 +201,8 @@ def test_a_job_takes_a_gpu_where_it_asks_for_one(
 def test_for_sweeps_of_train_only(call: Call, tmp_path: Path) -> None:
     ended = call("evaluate", "-m", "run_dir=a,b", "hydra/launcher=joblib")
     assert ended.status == 2
-    assert ended.err == "error: hydra/launcher=joblib: is for sweeps of train\n"
+    why = "hydra/launcher=joblib: is for sweeps of train (job run_dir-a)"
+    assert ended.err == f"error: {why}\n"
     assert list(tmp_path.iterdir()) == []
 
 

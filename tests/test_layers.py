@@ -4,7 +4,7 @@ import ast
 from pathlib import Path
 
 import mnv2_lightning
-from mnv2_lightning.schema.tables import BY_VERB
+from mnv2_lightning.schema.models import BY_COMMAND
 
 PACKAGE = Path(mnv2_lightning.__file__).parent
 
@@ -24,45 +24,24 @@ def imports(path: Path) -> set[str]:
 # Each part may import itself and those below it.
 BELOW: dict[str, set[str]] = {
     "schema": {"data", "networks"},  # sets.py and strides.py, which have no torch
-    "files": {"schema"},
-    "ranks": set(),
-    "signals": {"ranks", "schema"},
-    "scripts": {"signals", "supervisor"},
-    "supervisor": {"files", "runs", "schema", "signals"},
+    "system": {"schema"},
     "networks": set(),
     "reports": set(),
     "schedules": set(),
-    "affine": set(),
-    "data": {"affine", "files", "schema"},
-    "classifier": {"affine"},
-    "runs": {"data", "files", "ranks", "schema", "signals"},
-    "torchrun": {"files", "ranks", "runs", "schema", "signals"},
-    "callbacks": {"classifier", "reports", "schema"},
-    "build": {"callbacks", "classifier", "data", "runs", "schema"},
-    "studies": {"files", "schema"},
-    "sweep": {"command", "files", "reports", "runs", "schema"},
-    "endings": {"files", "ranks", "schema", "signals"},
-    "composition": {"endings", "runs", "schema"},
-    "command": {
-        *("composition", "endings", "files", "ranks", "runs", "schema", "signals", "supervisor"),
-    },
-    "preflight": {"build", "command", "data", "ranks", "runs", "schema"},
-    "benchmarks": {"build", "composition", "data", "networks", "runs", "train"},
+    "data": {"schema", "system"},
+    "classifier": {"data"},
+    "callbacks": {"classifier", "reports", "schema", "system"},
+    "runs": {"data", "schema", "system"},
+    "build": {"callbacks", "classifier", "data", "runs", "schema", "system"},
+    "cli": {"build", "data", "runs", "schema", "system"},
+    "sweeps": {"cli", "reports", "runs", "schema", "system"},
+    "benchmarks": {"build", "cli", "data", "networks", "runs", "system", "train"},
 }
-VERBS = {
-    verb: {
-        *("build", "callbacks", "command", "data", "files", "networks", "reports", "runs"),
-        *("schema", "scripts"),
-    }
-    for verb in BY_VERB
-}
-VERBS["benchmark"] |= {"benchmarks", "train"}
-VERBS["train"] |= {"classifier", "composition", "preflight", "ranks", "sweep", "torchrun"}
-VERBS["search"] |= {"composition", "endings", "signals", "studies", "train"}
+COMMANDS = {command: {*BELOW, "train"} for command in BY_COMMAND}
 
 
 def test_imports_point_down() -> None:
-    allowed = BELOW | VERBS
+    allowed = BELOW | COMMANDS
     for path in PACKAGE.rglob("*.py"):
         part = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
         if part not in ("__init__", "conf"):

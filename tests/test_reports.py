@@ -1,15 +1,16 @@
 """Tables and figures from arrays."""
 
 import csv
+import io
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from mnv2_lightning.files import read_json, write_json, write_text
 from mnv2_lightning.reports import figures, tables
 from mnv2_lightning.runs.csv_logger import CSVLogger
 from mnv2_lightning.runs.record import EMPTY, Record
+from mnv2_lightning.system.durable_files import read_json, write_json, write_text
 
 LABELS = np.array([0, 0, 0, 1, 1, 2])
 # Said: 0 0 1 1 1 1
@@ -42,7 +43,7 @@ def test_confusion_figure_says_how_many_are_wrong() -> None:
     matrix = figures.confusion_matrix(LABELS, PROBABILITIES)
     figure = figures.draw_confusion(matrix, ["a", "b", "c"])
     assert figure.axes[0].get_title() == "2 of 6 wrong (66.67% right)"
-    assert figures.pixels(figure).shape[2] == 3
+    figure.savefig(io.BytesIO())
 
 
 def test_most_confidently_wrong_come_first() -> None:
@@ -55,9 +56,8 @@ def test_most_confidently_wrong_come_first() -> None:
 
 def test_none_is_wrong() -> None:
     images = np.zeros((1, 28, 28), np.uint8)
-    figures.pixels(
-        figures.draw_wrong(images, LABELS[:1], PROBABILITIES[:1], ["a", "b", "c"], count=9)
-    )
+    figure = figures.draw_wrong(images, LABELS[:1], PROBABILITIES[:1], ["a", "b", "c"], count=9)
+    figure.savefig(io.BytesIO())
 
 
 def rows(path: Path) -> list[dict[str, str]]:

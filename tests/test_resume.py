@@ -148,7 +148,7 @@ def test_killed_while_a_finished_run_is_extended(configure: Configure, tmp_path:
     short = (*SMALL, "scheduler=constant")
     train(configure(*short, "trainer.max_epochs=1", run_dir=tmp_path))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mnv2_lightning.runs.checkpoint.tidy", raise_killed)
+        patch.setattr("mnv2_lightning.runs.checkpoints.tidy", raise_killed)
         with pytest.raises(RuntimeError, match="killed"):
             train(resumed(tmp_path, "trainer.max_epochs=2"))
     train(resumed(tmp_path, "trainer.max_epochs=2"))

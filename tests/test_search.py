@@ -12,21 +12,22 @@ import optuna
 import pytest
 import torch
 import yaml
-from hydra import compose, initialize_config_dir
+from hydra import compose
 from omegaconf import DictConfig
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-from mnv2_lightning import studies
 from mnv2_lightning.classifier import Classifier
-from mnv2_lightning.composition import config_dir
+from mnv2_lightning.cli.composing import config_dir
 from mnv2_lightning.runs.config import flatten, plain
 from mnv2_lightning.runs.folder import read_config
 from mnv2_lightning.search import LEFT_OUT
+from mnv2_lightning.sweeps import studies
+from mnv2_lightning.system import hydra_compat
 from tests.conftest import SMALL, Call, record
 
 PLAIN_STEP = Classifier.training_step
 FEW = tuple(o for o in SMALL if not o.startswith("optimizer.lr"))
-SEARCH = ("search", *FEW, "callbacks.pictures=null", "search.name=s", "search.trials=3")
+SEARCH = ("search", *FEW, "callbacks.test_images=null", "search.name=s", "search.trials=3")
 
 
 def folder_of(tmp_path: Path) -> Path:
@@ -62,18 +63,18 @@ def test_a_search(call: Call, tmp_path: Path) -> None:
         assert (folder / "report" / f"{name}.png").stat().st_size > 5000
     assert (folder / "report" / "report.html").is_file()
 
-    with initialize_config_dir(str(config_dir()), version_base="1.3"):
+    with hydra_compat.initialize(str(config_dir())):
         place = f"hydra.searchpath=[{folder}]"
         again = compose("train", [place, "experiment=s"], return_hydra_config=False)
     again.run_dir = str(folder / f"{best['number']:04d}")
     again.data.dir = None
     trial_config = flatten(plain(read_config(Path(again.run_dir))))
     composed = flatten(plain(again))
-    outside = (*LEFT_OUT, "data.dir", "sweep", "traceback", "run_dir", "trainer.devices")
+    outside = (*LEFT_OUT, "command", "data.dir", "sweep", "traceback", "run_dir", "trainer.devices")
     for key in trial_config.keys() | composed.keys():
-        if not key.endswith(outside) and not key.startswith("callbacks.pictures"):
+        if not key.endswith(outside) and not key.startswith("callbacks.test_images"):
             assert composed[key] == trial_config[key], key
-    assert composed["callbacks.pictures"] is None
+    assert composed["callbacks.test_images"] is None
 
     written = yaml.safe_load((folder / "experiment" / "s.yaml").read_text())
     assert written["seed"] == 1
@@ -319,7 +320,7 @@ def test_two_processes_on_one_study(tmp_path: Path) -> None:
         sys.executable,
         "-m",
         "mnv2_lightning.search",
-        "callbacks.pictures=null",
+        "callbacks.test_images=null",
         "model.width_mult=0.25",
         "data.val_size=1000",
         "trainer.limit_train_batches=5",

@@ -7,14 +7,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from mnv2_lightning import signals
-from tests.conftest import SMALL, VERBS, Call, record
+from tests.conftest import COMMANDS, Call
 
 ROOT = Path(__file__).resolve().parents[1]
 STATUSES = {signal.SIGINT: 130, signal.SIGTERM: 143}
@@ -52,12 +49,12 @@ def ends(process: subprocess.Popen[str], sent: signal.Signals) -> None:
     assert err.count("\n") == 1
 
 
-@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("verb", COMMANDS)
 @pytest.mark.parametrize("sent", STATUSES)
 def test_first_moment(verb: str, sent: signal.Signals, tmp_path: Path) -> None:
     """While the verb is imported."""
     ends(start("-m", f"mnv2_lightning.{verb}", f"hydra.run.dir={tmp_path / 'a'}"), sent)
-    ends(start("-c", f"from mnv2_lightning import scripts; scripts.{verb}()"), sent)
+    ends(start("-c", f"from mnv2_lightning.{verb} import main; main()"), sent)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -73,7 +70,7 @@ def test_first_seconds(seconds: float, sent: signal.Signals, tmp_path: Path) -> 
 
 def test_console_scripts() -> None:
     scripts = re.findall(r'^mnv2-[\w-]+ = "(.*):(.*)"', (ROOT / "pyproject.toml").read_text(), re.M)
-    assert {name for _, name in scripts} == set(VERBS)
+    assert {module.rpartition(".")[2] for module, _ in scripts} == set(COMMANDS)
     for module, name in scripts:
         assert callable(getattr(importlib.import_module(module), name))
 
@@ -81,7 +78,7 @@ def test_console_scripts() -> None:
 def test_nobody_elses_handlers_change(call: Call) -> None:
     """By an import, or by a command within somebody's program when it is over."""
     code = (
-        "import signal, mnv2_lightning.scripts, mnv2_lightning.train as t\n"
+        "import signal, mnv2_lightning.train\n"
         "assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL\n"
         "assert signal.getsignal(signal.SIGINT) is signal.default_int_handler\n"
     )
@@ -92,54 +89,35 @@ def test_nobody_elses_handlers_change(call: Call) -> None:
     before = [signal.getsignal(x) for x in STATUSES]
     assert call("devices").status == 0
     assert [signal.getsignal(x) for x in STATUSES] == before
-    assert signal.set_wakeup_fd(-1) == -1
 
 
-def losing(sent: signal.Signals) -> Callable[..., None]:
-    """A training step that gets the signal and loses what that raises."""
-
-    def lose(*args: object) -> None:
-        with suppress(KeyboardInterrupt, SystemExit):
-            signal.raise_signal(sent)
-        time.sleep(20)
-
-    return lose
-
-
-STEP = "mnv2_lightning.classifier.Classifier.training_step"
-
-
-@pytest.mark.parametrize("sent", STATUSES)
-def test_lost_once(
-    sent: signal.Signals, call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It is raised again, and the run recorded."""
-    monkeypatch.setattr(signals, "AGAIN", 0.3)
-    monkeypatch.setattr(STEP, losing(sent))
-    ended = call("train", *SMALL, "callbacks.pictures=null", "hydra.run.dir=a")
-    assert ended.status == STATUSES[sent]
-    assert "no epoch was finished" in ended.err
-    assert record(tmp_path / "a")["status"] == "interrupted"
-
-
-def test_lost_for_good(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The run is recorded and the process ended: here a test stands in for that."""
-    ended: list[tuple[int, str, str]] = []
-
-    def end(number: int, hint: str) -> None:
-        ended.append((number, hint, record(tmp_path / "a")["status"]))
-
-    monkeypatch.setattr(signals, "AGAIN", 0.2)
-    monkeypatch.setattr(signals, "PATIENCE", 0.6)
-    monkeypatch.setattr(signals, "end", end)
-
-    def lose(*args: object) -> None:
-        signal.signal(signal.SIGINT, lambda *_: None)
-        signal.raise_signal(signal.SIGINT)
-        while not ended:
-            time.sleep(0.05)
-        raise RuntimeError("ended")
-
-    monkeypatch.setattr(STEP, lose)
-    assert call("train", *SMALL, "callbacks.pictures=null", "hydra.run.dir=a").status == 1
-    assert ended[0] == (signal.SIGINT, "", "interrupted")
+def test_a_second_signal_ends_a_process_at_once() -> None:
+    """Where it is stuck in what the first one began, Lightning's ignoring of SIGINT included."""
+    code = """
+import signal, sys, time
+from mnv2_lightning.system import signals
+signals.install()
+try:
+    print("ready", flush=True)
+    time.sleep(30)
+except KeyboardInterrupt:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signals.reinstall()
+    print("stuck", flush=True)
+    time.sleep(30)
+"""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    for line in ("ready", "stuck"):
+        assert process.stdout.readline() == f"{line}\n"
+        process.send_signal(signal.SIGINT)
+    started = time.monotonic()
+    process.communicate(timeout=20)
+    assert time.monotonic() - started < 5
+    assert process.returncode == 130

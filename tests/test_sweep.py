@@ -1,6 +1,5 @@
 """A sweep finishes, whatever befalls its jobs, and goes on where it was."""
 
-import gc
 import os
 import re
 import shutil
@@ -8,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,10 +15,9 @@ import pytest
 import torch
 
 from mnv2_lightning.classifier import Classifier
-from mnv2_lightning.data.datamodule import MNISTDataModule
 from tests.conftest import SMALL, Call, record
 
-SWEEP = ("train", "-m", *SMALL, "callbacks.pictures=null", "trainer.max_epochs=1", "sweep=s")
+SWEEP = ("train", "-m", *SMALL, "callbacks.test_images=null", "trainer.max_epochs=1", "sweep=s")
 
 
 def raises(error: BaseException) -> Callable[..., torch.Tensor]:
@@ -81,29 +78,6 @@ def test_jobs_that_die(call: Call, tmp_path: Path) -> None:
         assert (folder / f"seed-{seed}" / "result.json").stat() == stat
 
 
-def test_a_job_leaves_no_images_to_the_next(
-    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Lightning's objects hold each other in cycles, which Python by itself frees late."""
-    made: list[weakref.ref[MNISTDataModule]] = []
-    alive: list[int] = []
-    setup = MNISTDataModule.setup
-
-    def looks(self: MNISTDataModule, stage: str | None = None) -> None:
-        if self.train_set is None:
-            alive.append(sum(ref() is not None for ref in made))
-            made.append(weakref.ref(self))
-        setup(self, stage)
-
-    monkeypatch.setattr(MNISTDataModule, "setup", looks)
-    gc.disable()
-    try:
-        assert call(*SWEEP, "seed=1,2,3").status == 0
-    finally:
-        gc.enable()
-    assert alive == [0, 0, 0]
-
-
 def test_another_base_is_refused(call: Call, tmp_path: Path) -> None:
     """More values may be added to those of the keys that were swept."""
     folder = tmp_path / "outputs" / "sweeps" / "s"
@@ -112,7 +86,7 @@ def test_another_base_is_refused(call: Call, tmp_path: Path) -> None:
     ended = call(*SWEEP, *few, "optimizer.lr=0.1,0.2", "optimizer.momentum=0.5")
     assert ended.status == 2
     told = f"{folder / 'lr-0.1'}: holds a run with optimizer.momentum=0.9 already"
-    assert ended.err == f"error: {told}; take another name for the sweep\n"
+    assert ended.err == f"error: {told}; take another name for the sweep (job lr-0.1)\n"
     ended = call(*SWEEP, *few, "optimizer.lr=0.3,0.4", "trainer.max_epochs=2")
     assert ended.status == 2
     told = "outputs/sweeps/s: holds a sweep with trainer.max_epochs=1, not 2; take another name\n"
@@ -181,30 +155,13 @@ def test_a_link_out_of_the_folder(call: Call, tmp_path: Path) -> None:
     assert (tmp_path / "victim").read_text() == "mine\n"
 
 
-def test_interrupted(call: Call, tmp_path: Path) -> None:
-    """Ctrl-C ends the sweep, not the job alone; the same command goes on."""
-
-    def step(self: Classifier, batch: Any, batch_idx: int) -> torch.Tensor:
-        if self.seed == 2:
-            raise KeyboardInterrupt
-        return PLAIN_STEP(self, batch, batch_idx)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Classifier, "training_step", step)
-        assert call(*SWEEP, "seed=1,2,3").status == 130
-    folder = tmp_path / "outputs" / "sweeps" / "s"
-    assert not (folder / "seed-3").exists()
-    assert call(*SWEEP, "seed=1,2,3").status == 0
-    assert {record(folder / f"seed-{seed}")["status"] for seed in (1, 2, 3)} == {"finished"}
-
-
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere memory cannot be limited so")
 def test_a_job_that_gets_no_memory(tmp_path: Path) -> None:
     """A real allocation that fails: 8 GB, where the process may have as much in all."""
     limit = 8_000_000_000
     code = f"import resource; resource.setrlimit(resource.RLIMIT_AS, ({limit}, {limit})); "
-    code += "from mnv2_lightning import scripts; scripts.train()"
+    code += "from mnv2_lightning.train import main; main()"
     typed = (
         "-m",
         "data.batch_size=2000",
@@ -213,7 +170,7 @@ def test_a_job_that_gets_no_memory(tmp_path: Path) -> None:
         "trainer.limit_val_batches=1",
         "trainer.limit_test_batches=0",
         "trainer.max_epochs=1",
-        "callbacks.pictures=null",
+        "callbacks.test_images=null",
         "sweep=s",
     )
     ended = subprocess.run(
@@ -232,7 +189,7 @@ def test_a_job_that_gets_no_memory(tmp_path: Path) -> None:
 
 FEW = (
     "-m",
-    "callbacks.pictures=null",
+    "callbacks.test_images=null",
     "data.val_size=1000",
     "model.width_mult=0.25",
     "trainer.limit_train_batches=5",
@@ -257,15 +214,20 @@ def start_a_sweep(folder: Path, name: str = "sweep=s") -> tuple[subprocess.Popen
     return process, found[0].parents[1]
 
 
+def children(process: int) -> list[int]:
+    path = Path(f"/proc/{process}/task/{process}/children")
+    return [int(number) for number in path.read_text().split()]
+
+
 @pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a sweep is one process")
+@pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's /proc")
 def test_a_job_that_the_system_kills(tmp_path: Path) -> None:
     """As where memory runs out: it is recorded, the others run, in the same folder; the same
     command goes on, here with the name of the folder, as the sweep had none.
     """
     process, job = start_a_sweep(tmp_path, "sweep=null")
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    os.kill(int(children[0]), signal.SIGKILL)
+    (trained,) = (grandchild for child in children(process.pid) for grandchild in children(child))
+    os.kill(trained, signal.SIGKILL)
     out, err = process.communicate()
     assert process.returncode == 1
     killed = "killed by SIGKILL, as the system does where memory runs out"

@@ -11,18 +11,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
+from hydra import compose
 from omegaconf import DictConfig
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import plugin_data_pb2
 
-from mnv2_lightning.callbacks.divergence import Divergence
+from mnv2_lightning.callbacks.non_finite_guard import NonFiniteGuard
 from mnv2_lightning.classifier import Classifier
-from mnv2_lightning.composition import config_dir
+from mnv2_lightning.cli.composing import config_dir
 from mnv2_lightning.evaluate import evaluate
 from mnv2_lightning.runs.checkpoint_io import DurableCheckpointIO
 from mnv2_lightning.runs.record import EMPTY
 from mnv2_lightning.schema.errors import Diverged
+from mnv2_lightning.system import hydra_compat
 from mnv2_lightning.train import train
 from tests.conftest import SMALL, Configure, load, record, rows
 
@@ -40,7 +41,7 @@ def test_leaves_a_whole_run(run: Path) -> None:
     }
     result = record(run)
     assert result.keys() == EMPTY.keys()
-    assert {k for k, v in result.items() if v is None} <= {"error", "git_commit"}
+    assert {k for k, v in result.items() if v is None} <= {"command", "error", "git_commit"}
     assert result["status"] == "finished"
     assert result["epochs"] == 2
     assert result["precision"] == "32-true"
@@ -87,7 +88,7 @@ def test_tensorboard(run: Path) -> None:
 
 def to_evaluate(run: Path, **options: Any) -> DictConfig:
     """As `conf/evaluate.yaml` has it."""
-    with initialize_config_dir(str(config_dir()), version_base="1.3"):
+    with hydra_compat.initialize(str(config_dir())):
         cfg = compose("evaluate", [f"run_dir={run}"])
     cfg.merge_with(options)
     return cfg
@@ -157,11 +158,11 @@ def test_divergence_of_another_rank_is_told() -> None:
         return torch.minimum(tensor, there) if reduce_op == "min" else (tensor + there) / 2
 
     trainer: Any = SimpleNamespace(strategy=SimpleNamespace(reduce=reduce), current_epoch=0)
-    watch = Divergence()
-    watch.losses = [torch.tensor(1.0), torch.tensor(2.0), torch.tensor(3.0)]
-    watch.steps = [(1, 0.1), (2, 0.2), (3, 0.3)]
+    guard = NonFiniteGuard()
+    guard.losses = [torch.tensor(1.0), torch.tensor(2.0), torch.tensor(3.0)]
+    guard.steps = [(1, 0.1), (2, 0.2), (3, 0.3)]
     with pytest.raises(Diverged, match=r"step 2, learning rate 0\.2 \(loss nan\)"):
-        watch._look(trainer, watch._bad_losses())
+        guard._check(trainer, guard._non_finite_losses())
 
 
 def test_weights_that_overflow_reach_no_checkpoint(configure: Configure, tmp_path: Path) -> None:
@@ -191,11 +192,11 @@ def test_a_fit_that_steps_end_is_validated_there(configure: Configure, tmp_path:
 
 def test_peak_memory_of_a_job_is_its_own() -> None:
     code = """
-from mnv2_lightning.runs.memory import begin_run, peak_rss_bytes
+from mnv2_lightning.system.memory import forget_run, peak_rss_bytes
 large = bytearray(300_000_000)
 before = peak_rss_bytes()
 del large
-begin_run()
+forget_run()
 print(before - peak_rss_bytes())
 """
     command = [sys.executable, "-c", code]
@@ -230,7 +231,7 @@ def test_last_is_last_where_best_is_first(configure: Configure, tmp_path: Path) 
 
         patch.setattr(DurableCheckpointIO, "save_checkpoint", save)
         patch.setattr(Classifier, "validation_step", worse)
-        few = ("trainer.limit_train_batches=1", "callbacks.pictures=null")
+        few = ("trainer.limit_train_batches=1", "callbacks.test_images=null")
         train(configure(*SMALL, *few, "trainer.max_epochs=10", run_dir=folder))
     assert [load(folder, name)["epoch"] for name in ("best", "previous", "last")] == [0, 8, 9]
     assert max(held) == 4  # with the manifest
@@ -242,7 +243,11 @@ def test_last_is_last_where_best_is_first(configure: Configure, tmp_path: Path) 
         ("trainer.fast_dev_run=true",),
         ("trainer.enable_checkpointing=false",),
         ("trainer.limit_val_batches=0",),
-        ("trainer.enable_progress_bar=false", "callbacks.pictures=null", "logger.tensorboard=null"),
+        (
+            "trainer.enable_progress_bar=false",
+            "callbacks.test_images=null",
+            "logger.tensorboard=null",
+        ),
         ("callbacks=[default,early_stopping]",),
         ("trainer.gradient_clip_val=1.0", "trainer.accumulate_grad_batches=2"),
         ("optimizer=adamw", "scheduler=cosine", "classifier.label_smoothing=0.1"),
@@ -304,5 +309,5 @@ def test_epochs_are_counted_where_steps_end_the_fit(configure: Configure) -> Non
 
 def test_learns(configure: Configure) -> None:
     """The made classes are easy: from chance to nearly all right in a few epochs."""
-    result = train(configure(*SMALL, "trainer.max_epochs=5", "callbacks.pictures=null"))
+    result = train(configure(*SMALL, "trainer.max_epochs=5", "callbacks.test_images=null"))
     assert result["test_accuracy"] > 0.9

@@ -1,1 +1,1 @@
-"""What `benchmark` measures: each side is a function that runs in a process of its own."""
+"""What `benchmark` measures. Each side is a function that runs in its own process."""

@@ -1,7 +1,8 @@
-"""Our side: the shipped training, feed and inference."""
+"""Our side: training, input pipeline and inference of this package."""
 
 import tempfile
 import time
+from itertools import count
 from typing import Any
 
 import torch
@@ -11,14 +12,14 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from torch import nn
 
-from mnv2_lightning.benchmarks.timing import rate, timed
-from mnv2_lightning.composition import config_dir
+from mnv2_lightning.benchmarks.timing import throughput, timed
+from mnv2_lightning.cli.composing import config_dir
 from mnv2_lightning.networks import complexity
-from mnv2_lightning.runs.memory import keep_freed_memory
+from mnv2_lightning.system.memory import keep_freed_memory
 
 
 def config(*overrides: str) -> DictConfig:
-    """What `train` composes from `overrides`."""
+    """The config that `train` composes from `overrides`."""
     with initialize_config_dir(str(config_dir()), version_base="1.3"):
         cfg = compose("train", list(overrides))
     cfg.run_dir = "."
@@ -26,19 +27,19 @@ def config(*overrides: str) -> DictConfig:
 
 
 def trainer_loop(*, overrides: list[str], warmup: int, steps: int) -> dict[str, Any]:
-    """`train` itself for a few steps, with its logs, callbacks and checkpoints; no test."""
+    """A few steps of `train`, with logs, callbacks and checkpoints, without a test."""
     ends = (
         "trainer.max_epochs=-1",
         f"trainer.max_steps={warmup + steps}",
         "trainer.limit_test_batches=0",
         f"callbacks.throughput.warmup_steps={warmup}",
-        "scheduler=constant",  # the others need to know the end
+        "scheduler=constant",  # the others need max_epochs
     )
     return training(overrides=[*overrides, *ends])
 
 
 def training(*, overrides: list[str]) -> dict[str, Any]:
-    """`train` itself, from its start to its test."""
+    """A whole `train`, with its test."""
     from mnv2_lightning.train import train
 
     with tempfile.TemporaryDirectory() as folder:
@@ -49,31 +50,30 @@ def training(*, overrides: list[str]) -> dict[str, Any]:
     return {key: record[key] for key in keys}
 
 
-def feed(*, overrides: list[str], warmup: int, steps: int) -> dict[str, Any]:
-    """The data module alone: gather, scale, augment, normalise, resize."""
-    from mnv2_lightning import build  # late, as everywhere here: Lightning takes seconds
+def input_pipeline(*, overrides: list[str], warmup: int, steps: int) -> dict[str, Any]:
+    """The data module alone: gather, scale, augment, normalize and resize batches."""
+    from mnv2_lightning import build  # late: Lightning takes seconds to import
 
     keep_freed_memory()
     cfg = config(*overrides)
     data = build.build_datamodule(cfg)
     data.setup()
-
-    def batches() -> Any:
-        epoch = 0
-        while True:
-            for images, labels, indices in data.train_dataloader():
-                yield data.prepare(images, indices, epoch), labels
-            epoch += 1
-
-    stream = batches()
-    return rate(cfg.data.batch_size, timed(lambda: next(stream), warmup=warmup, steps=steps))
+    loader = data.train_dataloader()
+    batches = (
+        (data.prepare(images, indices, epoch), labels)
+        for epoch in count()
+        for images, labels, indices in loader
+    )
+    return throughput(cfg.data.batch_size, timed(lambda: next(batches), warmup=warmup, steps=steps))
 
 
 def inference(
     *, overrides: list[str], batch_size: int, kind: str, warmup: int, steps: int
 ) -> dict[str, Any]:
-    """Seconds of a call in evaluation mode, median. `kind`: eager (NCHW as it is), folded
-    (channels_last, batch norm folded into the convolutions), compiled (folded, torch.compile).
+    """Median seconds of a call in evaluation mode.
+
+    `kind`: "eager" (NCHW), "folded" (channels_last, batch norms folded into the convolutions), or
+    "compiled" (the folded network with torch.compile).
     """
     keep_freed_memory()
     cfg = config(*overrides)
@@ -98,7 +98,7 @@ def inference(
 
 
 def fold(network: nn.Module) -> nn.Module:
-    """`network`, in evaluation mode, its batch norms folded into the convolutions before them."""
+    """Fold each batch norm of `network`, in evaluation mode, into the convolution before it."""
     for module in network.modules():
         conv, norm = (dict(module.named_children()).get(name) for name in ("conv", "norm"))
         if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
@@ -107,7 +107,7 @@ def fold(network: nn.Module) -> nn.Module:
 
 
 def growth(*, overrides: list[str], warmup: int, steps: int) -> dict[str, Any]:
-    """A bare training step of one size, and what it costs."""
+    """A bare training step of one size, and its multiply-adds."""
     keep_freed_memory()
     cfg = config(*overrides)
     network = instantiate(cfg.model, _convert_="all").to(memory_format=torch.channels_last)
@@ -122,7 +122,7 @@ def growth(*, overrides: list[str], warmup: int, steps: int) -> dict[str, Any]:
         F.cross_entropy(network(x), y).backward()
         optimizer.step()
 
-    measured = rate(batch_size, timed(step, warmup=warmup, steps=steps))
-    # Forward, and twice that backward: to the input and to the weights. Two operations each.
+    measured = throughput(batch_size, timed(step, warmup=warmup, steps=steps))
+    # The backward pass takes twice as many: gradients of inputs and of weights. 2 operations each.
     operations = 6 * costs.multiply_adds * measured["images_per_second"]
     return measured | {"multiply_adds": costs.multiply_adds, "gflops": operations / 1e9}

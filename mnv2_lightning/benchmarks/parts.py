@@ -1,24 +1,26 @@
-"""What `benchmark` measures, part by part: which sides take turns, and for how long.
+"""The parts of the benchmark: which sides are compared, and for how many steps.
 
-Each part yields all that it has found, after each of its rows or seeds.
+A part is a generator. It yields all its results so far after each row or seed.
 """
 
 import logging
 import shlex
 from collections.abc import Callable, Iterator
+from itertools import product
 from typing import Any
 
 from omegaconf import DictConfig
 
 log = logging.getLogger(__name__)
 
-Side = tuple[str, dict[str, Any]]  # a function of `benchmarks` and its options
-TUTORIAL_SIZE = (224, 32)  # px, images a batch
-AUGMENTED = {"degrees": 10, "translate": 0.1, "scale": 0.1, "shear": 0.1}
+Side = tuple[str, dict[str, Any]]  # a function in `benchmarks`, and its options
+Size = tuple[int, int]  # px, images of a batch
+TUTORIAL, SMALL, SMOKE = (224, 32), (28, 128), (28, 8)
+AUGMENTED = [f"data.augment.{k}" for k in ("degrees=10", "translate=0.1", "scale=0.1", "shear=0.1")]
 
 
 def measure(pairs: int, **sides: Side) -> dict[str, list[dict[str, Any]]]:
-    """Each side `pairs` times, in turns, the order reversed from one to the next."""
+    """Run each side `pairs` times, in turns; the order is reversed from pair to pair."""
     from mnv2_lightning.benchmarks.side import run_side
 
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in sides}
@@ -33,72 +35,92 @@ def measure(pairs: int, **sides: Side) -> dict[str, list[dict[str, Any]]]:
 def _shown(measured: dict[str, Any]) -> str:
     if (accuracy := measured.get("test_accuracy")) is not None:
         return f"{accuracy:.2%} in {measured['train_seconds']:.1f} s"
-    rate = measured.get("images_per_second")
-    return f"{rate:,.1f} images/s" if rate else str(measured)
+    images_per_second = measured.get("images_per_second")
+    return f"{images_per_second:,.1f} images/s" if images_per_second else str(measured)
 
 
 def limits(cfg: DictConfig) -> Iterator[Any]:
-    """The machine's own: matrix product, memory."""
-    yield measure(1, machine=("machine.limits", {"steps": 2 if cfg.smoke else 10}))["machine"][0]
+    """Matrix product and memory copy."""
+    yield measure(1, machine=("timing.limits", {"steps": 2 if cfg.smoke else 10}))["machine"][0]
 
 
 def same_work(cfg: DictConfig) -> Iterator[Any]:
-    """The tutorial's network, batch and optimizer, at two sizes."""
+    """The tutorial's network, batch size and optimizer, at two image sizes."""
     rows = []
-    for image_size, batch_size in ((28, 8),) if cfg.smoke else (TUTORIAL_SIZE, (28, 128)):
-        size = {"image_size": image_size, "batch_size": batch_size}
-        overrides = ["experiment=tutorial", *(f"data.{key}={n}" for key, n in size.items())]
-        length = _length(cfg, image_size, batch_size)
-        sides = measure(
-            cfg.pairs,
-            tutorial=_tutorial(cfg, image_size, batch_size),
-            ours=("ours.trainer_loop", {"overrides": [*_data(cfg), *overrides], **length}),
-        )
-        rows.append(size | {"sides": sides})
+    for size in (SMOKE,) if cfg.smoke else (TUTORIAL, SMALL):
+        image_size, batch_size = size
+        sizes = (f"data.image_size={image_size}", f"data.batch_size={batch_size}")
+        ours = _side(cfg, "ours.trainer_loop", "experiment=tutorial", *sizes, size=size)
+        sides = measure(cfg.pairs, tutorial=_tutorial(cfg, size), ours=ours)
+        rows.append({"image_size": image_size, "batch_size": batch_size, "sides": sides})
         yield rows
 
 
 def loop(cfg: DictConfig) -> Iterator[Any]:
-    """Lightning's loop, with logs, callbacks, checkpoints and EMA, against a bare one with EMA."""
-    length = _length(cfg, 28, 128)
-    options = {"overrides": [*_data(cfg), "callbacks=[default,ema]"], **length}
+    """The Trainer with logs, callbacks, checkpoints and EMA, and a bare PyTorch loop with EMA."""
+    ema = "callbacks=[default,ema]"
+    bare, trainer = (_side(cfg, f, ema) for f in ("reference.bare_loop", "ours.trainer_loop"))
+    yield measure(cfg.pairs, bare=bare, trainer=trainer)
+
+
+def input_pipeline(cfg: DictConfig) -> Iterator[Any]:
+    """Loading and augmenting alone, and a training that they supply."""
+    steps = {"warmup": 1, "steps": 3 if cfg.smoke else 20}
+    tutorial = {"data_dir": cfg.data.dir, "image_size": 28, "batch_size": 128, **steps}
     yield measure(
         cfg.pairs,
-        bare=("reference.bare_loop", options),
-        trainer=("ours.trainer_loop", options),
+        tutorial=("reference.tutorial_input_pipeline", tutorial),
+        plain=_side(cfg, "ours.input_pipeline"),
+        augmented=_side(cfg, "ours.input_pipeline", *AUGMENTED),
+        training=_side(cfg, "ours.trainer_loop", *AUGMENTED),
     )
 
 
-def feed(cfg: DictConfig) -> Iterator[Any]:
-    """The data pipelines alone, and the training that they feed."""
-    length = _length(cfg, 28, 128)
-    augmented = [f"data.augment.{k}={v}" for k, v in AUGMENTED.items()]
-    few = {"warmup": 1, "steps": 3 if cfg.smoke else 20}
-    tutorial = {"data_dir": cfg.data.dir, "image_size": 28, "batch_size": 128, **few}
-    yield measure(
-        cfg.pairs,
-        tutorial=("reference.tutorial_feed", tutorial),
-        plain=("ours.feed", {"overrides": _data(cfg), **length}),
-        augmented=("ours.feed", {"overrides": [*_data(cfg), *augmented], **length}),
-        training=("ours.trainer_loop", {"overrides": [*_data(cfg), *augmented], **length}),
-    )
+def inference(cfg: DictConfig) -> Iterator[Any]:
+    """Batches of 1 and 256 images, with the default network and with the paper's."""
+    rows = []
+    steps = {"warmup": 1, "steps": 3} if cfg.smoke else {"warmup": 10, "steps": 30}
+    models = ("mobilenet_v2_small",) if cfg.smoke else ("mobilenet_v2_small", "mobilenet_v2")
+    kinds = ("eager", "folded") if cfg.smoke else ("eager", "folded", "compiled")
+    for model, batch_size in product(models, (1,) if cfg.smoke else (1, 256)):
+        options = {"overrides": [f"model={model}"], "batch_size": batch_size, **steps}
+        sides = {kind: ("ours.inference", {"kind": kind, **options}) for kind in kinds}
+        measured = measure(cfg.pairs, **sides)
+        rows.append({"model": model, "batch_size": batch_size, "sides": measured})
+        yield rows
+
+
+def growth(cfg: DictConfig) -> Iterator[Any]:
+    """The paper's network with the paper's strides, over widths, image sizes and batch sizes."""
+    rows = []
+    all_sizes = product((0.35, 0.7, 1.0), (28, 56, 112), (32, 128))
+    for width, image_size, batch_size in [(0.35, *SMOKE)] if cfg.smoke else all_sizes:
+        overrides = [
+            "model=mobilenet_v2",
+            f"model.width_mult={width}",
+            "model.strides=224px",
+            f"data.image_size={image_size}",
+            f"data.batch_size={batch_size}",
+        ]
+        options = {"overrides": overrides, "warmup": 2, "steps": 2 if cfg.smoke else 5}
+        (row,) = measure(1, training=("ours.growth", options))["training"]
+        rows.append({"width": width, "image_size": image_size, "batch_size": batch_size} | row)
+        yield rows
 
 
 def time_to_accuracy(cfg: DictConfig) -> Iterator[Any]:
-    """Whole trainings and their test accuracy: a plain small CNN, and `cfg.recipes`.
+    """Whole trainings with their test accuracy: a plain CNN, and `cfg.recipes`; a seed a pair.
 
-    A seed for each pair; beside them the rate of the tutorial, whose five epochs are too long.
+    The tutorial's five epochs would take hours, so only its images per second are measured.
     """
     short = ["trainer.max_steps=2", "trainer.limit_test_batches=2"] if cfg.smoke else []
     found: dict[str, list[Any]] = {}
     for seed in range(cfg.pairs):
-        sides: dict[str, Side] = {
-            "tutorial": _tutorial(cfg, *((28, 8) if cfg.smoke else TUTORIAL_SIZE))
-        }
+        sides = {"tutorial": _tutorial(cfg, SMOKE if cfg.smoke else TUTORIAL)}
         for epochs in (1, 2):
-            few = {"images": 2560} if cfg.smoke else {}
-            plain = {"data_dir": cfg.data.dir, "epochs": epochs, "seed": seed, **few}
-            sides[f"plain CNN, epochs: {epochs}"] = ("reference.plain_cnn", plain)
+            images = {"images": 2560} if cfg.smoke else {}
+            options = {"data_dir": cfg.data.dir, "epochs": epochs, "seed": seed, **images}
+            sides[f"plain CNN, epochs: {epochs}"] = ("reference.plain_cnn", options)
         for recipe in cfg.recipes[: 1 if cfg.smoke else None]:
             overrides = [*shlex.split(recipe), *_data(cfg), *short, f"seed={seed}"]
             sides[recipe] = ("ours.training", {"overrides": overrides})
@@ -107,64 +129,30 @@ def time_to_accuracy(cfg: DictConfig) -> Iterator[Any]:
         yield found
 
 
-def inference(cfg: DictConfig) -> Iterator[Any]:
-    """One image at a time, and 256, of the default network and of the paper's."""
-    rows = []
-    few = {"warmup": 1, "steps": 3} if cfg.smoke else {"warmup": 10, "steps": 30}
-    models = ("mobilenet_v2_small",) if cfg.smoke else ("mobilenet_v2_small", "mobilenet_v2")
-    kinds = ("eager", "folded") if cfg.smoke else ("eager", "folded", "compiled")
-    for model in models:
-        for batch_size in (1,) if cfg.smoke else (1, 256):
-            options = {"overrides": [f"model={model}"], "batch_size": batch_size, **few}
-            sides = {kind: ("ours.inference", {"kind": kind, **options}) for kind in kinds}
-            rows.append(
-                {"model": model, "batch_size": batch_size, "sides": measure(cfg.pairs, **sides)}
-            )
-            yield rows
+def _side(cfg: DictConfig, function: str, *overrides: str, size: Size = SMALL) -> Side:
+    return function, {"overrides": [*_data(cfg), *overrides], **_length(cfg, size)}
 
 
-def growth(cfg: DictConfig) -> Iterator[Any]:
-    """The paper's network, with the paper's strides, over widths, sizes and batches."""
-    rows = []
-    widths, sizes, batches = (0.35, 0.7, 1.0), (28, 56, 112), (32, 128)
-    if cfg.smoke:
-        widths, sizes, batches = (0.35,), (28,), (8,)  # type: ignore[assignment]
-    for width in widths:
-        for size in sizes:
-            for batch_size in batches:
-                overrides = [
-                    "model=mobilenet_v2",
-                    f"model.width_mult={width}",
-                    "model.strides=224px",
-                    f"data.image_size={size}",
-                    f"data.batch_size={batch_size}",
-                ]
-                few = {"warmup": 2, "steps": 2 if cfg.smoke else 5}
-                options = {"overrides": overrides, **few}
-                (row,) = measure(1, training=("ours.growth", options))["training"]
-                rows.append({"width": width, "image_size": size, "batch_size": batch_size} | row)
-                yield rows
+def _tutorial(cfg: DictConfig, size: Size) -> Side:
+    image_size, batch_size = size
+    sizes = {"image_size": image_size, "batch_size": batch_size}
+    return "reference.tutorial_loop", {"data_dir": cfg.data.dir, **sizes, **_length(cfg, size)}
 
 
 def _data(cfg: DictConfig) -> list[str]:
     return [f"data.dir={cfg.data.dir}"] if cfg.data.dir else []
 
 
-def _tutorial(cfg: DictConfig, image_size: int, batch_size: int) -> Side:
-    size = {"image_size": image_size, "batch_size": batch_size}
-    length = _length(cfg, image_size, batch_size)
-    return "reference.tutorial_loop", {"data_dir": cfg.data.dir, **size, **length}
-
-
-def _length(cfg: DictConfig, image_size: int, batch_size: int) -> dict[str, int]:
-    """Steps of warm-up and timed ones; more of small images, so that each takes seconds."""
+def _length(cfg: DictConfig, size: Size) -> dict[str, int]:
+    """Numbers of warm-up steps and timed steps; small images take more, to last for seconds."""
     if cfg.smoke:
         return {"warmup": 1, "steps": 2}
+    image_size, batch_size = size
     more = max(1, (224 // image_size) ** 2 * 32 // batch_size)
     return {"warmup": cfg.warmup, "steps": cfg.steps * more}
 
 
 PARTS: dict[str, Callable[[DictConfig], Iterator[Any]]] = {
     part.__name__: part
-    for part in (limits, same_work, loop, feed, inference, growth, time_to_accuracy)
+    for part in (limits, same_work, loop, input_pipeline, inference, growth, time_to_accuracy)
 }

@@ -1,7 +1,8 @@
-"""The other sides: the tutorial's loop as its users run it, a bare loop, a plain small CNN."""
+"""The sides to compare with: the tutorial's training loop, a bare loop, a plain small CNN."""
 
 import tempfile
 import time
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +15,17 @@ from torch.utils.data import DataLoader
 from torchvision import datasets, transforms
 
 from mnv2_lightning.benchmarks.ours import config
-from mnv2_lightning.benchmarks.timing import rate, timed
-from mnv2_lightning.data import files
+from mnv2_lightning.benchmarks.timing import throughput, timed
+from mnv2_lightning.data import idx_files
 from mnv2_lightning.data.sets import DATA_SETS, TRAIN
 from mnv2_lightning.networks.small_maps import BatchNorm2d, DepthwiseConv2d, PointwiseConv2d
-from mnv2_lightning.runs.memory import keep_freed_memory, peak_rss_bytes
+from mnv2_lightning.system.memory import keep_freed_memory, peak_rss_bytes
 
 
 class PlainCNN(nn.Sequential):
     """(B, 1, 28, 28) -> (B, 10): two convolutions and two linear layers, 215,194 parameters.
 
-    The network of the public train_mnist_fast recipes.
+    It is the network of the public train_mnist_fast recipes.
     """
 
     def __init__(self) -> None:
@@ -36,7 +37,7 @@ class PlainCNN(nn.Sequential):
 
 
 def tutorial_network() -> nn.Module:
-    """The tutorial's, of PyTorch's own layers only."""
+    """The tutorial's network, made of PyTorch's own layers."""
     network = instantiate(config("experiment=tutorial").model, _convert_="all")
     for module in network.modules():
         if isinstance(module, BatchNorm2d | DepthwiseConv2d | PointwiseConv2d):
@@ -44,62 +45,58 @@ def tutorial_network() -> nn.Module:
     return network
 
 
-def tutorial_loader(
-    folder: str, data_dir: str | None, *, image_size: int, batch_size: int
-) -> DataLoader[Any]:
+def tutorial_loader(data_dir: str | None, *, image_size: int, batch_size: int) -> DataLoader[Any]:
     """torchvision's MNIST, image by image, with the tutorial's transforms."""
-    raw = Path(folder) / "MNIST" / "raw"
-    raw.mkdir(parents=True)
-    arrays = files.load("mnist", data_dir)
-    for file in DATA_SETS["mnist"].files:
-        array = arrays[file.name.split("-idx")[0]]
-        header = bytes([0, 0, 8, array.ndim]) + b"".join(n.to_bytes(4, "big") for n in array.shape)
-        (raw / file.name).write_bytes(header + array.tobytes())
-    size = (image_size, image_size)
     steps = [
         transforms.ToTensor(),
         transforms.Normalize((0.1307,), (0.3081,)),
-        transforms.Resize(size, antialias=True),
+        transforms.Resize((image_size, image_size), antialias=True),
     ]
-    dataset = datasets.MNIST(folder, transform=transforms.Compose(steps))
+    arrays = idx_files.load("mnist", data_dir)
+    with tempfile.TemporaryDirectory() as folder:  # torchvision reads it into memory at once
+        raw = Path(folder) / "MNIST" / "raw"
+        raw.mkdir(parents=True)
+        for file in DATA_SETS["mnist"].files:
+            array = arrays[file.name.split("-idx")[0]]
+            sizes = b"".join(n.to_bytes(4, "big") for n in array.shape)
+            content = bytes([0, 0, 8, array.ndim]) + sizes + array.tobytes()
+            (raw / file.name).write_bytes(content)
+        dataset = datasets.MNIST(folder, transform=transforms.Compose(steps))
     return DataLoader(dataset, batch_size=batch_size, shuffle=True)
 
 
 def tutorial_loop(
     *, data_dir: str | None, image_size: int, batch_size: int, warmup: int, steps: int
 ) -> dict[str, Any]:
-    """NCHW, fp32, the loss added up at every step, as the tutorial does."""
-    with tempfile.TemporaryDirectory() as folder:
-        loader = tutorial_loader(folder, data_dir, image_size=image_size, batch_size=batch_size)
-        network, batches = tutorial_network(), iter(loader)
-        optimizer = torch.optim.SGD(network.parameters(), lr=0.05, momentum=0.5)
-        running_loss = 0.0
+    """The tutorial's loop: NCHW, fp32, a running loss that is read at every step."""
+    batches = iter(tutorial_loader(data_dir, image_size=image_size, batch_size=batch_size))
+    network = tutorial_network()
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.05, momentum=0.5)
+    running_loss = 0.0
 
-        def step() -> None:
-            nonlocal running_loss
-            images, labels = next(batches)
-            optimizer.zero_grad()
-            loss = F.cross_entropy(network(images), labels)
-            loss.backward()
-            optimizer.step()
-            running_loss += loss.item()
+    def step() -> None:
+        nonlocal running_loss
+        images, labels = next(batches)
+        optimizer.zero_grad()
+        loss = F.cross_entropy(network(images), labels)
+        loss.backward()
+        optimizer.step()
+        running_loss += loss.item()
 
-        return rate(batch_size, timed(step, warmup=warmup, steps=steps))
+    return throughput(batch_size, timed(step, warmup=warmup, steps=steps))
 
 
-def tutorial_feed(
+def tutorial_input_pipeline(
     *, data_dir: str | None, image_size: int, batch_size: int, warmup: int, steps: int
 ) -> dict[str, Any]:
-    with tempfile.TemporaryDirectory() as folder:
-        loader = tutorial_loader(folder, data_dir, image_size=image_size, batch_size=batch_size)
-        batches = iter(loader)
-        return rate(batch_size, timed(lambda: next(batches), warmup=warmup, steps=steps))
+    batches = iter(tutorial_loader(data_dir, image_size=image_size, batch_size=batch_size))
+    return throughput(batch_size, timed(lambda: next(batches), warmup=warmup, steps=steps))
 
 
 def bare_loop(*, overrides: list[str], warmup: int, steps: int) -> dict[str, Any]:
-    """Our network, batches, optimizer, EMA and memory without Lightning: no more than a loop needs.
+    """A plain PyTorch loop with our network, batches, optimizer and EMA, without Lightning.
 
-    `overrides` have callbacks.ema.
+    `overrides` must include callbacks.ema.
     """
     from mnv2_lightning import build
 
@@ -112,16 +109,10 @@ def bare_loop(*, overrides: list[str], warmup: int, steps: int) -> dict[str, Any
     optimizer = classifier.build_optimizer()
     average_by = get_ema_multi_avg_fn(cfg.callbacks.ema.decay)
     average = AveragedModel(classifier.network, use_buffers=True, multi_avg_fn=average_by)
-    loader = data.train_dataloader()
-
-    def batches() -> Any:
-        while True:
-            yield from loader
-
-    stream = batches()
+    batches = chain.from_iterable(repeat(data.train_dataloader()))
 
     def step() -> None:
-        images, labels, indices = next(stream)
+        images, labels, indices = next(batches)
         x = data.prepare(images, indices, epoch=0)
         optimizer.zero_grad()
         loss = F.cross_entropy(classifier(x), labels)
@@ -129,18 +120,20 @@ def bare_loop(*, overrides: list[str], warmup: int, steps: int) -> dict[str, Any
         optimizer.step()
         average.update_parameters(classifier.network)
 
-    return rate(cfg.data.batch_size, timed(step, warmup=warmup, steps=steps))
+    return throughput(cfg.data.batch_size, timed(step, warmup=warmup, steps=steps))
 
 
 def plain_cnn(
     *, data_dir: str | None, epochs: int, seed: int, images: int = TRAIN
 ) -> dict[str, Any]:
-    """Adam 1e-2 with betas 0.7 and 0.99, one cycle, batches of 256 of the first `images`, not
-    shuffled; tested once, at the end.
+    """Train the plain CNN and test it once, at the end.
+
+    Adam with learning rate 1e-2 and betas (0.7, 0.99), a one-cycle schedule, batches of 256 of the
+    first `images`, not shuffled.
     """
-    keep_freed_memory()  # the rival at its best
+    keep_freed_memory()  # as ours has
     torch.manual_seed(seed)
-    arrays = {name: torch.tensor(a) for name, a in files.load("mnist", data_dir).items()}
+    arrays = {name: torch.tensor(a) for name, a in idx_files.load("mnist", data_dir).items()}
 
     def prepare(pixels: Tensor) -> Tensor:
         return (pixels[:, None].float() / 255 - 0.1307) / 0.3081
@@ -161,8 +154,8 @@ def plain_cnn(
     seconds = time.perf_counter() - start
     network.eval()
     with torch.inference_mode():
-        said = torch.cat([network(prepare(x)).argmax(1) for x in arrays["t10k-images"].split(1000)])
-    accuracy = (said == arrays["t10k-labels"].long()).double().mean()
+        predicted = [network(prepare(x)).argmax(1) for x in arrays["t10k-images"].split(1000)]
+    accuracy = (torch.cat(predicted) == arrays["t10k-labels"].long()).double().mean()
     return {
         "test_accuracy": float(accuracy),
         "train_seconds": seconds,

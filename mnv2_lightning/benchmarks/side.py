@@ -1,4 +1,4 @@
-"""One side of a comparison in a fresh process: some levers hold for a whole process."""
+"""One side of a comparison, in its own process: some settings hold for a whole process."""
 
 import json
 import subprocess
@@ -8,9 +8,9 @@ from typing import Any
 
 
 def run_side(name: str, **options: Any) -> dict[str, Any]:
-    """Call `benchmarks.NAME(**options)`, such as reference.tutorial_loop, in a new process.
+    """Call a function of `benchmarks`, such as reference.tutorial_loop, in a new process.
 
-    RuntimeError: it failed; its last words.
+    RuntimeError: it failed; the message is the last line of its standard error.
     """
     command = [sys.executable, "-m", "mnv2_lightning.benchmarks.side", name, json.dumps(options)]
     ended = subprocess.run(command, capture_output=True, text=True, check=False)

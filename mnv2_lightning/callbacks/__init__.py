@@ -1,1 +1,1 @@
-"""Callbacks of our own, one story each; Lightning's come straight from `conf/callbacks/`."""
+"""Our callbacks. Lightning's own are configured in `conf/callbacks/`."""

@@ -1,10 +1,10 @@
-"""Progress: a rich bar on a terminal, plain lines in a log."""
+"""Progress: a bar on a terminal, plain lines in a log."""
 
 import logging
 import sys
 from typing import Any
 
-import lightning.pytorch as L
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar, RichProgressBar
 
 from mnv2_lightning.classifier import ends_step
@@ -13,33 +13,33 @@ log = logging.getLogger(__name__)
 
 
 def progress() -> ProgressBar:
-    """The one that fits standard output."""
+    """A progress bar for a terminal, or lines for any other standard output."""
     return RichProgressBar(leave=True) if sys.stdout.isatty() else PlainProgress()
 
 
 class PlainProgress(ProgressBar):
-    """A line every `trainer.log_every_n_steps` steps and one after each validation."""
+    """Log a line every `trainer.log_every_n_steps` steps and after each validation."""
+
+    is_disabled = False
 
     def disable(self) -> None:
-        """Lightning calls it on every rank but the first."""
+        """Lightning calls this on every rank but the first."""
         self.is_disabled = True
 
     def enable(self) -> None:
         self.is_disabled = False
 
-    is_disabled = False
-
-    def on_train_batch_end(self, trainer: L.Trainer, *args: Any, **kwargs: Any) -> None:
+    def on_train_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
         batch, every = kwargs.get("batch_idx", args[-1]), trainer.log_every_n_steps  # type: ignore[attr-defined]
         if ends_step(trainer, batch) and trainer.global_step % every == 0:
             names = ("train/loss", "train/accuracy", "lr", "images_per_second")
             self._print(f"batch {batch + 1}/{trainer.num_training_batches}", trainer, names)
 
-    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.sanity_checking:
             self._print("validation", trainer, ("val/loss", "val/accuracy"))
 
-    def _print(self, what: str, trainer: L.Trainer, names: tuple[str, ...]) -> None:
+    def _print(self, what: str, trainer: Trainer, names: tuple[str, ...]) -> None:
         if not self.is_disabled:
             epochs = f"/{trainer.max_epochs}" if trainer.max_epochs not in (None, -1) else ""
             start = f"epoch {trainer.current_epoch + 1}{epochs}  {what}"

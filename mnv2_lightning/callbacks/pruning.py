@@ -1,7 +1,6 @@
-"""Tells an Optuna trial how its run does, and ends the run where the trial is to be pruned."""
+"""Reports validation accuracy to an Optuna trial, and stops the run if it is pruned."""
 
-import lightning.pytorch as L
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch import Callback, LightningModule, Trainer
 from optuna import Trial
 
 from mnv2_lightning.schema.errors import Pruned
@@ -10,15 +9,17 @@ METRIC = "val/accuracy"
 
 
 class Pruning(Callback):
-    """Reports `val/accuracy` after each validation, at the per cent of the run's steps (where
-    nothing tells their number, at the epoch). Pruned: the trial's pruner ends it.
+    """Report `val/accuracy` after each validation; raise Pruned if the pruner says so.
+
+    A report's step is the percentage of optimizer steps done, or the epoch if their total is
+    unknown.
     """
 
     def __init__(self, trial: Trial, reported: dict[int, float]) -> None:
-        """`reported`: what it was told before, where the run goes on."""
+        """`reported`: what a resumed trial has reported before, by step."""
         self.trial, self.reported = trial, reported
 
-    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.sanity_checking:
             return
         total = trainer.estimated_stepping_batches
@@ -27,7 +28,7 @@ class Pruning(Callback):
         accuracy = float(trainer.callback_metrics[METRIC])
         if not is_known and "points" not in self.trial.user_attrs:
             self.trial.set_user_attr("points", "epochs")
-        if point not in self.reported:  # which Optuna warns of
+        if point not in self.reported:  # Optuna warns of a second report
             self.trial.report(accuracy, point)
             self.reported[point] = accuracy
         if not (is_known and point >= 100) and self.trial.should_prune():

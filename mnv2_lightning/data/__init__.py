@@ -1,1 +1,1 @@
-"""Getting, checking and serving the images."""
+"""Finding, checking and serving the images."""

@@ -1,4 +1,4 @@
-"""Which images make up which batch: a pure function of (seed, epoch, rank)."""
+"""Images in memory, and the indices of each batch: a pure function of (seed, epoch, rank)."""
 
 from collections.abc import Iterator
 
@@ -10,7 +10,7 @@ from torch.utils.data import Dataset, Sampler
 class InMemoryImages(Dataset[tuple[Tensor, Tensor, Tensor]]):
     """(N, 28, 28) uint8 images and (N,) labels; an item is a whole batch, gathered at once.
 
-    Where they lie (CPU or GPU) is where the batches and their indices are made.
+    Batches and their indices are made on the device of `images`.
     """
 
     def __init__(self, images: Tensor, labels: Tensor) -> None:
@@ -27,11 +27,11 @@ class InMemoryImages(Dataset[tuple[Tensor, Tensor, Tensor]]):
 
 
 class Batches(Sampler[Tensor]):
-    """Yields the indices of each batch, every index once an epoch.
+    """Yield the indices of each batch; each index occurs once an epoch.
 
-    Batch sizes differ by one at most, so that no epoch ends in a small batch; with several ranks
-    each takes its share of every batch. Lightning calls `set_epoch` before an epoch. The order is
-    drawn on the CPU, equal for every device, and sent to that of `indices` once an epoch.
+    Batch sizes differ by at most one, so that no epoch ends with a small batch. Each rank takes
+    its share of every batch. Lightning calls `set_epoch` before an epoch. The order is drawn on
+    the CPU, so that it is the same for every device.
     """
 
     def __init__(
@@ -64,16 +64,16 @@ class Batches(Sampler[Tensor]):
 
 
 def smallest_batch(count: int, batch_size: int) -> int:
-    """The size of the smallest of `count` items' batches."""
+    """Size of the smallest batch that `Batches` makes of `count` indices."""
     return count // -(-count // batch_size)
 
 
 def generator(seed: int, epoch: int) -> torch.Generator:
-    """A CPU generator that depends on both."""
+    """A CPU generator seeded by both."""
     return torch.Generator().manual_seed(seed * 1_000_003 + epoch)
 
 
 def split(count: int, held_out: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Sorted indices of `count` items, cut by the seed into (kept, `held_out` of them)."""
+    """Sorted indices of the training images and of the `held_out` validation images."""
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
     return order[held_out:].sort().values, order[:held_out].sort().values

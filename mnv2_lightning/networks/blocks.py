@@ -1,4 +1,4 @@
-"""The building blocks of MobileNet V1 and V2. Shapes: (B, C, H, W)."""
+"""Building blocks of MobileNetV1 and V2. All inputs are (B, C, H, W)."""
 
 from collections import OrderedDict
 
@@ -10,7 +10,7 @@ ACTIVATIONS = {"relu": nn.ReLU, "relu6": nn.ReLU6, "linear": None, "none": None}
 
 
 def make_divisible(channels: float, divisor: int) -> int:
-    """Round to the nearest multiple of `divisor`, never losing more than 10 % (TF-slim's rule)."""
+    """Round to the nearest multiple of `divisor`, but never down by more than 10 %, as TF-slim."""
     rounded = max(divisor, int(channels + divisor / 2) // divisor * divisor)
     return rounded + divisor if rounded < 0.9 * channels else rounded
 
@@ -24,7 +24,7 @@ def conv_norm(
     groups: int = 1,
     activation: str = "relu6",
 ) -> nn.Sequential:
-    """Convolution without bias, batch norm and, unless it is "linear" or "none", an activation."""
+    """Convolution without bias, batch norm, and an activation: a key of ACTIVATIONS."""
     kind = nn.Conv2d
     if groups == in_channels > 1:
         kind = DepthwiseConv2d
@@ -43,7 +43,7 @@ def conv_norm(
         norm=BatchNorm2d(out_channels),
     )
     if (function := ACTIVATIONS[activation]) is not None:
-        # In place, ReLU6 would first copy its input, which its gradient needs; ReLU does not.
+        # An in-place ReLU6 copies its input first, which its gradient needs; ReLU does not.
         layers["activation"] = function(inplace=function is nn.ReLU)
     return nn.Sequential(layers)
 
@@ -51,8 +51,8 @@ def conv_norm(
 class InvertedResidual(nn.Module):
     """Expand (1x1), filter (3x3 depthwise), project (1x1); arXiv 1801.04381, section 3.3.
 
-    `shortcut`: "identity" adds the input where its shape is the output's; "projection" also
-    matches it where it is not (1x1 convolution with the block's stride, batch norm); "none" never.
+    `shortcut`: "identity" adds the input if it has the shape of the output; "projection" also adds
+    other inputs, after a 1x1 convolution and batch norm; "none" adds nothing.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class InvertedResidual(nn.Module):
 
 
 def initialize(network: nn.Module, scheme: str) -> None:
-    """Set the weights as torchvision's MobileNets do; "pytorch" keeps each layer's default."""
+    """Initialize weights as torchvision does; "pytorch" keeps the defaults of the layers."""
     if scheme == "pytorch":
         return
     for module in network.modules():

@@ -10,7 +10,7 @@ from mnv2_lightning.networks.blocks import conv_norm, initialize, make_divisible
 class MobileNetV1(nn.Module):
     """(B, in_channels, H, W) images -> (B, num_classes) logits.
 
-    `layers`: rows of (c, s) - channels and stride of each depthwise-separable layer.
+    `layers`: a row (c, s) for each depthwise-separable layer: channels and stride.
     """
 
     def __init__(

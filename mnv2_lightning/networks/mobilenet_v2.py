@@ -4,22 +4,17 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from mnv2_lightning.networks.blocks import (
-    InvertedResidual,
-    conv_norm,
-    initialize,
-    make_divisible,
-)
+from mnv2_lightning.networks.blocks import InvertedResidual, conv_norm, initialize, make_divisible
 from mnv2_lightning.networks.strides import resolve_strides
 
 
 class MobileNetV2(nn.Module):
     """(B, in_channels, H, W) images -> (B, num_classes) logits.
 
-    `stages`: rows of (t, c, n, s) - expansion ratio, channels, blocks, stride of the first block.
-    `strides`: None (the table's s, and a stem of stride 2), a name in `networks.strides`, or the
-    stem's stride followed by one for each stage. `expand_ratio` replaces every t above 1.
-    ValueError: the strides do not fit the table.
+    `stages`: rows of (t, c, n, s): expansion ratio, channels, blocks, stride of the first block.
+    `strides`: None for the s of `stages` and 2 for the stem, a name in `networks.strides`, or the
+    strides of the stem and of each stage. `expand_ratio` replaces every t above 1. ValueError: the
+    number of strides is wrong.
     """
 
     def __init__(
@@ -67,7 +62,7 @@ class MobileNetV2(nn.Module):
                 channels = out_channels
             self.stages.append(stage)
 
-        # The paper does not make the head narrower than its table when the rest shrinks.
+        # As in the paper, a width below 1 does not make the head narrower.
         head_channels = make_divisible(head_channels * max(1.0, width_mult), round_nearest)
         self.head = conv_norm(channels, head_channels)
         self.pool = nn.AdaptiveAvgPool2d(1)

@@ -1,6 +1,6 @@
-"""PyTorch's layers, with a way round what is slow in training on maps of 1 to 4 px on a CPU.
+"""PyTorch's layers with faster training on a CPU for maps of 1 to 4 px.
 
-The same sums, but for the order of their terms; larger maps and inference go PyTorch's way.
+Results differ only by rounding. Larger maps, other devices and inference use PyTorch's own code.
 """
 
 import torch
@@ -13,18 +13,17 @@ def _is_within(x: Tensor, size: int) -> bool:
 
 
 class DepthwiseConv2d(nn.Conv2d):
-    """A convolution of each channel by itself, padded so that stride 1 keeps the map's size.
+    """A depthwise convolution with padding that keeps the map's size at stride 1.
 
-    oneDNN's backward pass on 1 and 2 px takes many times what it takes on 4 px, though nearly all
-    that the kernel covers there is padding: here each pixel of the output is a weighted sum of the
-    at most four pixels there are.
+    The backward pass of oneDNN takes many times longer on maps of 1 and 2 px than of 4 px. Here
+    each output pixel of such a map is a weighted sum of its input pixels, four at most.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         height, width = x.shape[-2:]
         if not _is_within(x, 2):
             return super().forward(x)
-        # Which tap of the kernel meets which pixel: (pixels, taps, pixels of the output).
+        # 1 where a tap of the kernel meets a pixel: (pixels, taps, output pixels).
         pixels = torch.eye(height * width).unflatten(1, (1, height, width))
         padding = self.kernel_size[0] // 2
         meets = F.unfold(pixels, self.kernel_size, padding=padding, stride=self.stride)
@@ -35,17 +34,17 @@ class DepthwiseConv2d(nn.Conv2d):
 
 
 class PointwiseConv2d(nn.Conv2d):
-    """A 1x1 convolution with stride 1, as the product of two matrices: faster up to 4 px."""
+    """A 1x1 convolution with stride 1, as a matrix product for maps of up to 4 px."""
 
     def forward(self, x: Tensor) -> Tensor:
         if not _is_within(x, 4):
             return super().forward(x)
-        pixels = x.permute(0, 2, 3, 1)  # (B, H, W, C), as channels_last has them in memory
+        pixels = x.permute(0, 2, 3, 1)  # (B, H, W, C), the order of channels_last in memory
         return F.linear(pixels, self.weight.flatten(1), self.bias).permute(0, 3, 1, 2)
 
 
 class BatchNorm2d(nn.BatchNorm2d):
-    """B images of 1 px are one image of B px: the same statistics, had along memory's order."""
+    """Batch norm that treats B images of 1 px as one image of B px, contiguous in memory."""
 
     def forward(self, x: Tensor) -> Tensor:
         if not _is_within(x, 1):

@@ -1,1 +1,1 @@
-"""Tables and figures from arrays and records; no torch."""
+"""Tables and figures of records and arrays. Imports no torch."""

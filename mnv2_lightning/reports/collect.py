@@ -1,4 +1,4 @@
-"""What runs left behind, as rows: from result.json and metrics.csv alone."""
+"""Rows for reports, read from result.json and metrics.csv of each run."""
 
 import csv
 import json
@@ -16,22 +16,22 @@ RECORD, LOCK = "result.json", ".lock"
 
 
 def rows(folders: Sequence[Path]) -> list[Row]:
-    """A row for each run in each folder, which may be a run or a sweep.
+    """A row for each run in `folders`, each of which is a run or a sweep.
 
-    Its record, and `name`, `folder`, `curve` (epoch, validation accuracy). A job of a sweep that
-    left no record is "not started"; what was typed for it (`overrides`) is None.
+    A row is the run's record with `name`, `folder` and `curve`, (epoch, validation accuracy) pairs.
+    A job of a sweep without a record has the status "not started" and `overrides` None.
     """
     found = [_row(run) for folder in folders for run in runs(folder)]
-    for parts in (2, 3, 4):
+    for parts in (2, 3, 4):  # runs of several sweeps may have the same name
         counts = Counter(row["name"] for row in found)
         for row in found:
-            if counts[row["name"]] > 1:  # such as of two sweeps
+            if counts[row["name"]] > 1:
                 row["name"] = "/".join(Path(row["folder"]).absolute().parts[-parts:])
     return found
 
 
 def runs(folder: Path) -> list[Path]:
-    """The runs in `folder`: itself, or the jobs of a sweep in the order of its commands."""
+    """The folder itself if it is a run, or else the jobs of a sweep in the order of their start."""
     if (folder / RECORD).is_file():
         return [folder]
     known = []
@@ -56,18 +56,18 @@ def _row(run: Path) -> Row:
 
 
 def _is_locked(run: Path) -> bool:
-    """Whether a process trains there; it is taken to where that cannot be found out."""
-    if not (run / LOCK).is_file():  # as in a copy
+    """Whether a process trains in the folder; True if that cannot be determined."""
+    if not (run / LOCK).is_file():  # a copy of a folder has none
         return False
     try:
         with FileLock(run / LOCK, blocking=False):
             return False
-    except (OSError, Timeout):  # the former of a folder that is read-only
+    except (OSError, Timeout):  # OSError: the folder is read-only
         return True
 
 
 def _read(path: Path) -> Any:
-    """None: there is no such file. "": it holds no JSON."""
+    """The content of a JSON file, None if it is missing, "" if it is not JSON."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -77,7 +77,7 @@ def _read(path: Path) -> Any:
 
 
 def _curve(path: Path) -> list[tuple[int, float]]:
-    """Empty where there is none that can be read."""
+    """(epoch, validation accuracy) pairs; empty if the file cannot be read."""
     try:
         with path.open(newline="", encoding="utf-8") as stream:
             read = [(row.get("epoch"), row.get("val/accuracy")) for row in csv.DictReader(stream)]

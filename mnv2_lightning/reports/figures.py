@@ -1,19 +1,11 @@
-"""Figures: pure functions from arrays to matplotlib figures."""
+"""Figures of arrays, as matplotlib figures."""
 
 from collections.abc import Sequence
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-INK, RED = "#1f2937", "#c2410c"
-
-
-def pixels(figure: Figure) -> np.ndarray:
-    """(H, W, 3) uint8."""
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+INK, RED, GREY = "#1f2937", "#c2410c", "#94a3b8"
 
 
 def confusion_matrix(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
@@ -24,34 +16,29 @@ def confusion_matrix(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarra
 
 
 def draw_confusion(matrix: np.ndarray, classes: Sequence[str]) -> Figure:
-    """Counts in the cells; the colour shows errors only, or the diagonal would drown them."""
-    count = len(classes)
+    """Counts of all images; the colour shows wrong images only, which are few."""
     figure = Figure(figsize=(7, 6.4), layout="constrained", dpi=110)
     axes = figure.add_subplot()
     errors = matrix.copy()
     np.fill_diagonal(errors, 0)
     image = axes.imshow(errors, cmap="Oranges", vmin=0, vmax=max(1, errors.max()))
-    half = errors.max() / 2
-    for row in range(count):
-        for column in range(count):
-            if value := matrix[row, column]:
-                right = row == column
-                light = not right and value > half
-                axes.text(
-                    column,
-                    row,
-                    str(value),
-                    ha="center",
-                    va="center",
-                    fontsize=9,
-                    color="white" if light else INK,
-                    fontweight="bold" if right else "normal",
-                )
-    turned = 45 if max(map(len, classes)) > 2 else 0
-    axes.set_xticks(range(count), classes, rotation=turned, ha="right" if turned else "center")
-    axes.set_yticks(range(count), classes)
-    axes.set_xlabel("predicted")
-    axes.set_ylabel("true")
+    for (row, column), number in np.ndenumerate(matrix):
+        if number:
+            is_dark = errors[row, column] > errors.max() / 2
+            axes.text(
+                column,
+                row,
+                str(number),
+                ha="center",
+                va="center",
+                fontsize=9,
+                color="white" if is_dark else INK,
+                fontweight="bold" if row == column else "normal",
+            )
+    places, turned = range(len(classes)), 45 if max(map(len, classes)) > 2 else 0
+    axes.set_xticks(places, classes, rotation=turned, ha="right" if turned else "center")
+    axes.set_yticks(places, classes)
+    axes.set(xlabel="predicted", ylabel="true")
     wrong = int(errors.sum())
     axes.set_title(f"{wrong} of {matrix.sum():,} wrong ({1 - wrong / matrix.sum():.2%} right)")
     figure.colorbar(image, ax=axes, label="wrong images", shrink=0.8)
@@ -66,23 +53,22 @@ def draw_wrong(
     *,
     count: int,
 ) -> Figure:
-    """The `count` wrong (N, 28, 28) images of which the network was surest."""
+    """The `count` wrong images of (N, 28, 28) with the highest predicted probability."""
     predicted, confidence = probabilities.argmax(1), probabilities.max(1)
     wrong = np.flatnonzero(predicted != labels)
     shown = wrong[np.argsort(-confidence[wrong])][:count]
     columns = max(3, round((2 * count) ** 0.5))  # wider than high
     rows = max(1, -(-len(shown) // columns))
     figure = Figure(figsize=(1.35 * columns, 1.55 * rows + 0.5), layout="constrained", dpi=110)
-    figure.suptitle("Most confidently wrong: true class, then the network's and how sure it was")
+    figure.suptitle("Most confidently wrong: true class, predicted class, its probability")
     grid = figure.subplots(rows, columns, squeeze=False)
     for axes in grid.flat:
         axes.axis("off")
     for axes, index in zip(grid.flat, shown, strict=False):
         axes.imshow(images[index], cmap="gray_r", vmin=0, vmax=255)
-        guess, sure = classes[predicted[index]], confidence[index]
-        axes.set_title(
-            f"{classes[labels[index]]}, not {guess} ({sure:.0%})", fontsize=8, color=RED, pad=2
-        )
+        true, guess = classes[labels[index]], classes[predicted[index]]
+        title = f"{true}, not {guess} ({confidence[index]:.0%})"
+        axes.set_title(title, fontsize=8, color=RED, pad=2)
     if not len(shown):
         grid.flat[0].text(0, 0.5, "none is wrong")
     return figure
@@ -91,7 +77,7 @@ def draw_wrong(
 def draw_collapse(
     spiral: np.ndarray, restored: dict[int, np.ndarray], shares: dict[int, tuple[float, float]]
 ) -> Figure:
-    """The input spiral (2, N) and what ReLU left of it at each m; `shares`: measured, theorem."""
+    """The (2, N) spiral and what ReLU left of it at each m. `shares`: (measured, theorem) by m."""
     figure = Figure(figsize=(2.2 * (len(restored) + 1), 2.75), layout="constrained", dpi=130)
     grid = figure.subplots(1, len(restored) + 1, squeeze=False)[0]
     colour = np.linspace(0, 1, spiral.shape[1])

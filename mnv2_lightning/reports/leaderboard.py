@@ -1,4 +1,4 @@
-"""Runs side by side: what differs between them, means over seeds, the order, the Pareto front."""
+"""Comparison of runs: what differs between them, means over seeds, order, Pareto front."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,23 +12,23 @@ SEED = "seed"
 
 @dataclass(frozen=True)
 class Group:
-    """Finished runs that differ in their seed only."""
+    """Finished runs that differ only in their seed."""
 
     name: str
-    values: dict[str, Any]  # of the swept keys, less the seed
+    values: dict[str, Any]  # overrides of the swept keys, without the seed
     runs: list[Row]
 
     def mean(self, key: str) -> float | None:
-        """None: a run has no such number."""
+        """None if a run lacks the number."""
         found = [run.get(key) for run in self.runs]
         return None if None in found else mean(found)  # type: ignore[type-var]
 
     def spread(self, key: str) -> float | None:
-        """The standard deviation over seeds; None: of one run."""
+        """Standard deviation over seeds; None for one run."""
         return stdev(run[key] for run in self.runs) if len(self.runs) > 1 else None
 
     def curve(self) -> list[tuple[int, float]]:
-        """Epoch and mean validation accuracy, of the epochs that all runs have."""
+        """(epoch, mean validation accuracy) of the epochs that all runs have."""
         curves = [dict(run["curve"]) for run in self.runs]
         epochs = [e for e in curves[0] if all(e in curve for curve in curves)]
         return [(epoch, mean(curve[epoch] for curve in curves)) for epoch in epochs]
@@ -39,32 +39,32 @@ def finished(rows: Sequence[Row]) -> list[Row]:
 
 
 def metric(rows: Sequence[Row]) -> str:
-    """What runs are compared by: the held-out images, or where a run had none the test images."""
+    """What runs are ordered by: validation accuracy, or test accuracy if a run has no other."""
     done = finished(rows)
     has_val = done and all(row.get("val_accuracy") is not None for row in done)
     return "val_accuracy" if has_val else "test_accuracy"
 
 
 def swept(rows: Sequence[Row]) -> list[str]:
-    """The keys that were typed with other values in other runs, as first typed."""
-    typed = [row["overrides"] for row in rows if row["overrides"] is not None]
-    keys = dict.fromkeys(key for overrides in typed for key in overrides)
-    return [key for key in keys if len({str(overrides.get(key)) for overrides in typed}) > 1]
+    """The overridden keys whose values differ between runs."""
+    found = [row["overrides"] for row in rows if row["overrides"] is not None]
+    keys = dict.fromkeys(key for overrides in found for key in overrides)
+    return [key for key in keys if len({str(overrides.get(key)) for overrides in found}) > 1]
 
 
 def value(row: Row, key: str) -> Any:
-    """What was typed for `key`, a list or a dict as text; None: nothing, or it is not known."""
-    typed = (row["overrides"] or {}).get(key)
-    return str(typed) if isinstance(typed, list | dict) else typed
+    """The override of `key`, a list or dict as text; None if there is none."""
+    found = (row["overrides"] or {}).get(key)
+    return str(found) if isinstance(found, list | dict) else found
 
 
 def groups(rows: Sequence[Row]) -> list[Group]:
-    """The best first."""
+    """All finished runs in groups, the best group first."""
     keys, by = [key for key in swept(rows) if key != SEED], metric(rows)
     alike: dict[str, list[Row]] = {}
     for row in finished(rows):
         alike.setdefault(str({key: value(row, key) for key in keys}), []).append(row)
-    found = [group for runs in alike.values() for group in _of_seeds(runs)]
+    found = [group for runs in alike.values() for group in _by_seed(runs)]
     labels = [_label(runs, keys) for runs in found]
     built = [
         Group(
@@ -77,27 +77,25 @@ def groups(rows: Sequence[Row]) -> list[Group]:
     return sorted(built, key=lambda group: -(group.mean(by) or 0))
 
 
-def _of_seeds(runs: Sequence[Row]) -> list[list[Row]]:
-    """Runs that differ in their seed alone; with one seed twice they are of several sweeps, or
-    each for itself.
-    """
+def _by_seed(runs: Sequence[Row]) -> list[list[Row]]:
+    """A group if all seeds differ; else a group for each sweep, or for each run of one sweep."""
     if len({row.get("seed") for row in runs}) == len(runs):
         return [list(runs)]
-    places: dict[str, list[Row]] = {}
+    sweeps: dict[str, list[Row]] = {}
     for row in runs:
-        places.setdefault(row["folder"].rpartition("/")[0], []).append(row)
-    if len(places) == 1:
+        sweeps.setdefault(row["folder"].rpartition("/")[0], []).append(row)
+    if len(sweeps) == 1:
         return [[row] for row in runs]
-    return [group for of_place in places.values() for group in _of_seeds(of_place)]
+    return [group for of_sweep in sweeps.values() for group in _by_seed(of_sweep)]
 
 
 def _label(runs: Sequence[Row], keys: Sequence[str]) -> str:
-    one = runs[0]["name"] if len(runs) == 1 else "all seeds"
-    return label({key: value(runs[0], key) for key in keys}) or one
+    default = runs[0]["name"] if len(runs) == 1 else "all seeds"
+    return label({key: value(runs[0], key) for key in keys}) or default
 
 
 def pareto(points: Sequence[tuple[float, float]]) -> list[int]:
-    """Of (cost, accuracy): those that no other beats in one without losing in the other."""
+    """Indices of the (cost, accuracy) points that no point beats in both, cheapest first."""
     front, best = [], float("-inf")
     for index in sorted(range(len(points)), key=lambda i: (points[i][0], -points[i][1])):
         if points[index][1] > best:
@@ -107,9 +105,9 @@ def pareto(points: Sequence[tuple[float, float]]) -> list[int]:
 
 
 def label(values: dict[str, Any]) -> str:
-    """`{"optimizer.lr": 0.1}` -> `lr 0.1`; without keys that were not typed."""
-    typed = {key: value for key, value in values.items() if value is not None}
-    return ", ".join(f"{short(key)} {text(value)}" for key, value in typed.items())
+    """`{"optimizer.lr": 0.1}` -> `lr 0.1`; None values are left out."""
+    there = {key: value for key, value in values.items() if value is not None}
+    return ", ".join(f"{short(key)} {text(value)}" for key, value in there.items())
 
 
 def text(value: Any) -> str:

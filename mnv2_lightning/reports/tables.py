@@ -1,4 +1,4 @@
-"""What runs came to, as text."""
+"""Results as text: of runs, sweeps, searches, evaluations, and devices."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,21 +10,21 @@ from omegaconf import DictConfig
 from mnv2_lightning.reports import leaderboard
 from mnv2_lightning.reports.collect import Row
 from mnv2_lightning.reports.leaderboard import Group
-from mnv2_lightning.reports.markdown import table
+
+Section = tuple[str, list[str], list[list[str]]]  # title, head, rows
 
 
 def start(record: dict[str, Any], accelerator: str, cfg: DictConfig) -> str:
-    """What is about to be trained, and what it costs."""
+    """The start of a run: network, data, device, costs."""
     sizes = record["map_sizes"].values()
     lines = [
         f"{cfg.model._target_.rpartition('.')[2]} on {cfg.data.dataset}, {accelerator}, "
         f"{record['precision']}, seed {record['seed']}",
-        f"  parameters        {record['parameters']:,}",
-        f"  multiply-adds     {record['multiply_adds']:,} an image of {cfg.data.image_size} px",
-        f"  map sizes         {' '.join(map(str, sizes))} px",
-        f"  peak activations  {record['peak_activation_bytes'] / 1e6:.2f} MB an image",
+        f"  parameters     {record['parameters']:,}",
+        f"  multiply-adds  {record['multiply_adds']:,} an image of {cfg.data.image_size} px",
+        f"  map sizes      {' '.join(map(str, sizes))} px",
     ]
-    if str(cfg.trainer.precision) in ("16", "16-mixed") and record["precision"] == "bf16-mixed":
+    if cfg.trainer.precision == "16-mixed" and record["precision"] == "bf16-mixed":
         lines.append("  16-mixed needs a GPU: the CPU computes in bf16-mixed instead")
     if "bf16" in record["precision"] and accelerator == "cpu" and not record["hardware"]["bf16"]:
         lines.append("  this processor has no bf16 instructions: 32-true is many times faster here")
@@ -32,19 +32,19 @@ def start(record: dict[str, Any], accelerator: str, cfg: DictConfig) -> str:
 
 
 def end(record: dict[str, Any], run_dir: Path) -> str:
-    """What came out, and where it lies."""
+    """The result of a run, and its folder."""
     rows = [
         ("status", record["status"]),
         ("test accuracy", _share(record["test_accuracy"])),
         ("test loss", _number(record["test_loss"], ".4f")),
         ("val accuracy", _share(record["val_accuracy"])),
-        ("tested", f"{record['tested_checkpoint'] or 'the weights as they are'}"),
+        ("tested", record["tested_checkpoint"] or "the weights as they are"),
         ("training", _number(record["train_seconds"], ".1f", " s")),
         ("images a second", _number(record["images_per_second"], ",.0f")),
         ("peak memory", _number((record["peak_rss_bytes"] or 0) / 1e9 or None, ".2f", " GB")),
     ]
-    table = "\n".join(f"  {name:<16}  {value}" for name, value in rows)
-    return f"result\n{table}\nrun: {run_dir}"
+    lines = "\n".join(f"  {name:<16}  {value}" for name, value in rows)
+    return f"result\n{lines}\nrun: {run_dir}"
 
 
 def _share(value: float | None) -> str:
@@ -56,18 +56,19 @@ def _number(value: float | None, form: str, unit: str = "") -> str:
 
 
 def sweep(rows: Sequence[Row]) -> str:
-    """The runs of a sweep, the best first, and what became of the others."""
-    found = leaderboard.groups(rows)
-    width = max([len(group.name) for group in found] + [len(row["name"]) for row in rows] + [4])
-    lines = [f"  {'run':<{width}}  {'val':>15}  {'test':>15}  {'seconds':>8}  n"]
-    for group in found:
-        val, test = (_with_spread(group, key) for key in ("val_accuracy", "test_accuracy"))
-        seconds = _number(group.mean("train_seconds"), ",.1f")
-        lines.append(
-            f"  {group.name:<{width}}  {val:>15}  {test:>15}  {seconds:>8}  {len(group.runs)}"
-        )
-    lines += [f"  {name:<{width}}  {status}: {why}" for name, status, why in failed_rows(rows)]
-    return "\n".join([_finished(rows), *lines])
+    """The leaderboard, and the runs that did not finish."""
+    _, head, cells = sections(rows)[0]
+    failed = [f"  {name}  {status}: {reason}" for name, status, reason in failed_rows(rows)]
+    return "\n".join([summary(rows), *_aligned([head, *cells]), *failed])
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """The lines of a table as text."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  " + "  ".join(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True))
+        for row in rows
+    ]
 
 
 def _with_spread(group: Group, key: str) -> str:
@@ -77,8 +78,22 @@ def _with_spread(group: Group, key: str) -> str:
     return f"{100 * value:.2f} %" + (f" ± {100 * spread:.2f}" if spread is not None else "")
 
 
-def leaderboard_rows(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
-    """Head and cells of the table of configurations, the best first."""
+def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """The lines of a table in Markdown."""
+    cells = [[cell.replace("|", "\\|") for cell in row] for row in rows]
+    return [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *cells)]
+
+
+def sections(rows: Sequence[Row]) -> list[Section]:
+    """The tables of a report; the leaderboard comes first."""
+    found = [("Leaderboard", *_leaderboard(rows)), ("Runs", *_runs(rows))]
+    if failed := failed_rows(rows):
+        found.insert(1, ("Did not finish", ["run", "status", "reason"], failed))
+    return found
+
+
+def _leaderboard(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
+    """The head and the rows; a row for each configuration, the best first."""
     found = leaderboard.groups(rows)
     keys = [key for key in leaderboard.swept(rows) if key != leaderboard.SEED]
     head = [*map(leaderboard.short, keys)] or ["run"]
@@ -98,8 +113,8 @@ def leaderboard_rows(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
     return head, cells
 
 
-def run_rows(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
-    """Head and cells of the table of runs, as they were started."""
+def _runs(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
+    """The head and the rows; a row for each run, in the order of their start."""
     keys = leaderboard.swept(rows)
     head = ["run", *map(leaderboard.short, keys), "status", "val accuracy", "test accuracy"]
     head += ["training", "images/s", "epochs"]
@@ -120,7 +135,7 @@ def run_rows(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
 
 
 def failed_rows(rows: Sequence[Row]) -> list[list[str]]:
-    """Name, status and the one-line reason of each run that did not finish."""
+    """Name, status and reason, in one line, of each run that did not finish."""
     return [
         [row["name"], row["status"], " ".join((row["error"] or "-").split())]
         for row in rows
@@ -128,45 +143,41 @@ def failed_rows(rows: Sequence[Row]) -> list[list[str]]:
     ]
 
 
-def _finished(rows: Sequence[Row]) -> str:
-    done = len(leaderboard.finished(rows))
-    return f"{done} of {len(rows)} runs finished. {compared_by(rows)}"
-
-
-def compared_by(rows: Sequence[Row]) -> str:
-    """What the order is by, in a sentence."""
-    if leaderboard.metric(rows) == "val_accuracy":
-        return "By accuracy on the validation images; the test set had no say."
-    return "Not all runs held images out (data.val_size): by test accuracy. Choose nothing by it."
+def summary(rows: Sequence[Row]) -> str:
+    """How many runs finished, and the metric by which they are ordered."""
+    order = "Ordered by validation accuracy, without the test set."
+    if leaderboard.metric(rows) == "test_accuracy":
+        order = "Ordered by test accuracy, as some lack validation. Choose nothing by it."
+    return f"{len(leaderboard.finished(rows))} of {len(rows)} runs finished. {order}"
 
 
 def report(rows: Sequence[Row], title: str, figures: Sequence[str]) -> str:
-    lines = [f"# {title}", "", _finished(rows), ""]
-    head, cells = leaderboard_rows(rows)
-    lines += table(head, cells)
+    """The report in Markdown. `figures`: names of PNG files in the same folder."""
+    first, *others = (
+        [f"## {name}", "", *markdown_table(head, cells), ""] for name, head, cells in sections(rows)
+    )
+    lines = [f"# {title}", "", summary(rows), "", *first]
     for name in figures:
-        lines += ["", f"![{name}]({name}.png)"]
-    if failed := failed_rows(rows):
-        lines += ["", "## Did not finish", "", *table(["run", "status", "reason"], failed)]
-    head, cells = run_rows(rows)
-    lines += ["", "## Runs", "", *table(head, cells)]
-    return "\n".join(lines) + "\n"
+        lines += [f"![{name}]({name}.png)", ""]
+    for section in others:
+        lines += section
+    return "\n".join(lines)
 
 
 def per_class(matrix: np.ndarray, classes: Sequence[str]) -> list[dict[str, Any]]:
-    """Precision, recall, F1 (null where undefined) and number of images of each class.
+    """Precision, recall and F1 (None if undefined) and the number of images of each class.
 
-    `matrix`: (C, C) counts, rows true, columns predicted.
+    `matrix`: (C, C) counts, true classes in rows and predicted classes in columns.
     """
-    hits = matrix.diagonal()
     rows = []
-    for name, hit, true, predicted in zip(classes, hits, matrix.sum(1), matrix.sum(0), strict=True):
+    for index, name in enumerate(classes):
+        correct, true, predicted = matrix[index, index], matrix[index].sum(), matrix[:, index].sum()
         rows.append(
             {
                 "class": name,
-                "precision": float(hit / predicted) if predicted else None,
-                "recall": float(hit / true) if true else None,
-                "f1": float(2 * hit / (true + predicted)) if true + predicted else None,
+                "precision": float(correct / predicted) if predicted else None,
+                "recall": float(correct / true) if true else None,
+                "f1": float(2 * correct / (true + predicted)) if true + predicted else None,
                 "images": int(true),
             }
         )
@@ -174,27 +185,27 @@ def per_class(matrix: np.ndarray, classes: Sequence[str]) -> list[dict[str, Any]
 
 
 def matrix_csv(matrix: np.ndarray, classes: Sequence[str]) -> str:
-    """Rows true, columns predicted."""
+    """The confusion matrix as CSV, true classes in rows and predicted classes in columns."""
     rows = [["true", *classes], *([c, *r] for c, r in zip(classes, matrix.tolist(), strict=True))]
     return "".join(",".join(map(str, row)) + "\n" for row in rows)
 
 
 def evaluation(result: dict[str, Any]) -> str:
-    """An evaluation as a table, a row a class."""
+    """The result of an evaluation, with a row for each class."""
     views = f" over {result['views']} views" if result["views"] > 1 else ""
-    lines = [
-        f"{result['checkpoint']} on {result['images']:,} {result['split']} images{views}: "
-        f"accuracy {result['accuracy']:.2%}, loss {result['loss']:.4f} ({result['precision']})",
-        f"  {'class':<12} {'precision':>9} {'recall':>9} {'F1':>9} {'images':>7}",
-    ]
+    rows = [["class", "precision", "recall", "F1", "images"]]
     for row in result["classes"]:
-        shares = " ".join(f"{_share(row[key]):>9}" for key in ("precision", "recall", "f1"))
-        lines.append(f"  {row['class']:<12} {shares} {row['images']:>7,}")
-    return "\n".join(lines)
+        shares = [_share(row[key]) for key in ("precision", "recall", "f1")]
+        rows.append([row["class"], *shares, f"{row['images']:,}"])
+    start = (
+        f"{result['checkpoint']} on {result['images']:,} {result['split']} images{views}: "
+        f"accuracy {result['accuracy']:.2%}, loss {result['loss']:.4f} ({result['precision']})"
+    )
+    return "\n".join([start, *_aligned(rows)])
 
 
 def devices(found: dict[str, Any]) -> str:
-    """What this machine has."""
+    """The devices of this machine."""
     machine = found["hardware"]
     memory = machine["memory_bytes"]
     lines = [
@@ -216,21 +227,21 @@ def devices(found: dict[str, Any]) -> str:
 
 
 def trial(ended: Any, trials: Sequence[Any]) -> str:
-    """How a trial of a search ended, beside the best so far (Optuna's frozen trials)."""
+    """The result of a trial and the best one so far. All are FrozenTrials of Optuna."""
     chosen = leaderboard.label(ended.params)
     done = [t for t in trials if t.state.name == "COMPLETE"]
     best = max(done, key=lambda t: t.value, default=None)
     state = ended.state.name.lower()
     if state == "fail":
-        came = f"failed: {ended.user_attrs.get('error', 'its process ended')}"
+        result = f"failed: {ended.user_attrs.get('error', 'its process ended')}"
     else:
-        came = f"{ended.value:.2%}" + (" and pruned" if state == "pruned" else "")
-    told = f"trial {ended.number} ({chosen}): {came}"
-    return told + (f"; best: {best.value:.2%}, trial {best.number}" if best else "")
+        result = f"{ended.value:.2%}" + (" and pruned" if state == "pruned" else "")
+    message = f"trial {ended.number} ({chosen}): {result}"
+    return message + (f"; best: {best.value:.2%}, trial {best.number}" if best else "")
 
 
 def search(result: dict[str, Any], folder: Any) -> str:
-    """What came of a search, and where it is."""
+    """The result of a search, and its folder."""
     name, best = result["name"], result["best"]
     saved = result["steps_saved"]
     lines = [

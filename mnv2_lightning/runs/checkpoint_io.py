@@ -8,9 +8,9 @@ import torch
 from lightning.fabric.plugins import CheckpointIO
 from lightning.fabric.utilities.types import _PATH
 
-from mnv2_lightning.files import sync_folder, write_bytes
-from mnv2_lightning.runs import checkpoint, manifest
+from mnv2_lightning.runs import checkpoints, checksums
 from mnv2_lightning.schema.errors import StorageError
+from mnv2_lightning.system.durable_files import sync_folder, write_bytes
 
 
 class DurableCheckpointIO(CheckpointIO):
@@ -28,7 +28,7 @@ class DurableCheckpointIO(CheckpointIO):
         torch.save(checkpoint, stream)
         content = stream.getbuffer()
         about = {key: checkpoint[key] for key in ("epoch", "global_step") if key in checkpoint}
-        manifest.add(path, content, **about)
+        checksums.add(path, content, **about)
         previous = path.with_stem("previous") if path.stem == "last" else None
         write_bytes(path, content, keep=previous)
 
@@ -36,7 +36,7 @@ class DurableCheckpointIO(CheckpointIO):
         self, path: _PATH, map_location: Any = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
         """Always plain data. StorageError: damaged."""
-        return checkpoint.read(Path(path))
+        return checkpoints.read(Path(path))
 
     def remove_checkpoint(self, path: _PATH) -> None:
         """StorageError."""

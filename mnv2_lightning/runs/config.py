@@ -13,12 +13,12 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from mnv2_lightning.data.sets import DATA_DIR
-from mnv2_lightning.files import write_text
 from mnv2_lightning.schema.check import targeted_nodes
 from mnv2_lightning.schema.errors import ConfigError
+from mnv2_lightning.system.durable_files import write_text
 
 # What a run's outcome does not depend on: where things are, what is shown and logged.
-OF_THE_COMMAND = ("resume", "run_dir", "sweep", "traceback")  # and not of the run
+OF_THE_COMMAND = ("command", "resume", "run_dir", "sweep", "traceback")  # and not of the run
 OUTSIDE = (*OF_THE_COMMAND, "overrides", "logger", "data.dir", "data.classes")
 OUTSIDE_TRAINER = (
     "enable_autolog_hparams",
@@ -28,7 +28,10 @@ OUTSIDE_TRAINER = (
     "model_registry",
     "profiler",
 )
-OUTSIDE_CALLBACKS = ("divergence", "last", "pictures", "progress", "throughput")
+OUTSIDE_CALLBACKS = (
+    *("last", "non_finite_guard", "progress", "test_images", "throughput"),
+    *("divergence", "pictures"),  # as earlier versions named two of them
+)
 # May change when a run goes on, though the outcome depends on it.
 MAY_CHANGE = tuple(
     f"trainer.{key}" for key in ("max_epochs", "accelerator", "devices", "strategy", "num_nodes")
@@ -37,6 +40,20 @@ MAY_CHANGE = tuple(
 FOLDERS = ("run_dir", "dirpath", "save_dir", "log_dir")  # keys of what is written into
 # `last`, `{epoch}-{val/loss:.3f}`: no more, as a format can make a slash of a number.
 FILENAME = re.compile(r"([\w =,+.-]|\{\w+(/\w+)*(:[\d.]*[defg%]?)?\})+")
+
+# Classes under the names that earlier versions wrote into a run's config.
+MOVED = {
+    "mnv2_lightning.callbacks.checkpoint.Checkpoint": (
+        "mnv2_lightning.callbacks.model_checkpoint.Checkpoint"
+    ),
+    "mnv2_lightning.callbacks.divergence.Divergence": (
+        "mnv2_lightning.callbacks.non_finite_guard.NonFiniteGuard"
+    ),
+    "mnv2_lightning.callbacks.non_finite_guard.Divergence": (
+        "mnv2_lightning.callbacks.non_finite_guard.NonFiniteGuard"
+    ),
+    "mnv2_lightning.callbacks.pictures.Pictures": "mnv2_lightning.callbacks.test_images.TestImages",
+}
 
 # What reading a config raises where it is none: no YAML, no text, not of JSON types or our keys.
 NOT_A_CONFIG = (
@@ -76,12 +93,22 @@ def read(path: Path) -> dict[str, Any]:
         text = json.dumps(yaml.safe_load(path.read_text(encoding="utf-8")))
         if "${" in text:  # `save` resolves them; what they stand for could change after a check
             raise ValueError("it holds an interpolation")
-        config = _with_paths(json.loads(text), lambda p: os.path.normpath(run_dir / p))
+        config = _with_paths(moved(json.loads(text)), lambda p: os.path.normpath(run_dir / p))
         config["data"]["dir"] = os.environ.get(DATA_DIR) or config["data"]["dir"]
     except NOT_A_CONFIG as error:
         raise ConfigError(f"{path}: not a run's config ({str(error).splitlines()[0]})") from error
-    of_the_command = {"run_dir": str(run_dir), "resume": None, "sweep": None, "traceback": False}
+    of_the_command = dict.fromkeys(OF_THE_COMMAND) | {"run_dir": str(run_dir), "traceback": False}
     return {"overrides": []} | config | of_the_command
+
+
+def moved(node: Any) -> Any:
+    """`node` with the present names of classes."""
+    if isinstance(node, dict):
+        return {
+            key: MOVED.get(str(value), value) if key == "_target_" else moved(value)
+            for key, value in node.items()
+        }
+    return [moved(value) for value in node] if isinstance(node, list) else node
 
 
 class _Dumper(yaml.SafeDumper):

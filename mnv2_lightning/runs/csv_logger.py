@@ -11,7 +11,7 @@ from typing import Any
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
-from mnv2_lightning.files import write_text
+from mnv2_lightning.system.durable_files import write_text
 
 SECONDS = 2.0  # within an epoch it is written no more often: each time costs some 10 ms
 

@@ -15,22 +15,22 @@ from filelock import FileLock, Timeout
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
-from mnv2_lightning import ranks
 from mnv2_lightning.data.sets import DATA_DIR
-from mnv2_lightning.files import make_folder, read_json
 from mnv2_lightning.runs import config
 from mnv2_lightning.runs.config import MAY_CHANGE, OF_THE_COMMAND, outcome, plain
-from mnv2_lightning.runs.record import EMPTY
+from mnv2_lightning.runs.record import EMPTY, LOCK, read_record
 from mnv2_lightning.schema.check import check, targeted_nodes
 from mnv2_lightning.schema.errors import ConfigError
 from mnv2_lightning.schema.nearest import did_you_mean, dotted_keys
+from mnv2_lightning.system import ranks
+from mnv2_lightning.system.durable_files import make_folder
 
 log = logging.getLogger(__name__)
 
 _ABSENT: Any = object()
 # What of a run's config that is not ours writes where it likes, or sends: it is typed, or not used.
 TYPED = ("logger", "trainer.profiler", "trainer.model_registry")
-LOCK = ".lock"  # held by the process that trains there
+PARTS_OF = {"sweep.json": "sweep", ".locks": "search.name"}  # a file beside a run's folder
 LONGEST = 120  # characters of a folder's name
 # The time and chance: no two runs share a folder, not if they start within one second. The ranks of
 # one run do; SLURM and torchrun know it by a name, under which it also starts again.
@@ -124,6 +124,19 @@ def require_closed(folder: Path) -> None:
             raise ConfigError(f"{link}: leads out of the run's folder")
 
 
+def resume_hint(folder: Path | None) -> str:
+    """How to resume after an interruption: a run, or the sweep or search that it belongs to."""
+    if folder is None:
+        return ""
+    for name, key in PARTS_OF.items():
+        for place in (folder, folder.parent):
+            if (place / name).exists():
+                where = f"{key}={place.name}"
+                return f"; the same command goes on (with {where}, if it had no name)"
+    saved = any((folder / "checkpoints").glob("*.ckpt"))
+    return f"; go on with resume={folder}" if saved else "; no epoch was finished"
+
+
 def require_checkpoint(key: str, folder: Path, name: str | None) -> Path:
     """The checkpoint of that name; None: the best, or the last where there is no best."""
     files = {n: folder / "checkpoints" / f"{n}.ckpt" for n in ("best", "last", "previous")}
@@ -141,15 +154,6 @@ def is_finished(folder: Path, max_epochs: int | None) -> bool:
     return status == "finished" and read_config(folder).trainer.max_epochs == max_epochs
 
 
-def read_record(folder: Path) -> dict[str, Any]:
-    """Its result.json; empty where there is none that can be read."""
-    try:
-        record = read_json(folder / "result.json")
-    except (OSError, ValueError, RecursionError):  # UnicodeDecodeError is a ValueError
-        return {}
-    return record if isinstance(record, dict) else {}
-
-
 def read_config(folder: Path) -> DictConfig:
     """The config that the run in `folder` was started with."""
     return OmegaConf.create(config.read(folder / "config.yaml"))
@@ -160,7 +164,7 @@ def read_checked(folder: Path) -> DictConfig:
 
     ConfigError.
     """
-    from mnv2_lightning.data import files  # late: imports numpy
+    from mnv2_lightning.data import idx_files  # late: imports numpy
 
     cfg = read_config(folder)
     try:
@@ -168,7 +172,7 @@ def read_checked(folder: Path) -> DictConfig:
     except ConfigError as error:
         raise ConfigError(f"{folder / 'config.yaml'}: {error}") from None
     named = cfg.data.dir
-    if named not in (None, os.environ.get(DATA_DIR)) and not files.has(cfg.data.dataset, named):
+    if named not in (None, os.environ.get(DATA_DIR)) and not idx_files.has(cfg.data.dataset, named):
         log.info("data.dir=%s, as in the run's config, lacks the files: not used", named)
         cfg.data.dir = None
     return cfg

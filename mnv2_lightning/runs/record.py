@@ -2,18 +2,22 @@
 
 import math
 import platform
+import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from mnv2_lightning import signals
-from mnv2_lightning.files import write_json
-from mnv2_lightning.schema.errors import Diverged, Pruned, StorageError, is_of_storage
+from filelock import FileLock, Timeout
 
+from mnv2_lightning.schema.errors import Diverged, Pruned, StorageError, is_of_storage
+from mnv2_lightning.system import signals
+from mnv2_lightning.system.durable_files import read_json, write_json
+
+LOCK = ".lock"  # held by the process that trains in a run's folder
+LAST_RANK_SECONDS = 5.0  # in which the ranks of a run end after their first process was killed
 PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "hydra-core", "numpy")
 # Everything that a record holds; what does not exist is null.
 EMPTY: dict[str, Any] = dict.fromkeys(
@@ -21,6 +25,7 @@ EMPTY: dict[str, Any] = dict.fromkeys(
         "status",
         "error",
         "overrides",
+        "command",
         "test_accuracy",
         "test_loss",
         "val_accuracy",
@@ -32,7 +37,6 @@ EMPTY: dict[str, Any] = dict.fromkeys(
         "parameters",
         "multiply_adds",
         "map_sizes",
-        "peak_activation_bytes",
         "precision",
         "seed",
         "config_hash",
@@ -71,14 +75,12 @@ class Record:
         """Status "running", and how the block ended where it did not by itself."""
         self.update(status="running", error=None)
         try:
-            with signals.last_word(partial(self._end, status="interrupted")):
-                yield
+            yield
         except BaseException as error:
             first = _first(error)
-            if (kind := signals.ended_by(first)) is not None:
+            if signals.interruption(first) is not None:
                 self._end(status="interrupted")
-                hint = signals.resume_hint(self.path.parent) or "; no epoch was finished"
-                raise kind(f"{kind.__name__.lower()}{hint}") from None
+                raise first from None
             if isinstance(first, SystemExit):
                 first = RuntimeError(f"sys.exit({first.code!r}) was called")
             if isinstance(first, Diverged | Pruned):
@@ -92,6 +94,36 @@ class Record:
     def _end(self, **values: Any) -> None:
         with suppress(StorageError):  # which may be what ended the run
             self.update(**values)
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """result.json of the run in `folder`; empty where there is none that can be read."""
+    try:
+        record = read_json(folder / "result.json")
+    except (OSError, ValueError, RecursionError):  # UnicodeDecodeError is a ValueError
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
+def record_death(folder: Path, status: int) -> str | None:
+    """Record that the process of the run in `folder` ended without doing so itself, and return the
+    reason; None: it did. `status`: its exit status, or minus the signal that killed it.
+    """
+    record = read_record(folder)
+    if status == 0 or (status > 0 and record.get("status") != "running"):
+        return None
+    if status == -signal.SIGKILL:
+        error = "killed by SIGKILL, as the system does where memory runs out"
+    elif status < 0:
+        error = f"killed by {signal.Signals(-status).name}"
+    else:
+        error = f"its process exited with status {status}"
+    with suppress(OSError, Timeout), FileLock(folder / LOCK, timeout=LAST_RANK_SECONDS):
+        pass
+    with suppress(StorageError):
+        record = EMPTY | read_record(folder) | {"status": "failed", "error": error}
+        write_json(folder / "result.json", record)
+    return error
 
 
 def _first(error: BaseException) -> BaseException:

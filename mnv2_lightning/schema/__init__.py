@@ -1,1 +1,1 @@
-"""Which keys, types, ranges and targets a config may have. Imports no torch."""
+"""The keys, types, ranges and targets that a config may have. Imports no torch."""

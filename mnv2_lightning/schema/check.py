@@ -1,4 +1,4 @@
-"""Checks a composed config against the tables: keys, types, ranges, and sizes that must fit."""
+"""Checks of a composed config: keys, types, ranges, and values that must fit together."""
 
 import json
 from collections.abc import Iterator
@@ -10,19 +10,19 @@ from pydantic_core import ErrorDetails
 from mnv2_lightning.data.sets import TRAIN
 from mnv2_lightning.networks.strides import resolve_strides
 from mnv2_lightning.schema.errors import ConfigError
-from mnv2_lightning.schema.nearest import did_you_mean, dotted_keys
-from mnv2_lightning.schema.tables import (
+from mnv2_lightning.schema.models import (
+    BY_COMMAND,
     BY_TARGET,
-    BY_VERB,
-    MobileNetV1,
-    MobileNetV2,
-    ModelCheckpoint,
-    Table,
+    CheckpointConfig,
+    Config,
+    MobileNetV1Config,
+    MobileNetV2Config,
 )
+from mnv2_lightning.schema.nearest import did_you_mean, dotted_keys
 
-# What a callback can watch.
-TAGS = ("train/loss", "train/accuracy", "val/loss", "val/accuracy")
-# What a value of each type is called in a message.
+# Metrics that a callback can monitor.
+METRICS = ("train/loss", "train/accuracy", "val/loss", "val/accuracy")
+# Names of pydantic's error types in messages.
 TYPES = {
     "int_type": "an integer",
     "int_from_float": "an integer",
@@ -37,18 +37,18 @@ TYPES = {
 }
 
 
-def check(verb: str, config: dict[str, Any]) -> None:
-    """`config`: the composed, resolved config of a job. ConfigError: one line on what is wrong."""
-    _validate(BY_VERB[verb], config, "", config)
+def check(command: str, config: dict[str, Any]) -> None:
+    """Check the composed and resolved config of a job. ConfigError: a message of one line."""
+    _validate(BY_COMMAND[command], config, "", config)
     for path, node in targeted_nodes(config):
-        if (table := BY_TARGET.get(str(node["_target_"]))) is not None:
-            _validate(table, node, f"{path}.", config)
-    if verb in ("train", "search"):
+        if (model := BY_TARGET.get(str(node["_target_"]))) is not None:
+            _validate(model, node, f"{path}.", config)
+    if command in ("train", "search"):
         _check_fit(config)
 
 
 def targeted_nodes(config: Any, path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every (dotted path, dict) of a nested config that has a `_target_`."""
+    """(dotted path, dict) of every node of a config that has a `_target_`."""
     if isinstance(config, dict):
         if "_target_" in config:
             yield path, config
@@ -59,35 +59,35 @@ def targeted_nodes(config: Any, path: str = "") -> Iterator[tuple[str, dict[str,
             yield from targeted_nodes(value, f"{path}.{index}")
 
 
-def _validate(table: type[Table], node: dict[str, Any], prefix: str, config: Any) -> None:
+def _validate(model: type[Config], node: dict[str, Any], prefix: str, config: Any) -> None:
     try:
-        table.model_validate(node)
+        model.model_validate(node)
     except ValidationError as error:
-        raise ConfigError(_describe(error.errors(), table, node, prefix, config)) from None
+        raise ConfigError(_describe(error.errors(), model, node, prefix, config)) from None
 
 
 def _describe(
-    errors: list[ErrorDetails], table: type[Table], node: Any, prefix: str, config: Any
+    errors: list[ErrorDetails], model: type[Config], node: Any, prefix: str, config: Any
 ) -> str:
-    """One line for the first wrong key; a union's errors are joined by "or"."""
+    """A line about the first wrong key; the errors of a union are joined by "or"."""
     path = _real_path(errors[0]["loc"], node)
     key = prefix + ".".join(map(str, path))
     same = [e for e in errors if _real_path(e["loc"], node)[: len(path)] == path]
     kinds = {e["type"] for e in same}
     if "extra_forbidden" in kinds:
-        known = [prefix + name for name in table.model_fields] + dotted_keys(config)
+        known = [prefix + name for name in model.model_fields] + dotted_keys(config)
         return f"{key}: unknown key{did_you_mean(key, [k for k in known if k != key])}"
     if "missing" in kinds:
         return f"{key}: a value is required"
     must = " or ".join(dict.fromkeys(_must_be(e) for e in same))
-    if must.startswith((f"{key}.", f"{key}: ")):  # a key below is told of
+    if must.startswith((f"{key}.", f"{key}: ")):  # it names a key below this one
         return must
     value = errors[0]["input"] if not isinstance(errors[0]["input"], dict) else "a group of keys"
-    return f"{key}={_as_typed(value)}: must be {must}"
+    return f"{key}={_as_yaml(value)}: must be {must}"
 
 
 def _real_path(loc: tuple[int | str, ...], node: Any) -> tuple[int | str, ...]:
-    """The part of a location that is in the config; pydantic adds the branches of a union."""
+    """The path to a wrong value in the config: `loc` without the union branches pydantic adds."""
     path: list[int | str] = []
     for step in loc:
         if isinstance(node, dict) and step in node:
@@ -111,12 +111,12 @@ def _must_be(error: ErrorDetails) -> str:
     return message[0].lower() + message[1:]
 
 
-def _as_typed(value: Any) -> str:
+def _as_yaml(value: Any) -> str:
     return json.dumps(value) if value is None or isinstance(value, bool) else str(value)
 
 
 def _check_fit(config: dict[str, Any]) -> None:
-    """Sizes and choices that are right one by one and do not go together."""
+    """ConfigError: values that are valid, but not together."""
     data, model, trainer = config["data"], config["model"], config["trainer"]
     trained_on = TRAIN - data["val_size"]
     if data["batch_size"] > trained_on:
@@ -148,10 +148,10 @@ def _check_fit(config: dict[str, Any]) -> None:
         if node is None or not node.get("monitor"):
             continue
         monitor = node["monitor"]
-        if monitor not in TAGS and config["classifier"]["_target_"] in BY_TARGET:
+        if monitor not in METRICS and config["classifier"]["_target_"] in BY_TARGET:
             raise ConfigError(
                 f"callbacks.{name}.monitor={monitor}: nothing is logged by that name"
-                f"{did_you_mean(monitor, TAGS)} (there are: {', '.join(TAGS)})"
+                f"{did_you_mean(monitor, METRICS)} (there are: {', '.join(METRICS)})"
             )
         stops = node["_target_"].endswith("EarlyStopping")
         if stops and not validates and monitor.startswith("val/"):
@@ -161,7 +161,7 @@ def _check_fit(config: dict[str, Any]) -> None:
             )
     if trainer["enable_checkpointing"] and not config["callbacks"].get("last"):
         raise ConfigError(
-            "callbacks: without `last` no run could go on; callbacks=[default,NAME] adds to the "
+            "callbacks: without `last` no run can be resumed; callbacks=[default,NAME] adds to the "
             "default ones, trainer.enable_checkpointing=false does without checkpoints"
         )
     _check_last(config["callbacks"].get("last"))
@@ -169,8 +169,8 @@ def _check_fit(config: dict[str, Any]) -> None:
 
 
 def _check_last(node: dict[str, Any] | None) -> None:
-    """Resuming is exact only from the end of an epoch."""
-    if node is None or BY_TARGET.get(node["_target_"]) is not ModelCheckpoint:
+    """ConfigError: `last` is not written at the end of each epoch, so resuming is not exact."""
+    if node is None or BY_TARGET.get(node["_target_"]) is not CheckpointConfig:
         return
     by_epoch = node.get("save_on_train_epoch_end") and not node.get("every_n_train_steps")
     if not by_epoch or node.get("monitor"):
@@ -191,14 +191,14 @@ def _check_optimizer(optimizer: dict[str, Any], trainer: dict[str, Any]) -> None
 
 
 def _check_strides(model: dict[str, Any], image_size: int) -> None:
-    """Of our networks: a list has the table's length, and a map of 1 px is not halved on and on."""
-    table = BY_TARGET.get(model["_target_"])
-    if table is MobileNetV2:
+    """ConfigError: the strides do not fit the stages, or several of them meet a map of 1 px."""
+    kind = BY_TARGET.get(model["_target_"])
+    if kind is MobileNetV2Config:
         try:
             strides = resolve_strides(model["stages"], model["strides"])
         except ValueError as error:
             raise ConfigError(f"model.{error}") from None
-    elif table is MobileNetV1:
+    elif kind is MobileNetV1Config:
         strides = (model["stem_stride"], *(stride for _, stride in model["layers"]))
     else:
         return

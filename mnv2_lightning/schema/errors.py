@@ -1,42 +1,42 @@
-"""Errors that end a command with one clear line, and the exit status of each."""
+"""Errors that end a command with a message of one line, and their exit statuses."""
 
 import errno
 
-# What a full, failing, read-only or forbidden disk says.
+# Errors of a disk that is full, damaged, read-only or forbidden.
 STORAGE = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 class UserError(Exception):
-    """Something that the user can mend; its text is the whole message."""
+    """An error that the user can correct. Its text is the message."""
 
     exit_status = 1
 
 
 class ConfigError(UserError):
-    """A key, value, path or combination that cannot work."""
+    """A wrong key, value, path or combination."""
 
     exit_status = 2
 
 
 class Diverged(UserError):
-    """The loss is no finite number any more."""
+    """A loss or weight is NaN or infinite."""
 
     exit_status = 3
-    record_status = "diverged"  # in the run's result.json
+    record_status = "diverged"  # in result.json
 
 
 class Pruned(UserError):
-    """A trial of a search is worse than others at the same point."""
+    """The pruner stopped a trial of a search."""
 
     record_status = "pruned"
 
 
 class SearchError(UserError):
-    """No trial of a search came to an accuracy."""
+    """No trial of a search has finished."""
 
 
 class StorageError(UserError):
-    """What is on the disk cannot be written, or is damaged."""
+    """A file cannot be written, or is damaged."""
 
     exit_status = 4
 
@@ -48,25 +48,25 @@ class Interrupted(UserError):
 
 
 class Terminated(UserError):
-    """SIGTERM, as a scheduler sends it."""
+    """SIGTERM, which schedulers send."""
 
     exit_status = 143
 
 
 class DataError(UserError):
-    """The images cannot be had or are not the right ones."""
+    """The images cannot be fetched or are not the right ones."""
 
     exit_status = 5
 
 
 class RankError(UserError):
-    """One of the processes of a run has failed; with the status that it ended with."""
+    """One of the processes of a run has failed, with this exit status."""
 
-    def __init__(self, told: str, status: int) -> None:
-        super().__init__(told)
-        self.exit_status = status
+    def __init__(self, message: str, status: int, rank: int) -> None:
+        super().__init__(message)
+        self.exit_status, self.rank = status, rank
 
 
 def is_of_storage(error: BaseException) -> bool:
-    """Whether a disk is to blame, in our words or in the system's."""
+    """Whether the cause is the disk, as a StorageError or an OSError."""
     return isinstance(error, StorageError) or getattr(error, "errno", None) in STORAGE

@@ -1,4 +1,4 @@
-"""The nearest right key to a wrong one."""
+"""The nearest known key to a wrong one."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -6,7 +6,7 @@ from typing import Any
 
 
 def did_you_mean(wrong: str, right: Iterable[str]) -> str:
-    """The words "; did you mean X?", or none where no key is near (its last part may be)."""
+    """The text "; did you mean X?", or "" if no key or last part of a key is near."""
     candidates = list(right)
     near = get_close_matches(wrong, candidates, n=1, cutoff=0.6)
     if not near:
@@ -16,7 +16,7 @@ def did_you_mean(wrong: str, right: Iterable[str]) -> str:
 
 
 def dotted_keys(config: Any, prefix: str = "") -> list[str]:
-    """Every key of a nested dict as `a.b.c`, branches included."""
+    """All keys of a nested dict as `a.b.c`, those of inner dicts included."""
     keys: list[str] = []
     if isinstance(config, dict):
         for key, value in config.items():

@@ -1,6 +1,6 @@
-"""Which classes and functions a config may name, and whether a node fits its target.
+"""The classes and functions that a config may name, and checks of their arguments.
 
-Hydra's own block list is no security boundary (`torch.load` passes it), hence an allow-list.
+Hydra's block list is no security boundary (`torch.load` passes it), hence this allow-list.
 """
 
 import inspect
@@ -12,8 +12,8 @@ from mnv2_lightning.schema.errors import ConfigError
 from mnv2_lightning.schema.nearest import did_you_mean
 
 OURS = "mnv2_lightning"
-# What of ours a config may call: classes in all of these, functions in some. The rest fetches,
-# reads and writes files, which a stranger's config is not to do.
+# Modules of ours whose functions, and modules whose classes, a config may name. The others read,
+# write and download files, which a stranger's config must not do.
 FUNCTIONS_IN = ("callbacks", "networks", "schedules")
 CLASSES_IN = (
     *FUNCTIONS_IN,
@@ -22,68 +22,62 @@ CLASSES_IN = (
     "runs.csv_logger",
     "runs.tensorboard_logger",
 )
-# Parameters that `build.py` gives, by the part of the config.
+# Arguments that `build.py` passes, by part of the config.
 GIVEN = {
     "classifier": {"network", "optimizer", "scheduler"},
     "optimizer": {"params"},
     "scheduler": {"total_steps", "steps_per_epoch"},
 }
-# Lightning's and Optuna's, each with the part of a config that it belongs to: a logger or profiler
-# that stands elsewhere would pass for harmless when a run goes on. Lightning's ModelCheckpoint is
-# left out: it removes whatever file a checkpoint calls the best before.
+# Classes of Lightning and Optuna by the part of the config in which they may stand. Resuming checks
+# loggers and profilers by their part. Lightning's ModelCheckpoint is not allowed because it deletes
+# any file that a checkpoint names as the previous best.
 OTHERS = {
-    **{
-        f"lightning.pytorch.{name}": part
-        for part, names in {
-            "trainer": ("Trainer",),
-            "callbacks": (
-                "callbacks.DeviceStatsMonitor",
-                "callbacks.EarlyStopping",
-                "callbacks.GradientAccumulationScheduler",
-                "callbacks.LearningRateMonitor",
-                "callbacks.RichModelSummary",
-                "callbacks.StochasticWeightAveraging",
-                "callbacks.Timer",
-            ),
-            "logger": (
-                "loggers.CSVLogger",
-                "loggers.MLFlowLogger",
-                "loggers.TensorBoardLogger",
-                "loggers.WandbLogger",
-            ),
-            "trainer.strategy": (
-                "strategies.DDPStrategy",
-                "strategies.SingleDeviceStrategy",
-            ),
-            "trainer.profiler": (
-                "profilers.AdvancedProfiler",
-                "profilers.PyTorchProfiler",
-                "profilers.SimpleProfiler",
-            ),
-        }.items()
-        for name in names
-    },
-    **{
-        f"optuna.{part}s.{name}": f"search.{part}"
-        for part, names in {
-            "sampler": ("CmaEsSampler", "GPSampler", "QMCSampler", "RandomSampler", "TPESampler"),
-            "pruner": (
-                "HyperbandPruner",
-                "MedianPruner",
-                "NopPruner",
-                "PercentilePruner",
-                "SuccessiveHalvingPruner",
-            ),
-        }.items()
-        for name in names
-    },
+    "trainer": ["lightning.pytorch.Trainer"],
+    "trainer.strategy": [
+        "lightning.pytorch.strategies.DDPStrategy",
+        "lightning.pytorch.strategies.SingleDeviceStrategy",
+    ],
+    "trainer.profiler": [
+        "lightning.pytorch.profilers.AdvancedProfiler",
+        "lightning.pytorch.profilers.PyTorchProfiler",
+        "lightning.pytorch.profilers.SimpleProfiler",
+    ],
+    "callbacks": [
+        "lightning.pytorch.callbacks.DeviceStatsMonitor",
+        "lightning.pytorch.callbacks.EarlyStopping",
+        "lightning.pytorch.callbacks.GradientAccumulationScheduler",
+        "lightning.pytorch.callbacks.LearningRateMonitor",
+        "lightning.pytorch.callbacks.RichModelSummary",
+        "lightning.pytorch.callbacks.StochasticWeightAveraging",
+        "lightning.pytorch.callbacks.Timer",
+    ],
+    "logger": [
+        "lightning.pytorch.loggers.CSVLogger",
+        "lightning.pytorch.loggers.MLFlowLogger",
+        "lightning.pytorch.loggers.TensorBoardLogger",
+        "lightning.pytorch.loggers.WandbLogger",
+    ],
+    "search.sampler": [
+        "optuna.samplers.CmaEsSampler",
+        "optuna.samplers.GPSampler",
+        "optuna.samplers.QMCSampler",
+        "optuna.samplers.RandomSampler",
+        "optuna.samplers.TPESampler",
+    ],
+    "search.pruner": [
+        "optuna.pruners.HyperbandPruner",
+        "optuna.pruners.MedianPruner",
+        "optuna.pruners.NopPruner",
+        "optuna.pruners.PercentilePruner",
+        "optuna.pruners.SuccessiveHalvingPruner",
+    ],
 }
 
 
 def check_targets(config: dict[str, Any]) -> None:
-    """ConfigError where a `_target_` is not allowed or its node does not fit its signature."""
+    """ConfigError: a `_target_` is not allowed, or the node does not fit its signature."""
     nodes = list(targeted_nodes(config))
-    for path, node in nodes:  # all names first: imports take seconds
+    for path, node in nodes:  # all names before the first import, which takes seconds
         target = node["_target_"]
         if not isinstance(target, str) or not _is_allowed(path, target):
             raise ConfigError(
@@ -91,20 +85,20 @@ def check_targets(config: dict[str, Any]) -> None:
                 "(networks, data, callbacks, ...), torch.optim, and in their parts the classes "
                 "of Lightning and Optuna in mnv2_lightning/schema/targets.py"
             )
-        if "_args_" in node:  # no check of a key would see them
+        if "_args_" in node:  # positional arguments would pass the checks of keys
             raise ConfigError(f"{path}._args_: not allowed; give each value by its name")
     for path, node in nodes:
         _check_signature(path, node, resolve(path, node["_target_"]))
 
 
 def resolve(path: str, target: str) -> Any:
-    """The object that an allowed dotted name stands for."""
+    """Import an allowed target. ConfigError: it does not exist, or is defined elsewhere."""
     module_name, _, name = target.rpartition(".")
     try:
         found = getattr(import_module(module_name), name)
     except (ImportError, AttributeError):
         raise ConfigError(f"{path}._target_={target}: there is no such class or function") from None
-    # A name may lead elsewhere: mnv2_lightning.networks.x.os.system is not ours.
+    # An allowed name may lead elsewhere: mnv2_lightning.networks.x.os.system.
     home = getattr(found, "__module__", "") or ""
     if not callable(found) or home.split(".")[0] != module_name.split(".")[0]:
         raise ConfigError(f"{path}._target_={target}: not allowed; it is {home or 'no class'}'s")
@@ -114,14 +108,14 @@ def resolve(path: str, target: str) -> Any:
 
 
 def _is_allowed(path: str, target: str) -> bool:
-    parts = target.split(".")
-    if not all(part.isidentifier() and not part.startswith("_") for part in parts):
+    names = target.split(".")
+    if not all(name.isidentifier() and not name.startswith("_") for name in names):
         return False
-    if (part := OTHERS.get(target)) is not None:
-        return f"{path}.".startswith(f"{part}.")
-    if parts[:2] == ["torch", "optim"]:
-        return len(parts) == 3 and parts[2][0].isupper()
-    return parts[0] == OURS and _is_in(target, CLASSES_IN)
+    if names[:2] == ["torch", "optim"]:
+        return len(names) == 3 and names[2][0].isupper()
+    if names[0] == OURS:
+        return _is_in(target, CLASSES_IN)
+    return any(f"{path}.".startswith(f"{p}.") for p, found in OTHERS.items() if target in found)
 
 
 def _is_in(target: str, modules: tuple[str, ...]) -> bool:
@@ -129,9 +123,9 @@ def _is_in(target: str, modules: tuple[str, ...]) -> bool:
 
 
 def _check_signature(path: str, node: dict[str, Any], found: Any) -> None:
-    """Every key is a parameter; every parameter without a default has a key, or is ours to give."""
+    """ConfigError: a key is no parameter, or a parameter without a default has no key."""
     parameters = inspect.signature(found).parameters
-    if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
+    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         return
     for key in node:
         if not key.startswith("_") and key not in parameters:

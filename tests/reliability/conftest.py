@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from mnv2_lightning.runs.hardware import hardware
 from mnv2_lightning.runs.record import git_commit, versions
+from mnv2_lightning.system.hardware import hardware
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

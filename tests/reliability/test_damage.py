@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from mnv2_lightning.classifier import Classifier
-from mnv2_lightning.runs import checkpoint, folder
+from mnv2_lightning.runs import checkpoints, folder
 from mnv2_lightning.schema.errors import ConfigError, Diverged, StorageError
 from mnv2_lightning.train import train
 from tests.conftest import SMALL, Call, Configure, load, record
@@ -51,11 +51,11 @@ def test_every_mutation_is_detected(
     for _ in range(rounds):
         bad = DAMAGE[damage](raw, other, rng)
         (folder / "last.ckpt").write_bytes(bad)
-        if checkpoint.newest(tmp_path) == folder / "previous.ckpt":
+        if checkpoints.newest(tmp_path) == folder / "previous.ckpt":
             detected += 1
         else:  # a bit that no one reads
             assert not has_manifest
-            assert_same(checkpoint.read(folder / "last.ckpt"), load(run))
+            assert_same(checkpoints.read(folder / "last.ckpt"), load(run))
             detected += 1
     key = "mutations" if has_manifest else "mutations_without_manifest"
     found = reliability.found.setdefault(key, {"cases": 0, "detected": 0})
@@ -96,7 +96,7 @@ def test_none_is_whole(run: Path, call: Call, tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="cannot be read"):
-        checkpoint.read(tmp_path / "checkpoints" / "last.ckpt")
+        checkpoints.read(tmp_path / "checkpoints" / "last.ckpt")
 
 
 def test_the_newest_of_the_rest_is_taken(tmp_path: Path) -> None:
@@ -104,7 +104,7 @@ def test_the_newest_of_the_rest_is_taken(tmp_path: Path) -> None:
     epoch_ends(0, tmp_path)
     epoch_ends(1, tmp_path)
     (tmp_path / "checkpoints" / "last.ckpt").write_bytes(b"")
-    assert checkpoint.newest(tmp_path) == tmp_path / "checkpoints" / "best.ckpt"
+    assert checkpoints.newest(tmp_path) == tmp_path / "checkpoints" / "best.ckpt"
 
 
 @pytest.mark.parametrize("gone", ["checkpoints", "*.ckpt"])
@@ -150,7 +150,7 @@ def test_divergence_keeps_checkpoints_by_steps_finite(configure: Configure, tmp_
     def diverges(self: Classifier, batch: Any, batch_idx: int) -> torch.Tensor:
         return plain_step(self, batch, batch_idx) * (float("nan") if self.global_step >= 3 else 1)
 
-    node = "_target_: mnv2_lightning.callbacks.checkpoint.Checkpoint, filename: by_steps"
+    node = "_target_: mnv2_lightning.callbacks.model_checkpoint.Checkpoint, filename: by_steps"
     dirpath = tmp_path / "checkpoints"
     by_steps = (
         f"+callbacks.by_steps={{{node}, dirpath: '{dirpath}', every_n_train_steps: 2}}",

@@ -112,8 +112,8 @@ ENDS = {
         1,
         r"rank 1: ValueError: broken \(where: .*error-1\.txt\)",
     ),
-    "is killed": ("os.kill(os.getpid(), 9)", 1, "rank 1 was ended by SIGKILL"),
-    "exits": ("os._exit(7)", 7, "rank 1 ended with status 7"),
+    "is killed": ("os.kill(os.getpid(), 9)", 1, "rank 1 was killed by SIGKILL"),
+    "exits": ("os._exit(7)", 7, "rank 1 exited with status 7"),
 }
 
 

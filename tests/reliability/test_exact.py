@@ -52,8 +52,8 @@ def test_without_our_order_of_batches_a_resume_differs(
     monkeypatch.setattr(MNISTDataModule, "_loader", stock)
     monkeypatch.setattr(Classifier, "on_train_epoch_start", lambda self: None)
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    train(configure(*SMALL, "callbacks.pictures=null", run_dir=whole))
-    cut_after_one_epoch(configure, cut, "callbacks.pictures=null")
+    train(configure(*SMALL, "callbacks.test_images=null", run_dir=whole))
+    cut_after_one_epoch(configure, cut, "callbacks.test_images=null")
     train(resumed(cut))
     weight = "network.stem.conv.weight"
     equal = torch.equal(load(cut)["state_dict"][weight], load(whole)["state_dict"][weight])

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from mnv2_lightning.composition import config_dir
-from mnv2_lightning.runs import checkpoint
+from mnv2_lightning.cli.composing import config_dir
+from mnv2_lightning.runs import checkpoints
 from tests.conftest import load, record
 from tests.reliability.conftest import Reliability
 from tests.test_resume import assert_same, comparable, curves
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 EPOCHS = 8
 FEW = (
     "callbacks=[default,ema]",
-    "callbacks.pictures=null",
+    "callbacks.test_images=null",
     "data.augment.degrees=10",
     "data.val_size=100",
     "model.dropout=0.1",
@@ -34,7 +34,7 @@ FEW = (
 )
 # The shipped experiments, cut down, each ending as it does: by epochs, or by steps within one.
 OF_EXPERIMENTS = (
-    "callbacks.pictures=null",
+    "callbacks.test_images=null",
     "data.image_size=28",
     "data.batch_size=64",
     "model.width_mult=0.25",
@@ -75,8 +75,8 @@ def start(
 
 def epochs_done(run: Path) -> int:
     """By the newest whole checkpoint."""
-    newest = checkpoint.newest(run)
-    return checkpoint.epochs(newest) if newest else 0
+    newest = checkpoints.newest(run)
+    return checkpoints.epochs(newest) if newest else 0
 
 
 def epochs_told(run: Path) -> int:

@@ -17,7 +17,7 @@ from tests.reliability.conftest import Reliability
 
 pytestmark = pytest.mark.slow
 FEW = (
-    "callbacks.pictures=null",
+    "callbacks.test_images=null",
     "data.val_size=1000",
     "model.width_mult=0.25",
     "trainer.limit_train_batches=5",

@@ -90,7 +90,7 @@ PARTS: dict[str, dict[str, Any]] = {
     "a list for a class": {"model": {"_target_": []}},
     "a list for a class within": {"optimizer.x": {"_target_": []}},
     "a class of another part": {"trainer": {"_target_": "torch.optim.SGD"}},
-    "nothing of what data have": {"data": {"_target_": "mnv2_lightning.affine.RandomAffine"}},
+    "nothing of what data have": {"data": {"_target_": "mnv2_lightning.data.affine.RandomAffine"}},
     "a callback without a class": {"callbacks.x": {"monitor": "val/loss"}},
     "a strategy without a class": {"trainer.strategy": {}},
     "a network that cannot be made": {

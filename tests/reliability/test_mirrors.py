@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 from torchvision import datasets
 
-from mnv2_lightning.data import files, sources
+from mnv2_lightning.data import idx_files, sources
 from mnv2_lightning.data.sets import DATA_SETS, IdxFile
 from mnv2_lightning.schema.errors import DataError
 from tests.conftest import pack
@@ -68,17 +68,17 @@ def test_corrupt_file_is_named_and_not_used(
     (tmp_path / "mnist").mkdir()
     for name, content in raw.items():
         (tmp_path / "mnist" / name).write_bytes(bad if name == wrong else content)
-    monkeypatch.setattr(files, "SOURCES", {})
+    monkeypatch.setattr(idx_files, "SOURCES", {})
     with pytest.raises(DataError, match="put the four files"):
-        files.load("mnist", str(tmp_path))
+        idx_files.load("mnist", str(tmp_path))
     assert f"{wrong}: not the right file" in caplog.text
 
     def source(dataset: str, missing: dict[str, int], keep: sources.Keep, *rest: object) -> None:
         assert set(missing) == {wrong}
         keep(wrong, raw[wrong])
 
-    monkeypatch.setattr(files, "SOURCES", {"given": source})
-    files.load("mnist", str(tmp_path))
+    monkeypatch.setattr(idx_files, "SOURCES", {"given": source})
+    idx_files.load("mnist", str(tmp_path))
     assert (tmp_path / "mnist" / wrong).read_bytes() == raw[wrong]
     reliability.found.setdefault("corrupt_images", {"cases": 0, "used": 0})["cases"] += 1
 
@@ -159,15 +159,15 @@ def test_a_mirror_fails(
     content = {p.name: pack(p.read_bytes()) for p in (small_data / "mnist").iterdir()}
     monkeypatch.setattr(sources, "CONNECT_SECONDS", 0.5)
     monkeypatch.setattr(sources, "SLOW_SECONDS", 0.5)
-    monkeypatch.setattr(files, "SOURCES", {"mirrors": sources.from_mirrors})
+    monkeypatch.setattr(idx_files, "SOURCES", {"mirrors": sources.from_mirrors})
     with mirror(content, fault) as bad, mirror(content, "none") as good:
         mirrors = [bad, good] if has_second else [bad]
         monkeypatch.setattr(datasets.MNIST, "mirrors", mirrors)
         if has_second:
-            assert len(files.load("mnist", str(tmp_path))) == 4
+            assert len(idx_files.load("mnist", str(tmp_path))) == 4
         else:
-            with pytest.raises(DataError, match=r"could not be had .*put the four files"):
-                files.load("mnist", str(tmp_path))
+            with pytest.raises(DataError, match=r"could not be fetched .*put the four files"):
+                idx_files.load("mnist", str(tmp_path))
             assert not list((tmp_path / "mnist").glob("*-ubyte"))
     reliability.found.setdefault("mirror_faults", {"cases": 0})["cases"] += 1
 
@@ -187,10 +187,12 @@ def use_npm(script: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/bin:/usr/bin")
 
 
-def seconds_to_give_up(folder: Path, says: str = "could not be had .*put the four files") -> float:
+def seconds_to_give_up(
+    folder: Path, says: str = "could not be fetched .*put the four files"
+) -> float:
     started = time.monotonic()
     with pytest.raises(DataError, match=says):
-        files.load("mnist", str(folder))
+        idx_files.load("mnist", str(folder))
     return time.monotonic() - started
 
 
@@ -235,18 +237,18 @@ def test_mirrors_that_cease(
 
 
 def test_the_files_of_a_mirror_share_its_time() -> None:
-    patience = sources.Patience()
+    deadline = sources.Deadline()
     for _ in range(2):  # two files, each quicker than would be looked at
-        patience.spend(0.4 * sources.SLOW_SECONDS, 1000)
+        deadline.record(0.4 * sources.SLOW_SECONDS, 1000)
     with pytest.raises(sources.SourceError, match="slower than 50 kB/s"):
-        patience.spend(0.4 * sources.SLOW_SECONDS, 1000)
+        deadline.record(0.4 * sources.SLOW_SECONDS, 1000)
 
 
 def test_what_came_at_first_does_not_pay_for_a_drip() -> None:
-    patience = sources.Patience()
-    patience.spend(sources.SLOW_SECONDS, 10**7)
+    deadline = sources.Deadline()
+    deadline.record(sources.SLOW_SECONDS, 10**7)
     with pytest.raises(sources.SourceError, match="slower than 50 kB/s"):
-        patience.spend(sources.SLOW_SECONDS, 1000)
+        deadline.record(sources.SLOW_SECONDS, 1000)
 
 
 def test_a_slow_link_that_gets_on_is_let_finish(
@@ -256,11 +258,11 @@ def test_a_slow_link_that_gets_on_is_let_finish(
     content = {p.name: pack(p.read_bytes()) for p in (small_data / "mnist").iterdir()}
     monkeypatch.setattr(sources, "GIVE_UP_SECONDS", 1)
     monkeypatch.setattr(sources, "SLOW_SECONDS", 2)
-    monkeypatch.setattr(files, "SOURCES", {"mirrors": sources.from_mirrors})
+    monkeypatch.setattr(idx_files, "SOURCES", {"mirrors": sources.from_mirrors})
     started = time.monotonic()
     with mirror(content, "bursts") as slow:
         monkeypatch.setattr(datasets.MNIST, "mirrors", [slow])
-        assert len(files.load("mnist", str(tmp_path))) == 4
+        assert len(idx_files.load("mnist", str(tmp_path))) == 4
     assert time.monotonic() - started > 3
 
 
@@ -298,7 +300,7 @@ def test_those_that_waited_fail_with_the_one_that_asked(
         time.sleep(1)
         raise sources.SourceError("not today")
 
-    monkeypatch.setattr(files, "SOURCES", {"source": source})
+    monkeypatch.setattr(idx_files, "SOURCES", {"source": source})
     with ThreadPoolExecutor(9) as pool:
         took = list(pool.map(seconds_to_give_up, [tmp_path] * 9, ["source: not today"] * 9))
     assert len(asked) == 1
@@ -308,13 +310,13 @@ def test_those_that_waited_fail_with_the_one_that_asked(
 
 
 def test_a_lock_that_is_never_given_back(hurried: None, tmp_path: Path) -> None:
-    with files._locked(tmp_path / "mnist", sources.Patience()):
+    with idx_files._locked(tmp_path / "mnist", sources.Deadline()):
         took = seconds_to_give_up(tmp_path, "another process .*put the four files")
     assert took < PROMISED
 
 
 def _hold(folder: Path) -> None:
-    with files._locked(folder, sources.Patience()):
+    with idx_files._locked(folder, sources.Deadline()):
         time.sleep(600)
 
 

@@ -14,8 +14,8 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from torch import nn
 
 from mnv2_lightning import build
-from mnv2_lightning.affine import uniform
-from mnv2_lightning.callbacks.divergence import Divergence
+from mnv2_lightning.callbacks.non_finite_guard import NonFiniteGuard
+from mnv2_lightning.data.affine import uniform
 from mnv2_lightning.data.batches import Batches
 from mnv2_lightning.runs.checkpoint_io import DurableCheckpointIO
 from mnv2_lightning.runs.csv_logger import SECONDS, CSVLogger
@@ -110,8 +110,8 @@ def watch(network: nn.Module) -> None:
         global_step=1,
         current_epoch=0,
     )
-    module: Any = SimpleNamespace(rate=0.1, state_dict=network.state_dict)
-    callback, outputs = Divergence(), {"loss": torch.tensor(1.0)}
+    module: Any = SimpleNamespace(learning_rate=0.1, state_dict=network.state_dict)
+    callback, outputs = NonFiniteGuard(), {"loss": torch.tensor(1.0)}
     for batch in range(STEPS):
         callback.on_train_batch_end(trainer, module, outputs, None, batch)
     callback.on_train_epoch_end(trainer, module)

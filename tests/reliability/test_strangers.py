@@ -13,8 +13,8 @@ import torch
 import yaml
 from omegaconf import OmegaConf
 
-from mnv2_lightning.callbacks.checkpoint import Checkpoint
-from mnv2_lightning.runs import manifest
+from mnv2_lightning.callbacks.model_checkpoint import Checkpoint
+from mnv2_lightning.runs import checksums
 from mnv2_lightning.runs.config import require_inside
 from mnv2_lightning.runs.folder import resumed_config
 from mnv2_lightning.schema.errors import ConfigError
@@ -61,7 +61,7 @@ PLACES = (
 
 def sign(path: Path) -> None:
     """The stranger's manifest agrees with the stranger's file."""
-    manifest.add(path, path.read_bytes())
+    checksums.add(path, path.read_bytes())
 
 
 @pytest.mark.parametrize("place", [*PLACES, "the whole file", "a bare pickle"])
@@ -95,7 +95,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "model": {"_target_": "mnv2_lightning.networks.complexity.copy.os.mkdir", "path": MARK}
     },
     "a function of ours that writes": {
-        "model": {"_target_": "mnv2_lightning.files.make_folder", "folder": MARK}
+        "model": {"_target_": "mnv2_lightning.system.durable_files.make_folder", "folder": MARK}
     },
     "by interpolation": {
         "model": {"_target_": "${classifier.name}", "path": MARK},
@@ -255,7 +255,10 @@ def test_what_would_write_elsewhere_or_send(
     ],
 )
 def test_names_of_checkpoints(filename: str, is_one: bool, tmp_path: Path) -> None:
-    node = {"_target_": "mnv2_lightning.callbacks.checkpoint.Checkpoint", "filename": filename}
+    node = {
+        "_target_": "mnv2_lightning.callbacks.model_checkpoint.Checkpoint",
+        "filename": filename,
+    }
     config = {"run_dir": str(tmp_path), "callbacks": {"last": node}}
     with (
         nullcontext() if is_one else pytest.raises(ConfigError, match=r"callbacks\.last\.filename=")
@@ -271,7 +274,7 @@ def test_a_checkpoint_deletes_nothing_elsewhere(run: Path, call: Call, tmp_path:
     folder = strange(run, tmp_path / "run", {"callbacks": {"best": {"dirpath": "checkpoints"}}})
     text = (folder / "config.yaml").read_text()
     (folder / "config.yaml").write_text(
-        text.replace("mnv2_lightning.callbacks.checkpoint.Checkpoint", target)
+        text.replace("mnv2_lightning.callbacks.model_checkpoint.Checkpoint", target)
     )
     path = folder / "checkpoints" / "last.ckpt"
     content = torch.load(path, weights_only=True)
@@ -317,7 +320,7 @@ def test_a_checkpoint_names_no_folder_above(tmp_path: Path) -> None:
 def test_a_logger_of_ones_own(call: Call, tmp_path: Path) -> None:
     """Goes on with the same command; by `resume=` it is typed again, and `evaluate` needs none."""
     node = f"{{_target_: {LOGGERS}.CSVLogger, save_dir: '${{run_dir}}', name: mine}}"
-    command = (*SMALL, "callbacks.pictures=null", f"+logger.mine={node}", "hydra.run.dir=run")
+    command = (*SMALL, "callbacks.test_images=null", f"+logger.mine={node}", "hydra.run.dir=run")
     assert call("train", *command, "trainer.max_epochs=1").status == 0
     ended = call("train", *command, "trainer.max_epochs=2")
     assert ended.status == 0, ended.err
@@ -338,7 +341,7 @@ def test_a_data_folder_is_not_written_into(
     """Where a run's config names one without the files, the default is used."""
     monkeypatch.delenv("MNV2_DATA_DIR")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr("mnv2_lightning.data.files.SOURCES", {})
+    monkeypatch.setattr("mnv2_lightning.data.idx_files.SOURCES", {})
     evil = tmp_path / "evil"
     if kind == "damaged":
         evil.mkdir()
@@ -358,7 +361,7 @@ def test_a_data_folder_with_the_files_is_read(
     run: Path, call: Call, tmp_path: Path, small_data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("MNV2_DATA_DIR")
-    monkeypatch.setattr("mnv2_lightning.data.files.SOURCES", {})
+    monkeypatch.setattr("mnv2_lightning.data.idx_files.SOURCES", {})
     strange(run, tmp_path / "run", {"data": {"dir": str(small_data)}})
     assert call("evaluate", "run_dir=run").status == 0
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
-from mnv2_lightning.runs import checkpoint
+from mnv2_lightning.runs import checkpoints
 from mnv2_lightning.runs.checkpoint_io import DurableCheckpointIO
 from mnv2_lightning.schema.errors import StorageError
 from tests.reliability.conftest import Reliability
@@ -46,9 +46,9 @@ def save(epoch: int, run: Path) -> None:
 
 def newest_epoch(run: Path) -> int:
     """Of the newest whole checkpoint, all of which is what was saved."""
-    path = checkpoint.newest(run)
+    path = checkpoints.newest(run)
     assert path is not None
-    found = checkpoint.read(path)
+    found = checkpoints.read(path)
     assert torch.equal(found["state_dict"]["w"], content(found["epoch"])["state_dict"]["w"])
     return found["epoch"]
 
@@ -152,7 +152,7 @@ def begun(run: Path, befalls: Callable[[Path], None]) -> int:
     epoch_ends(1, run)
     befalls(run / "checkpoints")
     (run / "checkpoints" / "best.ckpt").unlink()  # else nothing is lost that easily
-    checkpoint.tidy(run)
+    checkpoints.tidy(run)
     return newest_epoch(run)
 
 
@@ -198,7 +198,7 @@ def test_every_failure_leaves_a_good_checkpoint(
                 with pytest.raises((Crash, StorageError)):
                     epoch_ends(2, run)
             assert newest_epoch(run) in (before, 2), (name, when, error)
-            checkpoint.tidy(run)
+            checkpoints.tidy(run)
             epoch_ends(3, run)
             assert newest_epoch(run) == 3
             left = {p.name for p in (run / "checkpoints").iterdir()}
@@ -374,8 +374,8 @@ def test_killed_while_it_writes(write: Save, tmp_path: Path, reliability: Reliab
             said = int.from_bytes(written, "big")
         os.close(reader)
         try:
-            newest = checkpoint.newest(tmp_path / str(kill))
-            good += newest is not None and checkpoint.read(newest)["epoch"] >= said
+            newest = checkpoints.newest(tmp_path / str(kill))
+            good += newest is not None and checkpoints.read(newest)["epoch"] >= said
         except StorageError:
             pass
     name = "ours" if write is ours else "moved"
@@ -394,7 +394,7 @@ def test_crash_after_crash_forgets_no_checkpoint(tmp_path: Path) -> None:
             with pytest.raises(Crash):
                 ours(made, tmp_path / "checkpoints" / "last.ckpt")
         assert newest_epoch(tmp_path) == 1
-        checkpoint.tidy(tmp_path)
+        checkpoints.tidy(tmp_path)
 
 
 def test_the_last_checkpoint_is_never_missing(tmp_path: Path) -> None:
@@ -426,11 +426,11 @@ def test_without_hard_links_the_previous_is_a_copy(tmp_path: Path) -> None:
         patch.setattr(os, "link", unsupported)
         save(1, tmp_path)
     previous = tmp_path / "checkpoints" / "previous.ckpt"
-    assert checkpoint.read(previous)["epoch"] == 0
+    assert checkpoints.read(previous)["epoch"] == 0
     assert newest_epoch(tmp_path) == 1
 
 
 def test_a_removed_checkpoint_is_gone(tmp_path: Path) -> None:
     save(0, tmp_path)
     DurableCheckpointIO().remove_checkpoint(tmp_path / "checkpoints" / "last.ckpt")
-    assert checkpoint.newest(tmp_path) is None
+    assert checkpoints.newest(tmp_path) is None

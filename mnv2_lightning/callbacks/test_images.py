@@ -1,0 +1,43 @@
+"""Figures of the test predictions in TensorBoard."""
+
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from mnv2_lightning.callbacks.predictions import Predictions
+
+
+class TestImages(Callback):
+    """After a test, log the confusion matrix and the `images` most confidently wrong images."""
+
+    def __init__(self, *, images: int = 32) -> None:
+        self.images = images
+        self.predictions = Predictions()
+
+    def on_test_batch_end(self, *args: Any, **kwargs: Any) -> None:
+        self.predictions.on_test_batch_end(*args, **kwargs)
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.predictions.on_test_epoch_end(trainer, pl_module)
+        loggers = [x for x in trainer.loggers if isinstance(x, TensorBoardLogger)]
+        if not loggers or not trainer.is_global_zero:
+            return
+        from mnv2_lightning.reports import figures  # late: matplotlib takes a second to import
+
+        predicted = self.predictions.predicted
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        matrix = figures.confusion_matrix(predicted.labels, predicted.probabilities)
+        drawn = {
+            "test/confusion_matrix": figures.draw_confusion(matrix, data.classes),
+            "test/most_confidently_wrong": figures.draw_wrong(
+                data.images("test")[predicted.indices],
+                predicted.labels,
+                predicted.probabilities,
+                data.classes,
+                count=self.images,
+            ),
+        }
+        for logger in loggers:
+            for tag, figure in drawn.items():
+                logger.experiment.add_figure(tag, figure, trainer.global_step)

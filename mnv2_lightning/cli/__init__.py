@@ -1,0 +1,1 @@
+"""From a command line to a function: composing, checking, errors, exit statuses."""

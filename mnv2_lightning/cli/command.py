@@ -1,0 +1,292 @@
+"""A command: Hydra composes its config, all jobs are checked before any work, a function runs."""
+
+import copy
+import logging
+import os
+import shutil
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NoReturn, Protocol
+
+from hydra import compose
+from hydra.core.hydra_config import HydraConfig
+from hydra.experimental.callback import Callback
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf, flag_override
+
+from mnv2_lightning.cli import composing
+from mnv2_lightning.cli.report_error import Outcome, report_error
+from mnv2_lightning.runs import folder as folders
+from mnv2_lightning.runs.config import flatten, plain
+from mnv2_lightning.runs.record import record_death
+from mnv2_lightning.schema.check import check
+from mnv2_lightning.schema.errors import ConfigError
+from mnv2_lightning.system import hydra_compat, processes, ranks, signals
+from mnv2_lightning.system.durable_files import require_writable
+
+Function = Callable[[DictConfig], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Job:
+    """A single run, or one of a multirun: its config, its overrides, the folder it writes into."""
+
+    cfg: DictConfig
+    overrides: list[str]
+    folder: Path
+    is_swept: bool
+    choices: dict[str, str]  # the file taken from each folder of `conf/`
+    following: dict[str, str]  # by key: the `${...}` that took its value from others
+
+
+class Sweep(Protocol):
+    """What a multirun does besides its jobs."""
+
+    def check(self, jobs: list[Job]) -> None:
+        """Before the first folder is made. ConfigError."""
+
+    def begin(self, jobs: list[Job]) -> None:
+        """Before the first job. StorageError."""
+
+    def end(self, jobs: list[Job]) -> bool:
+        """After the last job: whether all have finished."""
+
+
+class Command:
+    """`python -m mnv2_lightning.NAME key=value ...`, with `conf/NAME.yaml` and what it includes.
+
+    `check_job` sees each job before the first one starts and before a folder is made.
+    `final_config`: from the composed config and the overrides to the config that `function` gets.
+    `sweep`: for multiruns. Every job of a multirun is this command in a process of its own.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        function: Function,
+        *,
+        check_job: Callable[[Job], None] = lambda job: None,
+        final_config: Callable[[DictConfig, list[str]], DictConfig] = lambda cfg, overrides: cfg,
+        sweep: Sweep | None = None,
+    ) -> None:
+        self.name, self.function = name, function
+        self.check_job, self.final_config, self.sweep = check_job, final_config, sweep
+        self.jobs: list[Job] = []
+        self.statuses: list[int] = []
+        self.outcome = Outcome(None)
+        self.process = os.getpid()
+
+    def __reduce__(self) -> tuple[Callable[..., "Command"], tuple[str, int]]:
+        """A launcher's worker imports it again."""
+        return _named, (self.name, self.process)
+
+    def main(self) -> NoReturn:
+        """The entry point: ends the process with the status of `run`."""
+        signals.install()
+        with report_error(False) as outcome:  # a signal may come before `run` has begun
+            outcome.status = _named(self.name, os.getpid()).run()
+        signals.exit_command(outcome.status)
+
+    def run(self) -> int:
+        """Run as `sys.argv` says; 0, or the status of what went wrong (`schema/errors.py`)."""
+        self.jobs, self.statuses = [], []
+        os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra raises its errors
+        if ranks.rank() or ranks.is_launched():  # gloo prints a stack where another rank has ended
+            os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+        with report_error("traceback=true" in sys.argv) as outcome:
+            self.outcome = outcome
+            try:
+                self._run_hydra()
+            except SystemExit as error:  # Hydra's, or a check's
+                if signals.interruption(error) is not None:
+                    raise
+                return int(error.code or 0)
+        if outcome.status:
+            return outcome.status
+        return max(self.statuses, default=0) if len(self.statuses) < 2 else int(any(self.statuses))
+
+    def _run_hydra(self) -> None:
+        config_dir = str(composing.config_dir())
+        try:
+            hydra_compat.main(config_dir, self.name)(self)()
+        except composing.ERRORS as error:
+            with hydra_compat.initialize(config_dir):
+                raise ConfigError(composing.explain(error, self.name)) from error
+        finally:
+            # Also after an error, such as of a launcher whose worker was killed.
+            if self.sweep is not None and self.jobs and not signals.is_interrupted():
+                self.statuses = [0 if self.sweep.end(self.jobs) else 1]
+
+    def __call__(self, cfg: DictConfig) -> None:
+        """Hydra's task function: a single run, or one job of a multirun."""
+        hydra = HydraConfig.get()
+        output_dir = Path(hydra.runtime.output_dir)
+        run_dir = output_dir if output_dir != Path.cwd() else None
+        overrides = composing.as_typed(hydra.overrides.task)
+        if hydra.mode == RunMode.MULTIRUN:
+            if OmegaConf.select(cfg, "trainer.devices") == "auto":
+                overrides.append("trainer.devices=1")  # the others are for other jobs
+            self._run_job(composing.arguments(hydra, self.name, overrides, output_dir), run_dir)
+            return
+        if ranks.rank():
+            logging.getLogger("mnv2_lightning").setLevel(logging.ERROR)
+        with report_error(cfg.traceback, run_dir) as outcome:
+            self.function(self.final_config(cfg, overrides))
+        self.statuses.append(outcome.status)
+
+    def _run_job(self, arguments: Sequence[str], run_dir: Path | None) -> None:
+        is_worker = self.process != os.getpid()
+        module = f"mnv2_lightning.{self.name}"
+        status = processes.run_command(module, arguments, follow_parent=is_worker)
+        if run_dir is not None and (error := record_death(run_dir, status)) is not None:
+            print(f"error: {run_dir}: {error}", file=sys.stderr, flush=True)
+        self.statuses.append(status if status >= 0 else 128 - status)
+
+    def check_run(self, config: DictConfig) -> None:
+        """Called by Hydra's callback; `config` has Hydra's part. SystemExit: it cannot work."""
+        with report_error(bool(config.traceback)) as outcome:
+            self._check_together(
+                [self._job(config, composing.as_typed(config.hydra.overrides.task))]
+            )
+        if outcome.status:
+            sys.exit(outcome.status)
+
+    def check_multirun(self, config: DictConfig) -> None:
+        """The same for a multirun: each job is composed as Hydra will."""
+        with report_error(bool(config.traceback)) as outcome:
+            if config.hydra.runtime.choices["hydra/launcher"] == "basic":
+                processes.start_server()  # while the jobs are checked
+            shared = composing.shared_keys(config)
+            names = ",".join(f"'{key}'" for key in shared)
+            extra = [f"hydra.job.config.override_dirname.exclude_keys=[{names}]"]
+            typed = composing.as_typed(config.hydra.overrides.hydra)
+            typed = [o for o in typed if not o.startswith("hydra.mode")]
+            jobs = []
+            for number, overrides in enumerate(composing.jobs(config)):
+                try:
+                    config_name = config.hydra.job.config_name
+                    composed = composing.composed(config_name, [*overrides, *typed, *extra])
+                    jobs.append(self._job(composed, overrides, number=number))
+                except ConfigError as error:
+                    job = folders.job_folder(overrides, shared)
+                    raise ConfigError(f"{error} (job {job})") from error
+            self._check_together(jobs)
+            sweep_dir = jobs[0].folder.parent.absolute()
+            if self.sweep is not None:
+                self.sweep.check(jobs)
+                self.sweep.begin(jobs)
+            # Hydra composes each job from these lists, in a launcher's workers too.
+            with flag_override(config, ["struct", "readonly"], False):
+                config.hydra.sweep.dir = str(sweep_dir)
+                config.hydra.overrides.hydra += [
+                    *extra,
+                    f"hydra.sweep.dir={composing.quoted(sweep_dir)}",
+                ]
+            self.jobs, self.outcome.folder = jobs, sweep_dir
+        if outcome.status:
+            sys.exit(outcome.status)
+
+    def _check_together(self, jobs: list[Job]) -> None:
+        """ConfigError, StorageError."""
+        for folder, count in Counter(job.folder for job in jobs).items():
+            if count > 1:
+                raise ConfigError(f"-m: {count} jobs would share the folder {folder}")
+            if folder.resolve() != Path.cwd():  # a command that writes nothing
+                require_writable(folder)
+        for job in jobs:
+            self.check_job(job)
+
+    def job(self, overrides: Sequence[str], folder: Path) -> Job:
+        """One of several runs that another command starts, checked as a sweep's. ConfigError."""
+        config = composing.composed(self.name, overrides)
+        job = self._job(config, list(overrides), folder=folder, number=0)
+        self.check_job(job)
+        return job
+
+    def _job(
+        self,
+        config: DictConfig,
+        overrides: list[str],
+        *,
+        folder: Path | None = None,
+        number: int | None = None,
+    ) -> Job:
+        """From a composed config, which the tables check. `number`: of a job of a multirun."""
+        self._check_launcher(config.hydra.runtime.choices["hydra/launcher"], number is not None)
+        if any(composing.key_of(o) == "run_dir" for o in overrides) and OmegaConf.is_interpolation(
+            compose(self.name), "run_dir"
+        ):
+            raise ConfigError("run_dir: is set by hydra.run.dir=PATH")
+        with _hydra_config(config, number) as hydra:
+            cfg = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+            if missing := sorted(OmegaConf.missing_keys(cfg)):
+                raise ConfigError(f"{missing[0]}: a value is required: {missing[0]}=...")
+            written: Any = OmegaConf.to_container(cfg)
+            if folder is None and number is not None:
+                folder = Path(hydra.sweep.dir) / hydra.sweep.subdir
+            folder = folder or Path(hydra.run.dir)
+            hydra.runtime.output_dir = str(folder.absolute())
+            cfg = self.final_config(cfg, overrides)
+            OmegaConf.resolve(cfg)
+        check(self.name, plain(cfg))
+        choices = hydra.runtime.choices.items()
+        return Job(
+            cfg,
+            overrides,
+            folder,
+            is_swept=number is not None,
+            choices={g: choice for g, choice in choices if not g.startswith("hydra/")},
+            following={k: str(v) for k, v in flatten(written).items() if "${" in str(v)},
+        )
+
+    def _check_launcher(self, launcher: str, is_swept: bool) -> None:
+        if launcher != "basic" and is_swept and self.sweep is None:
+            raise ConfigError(f"hydra/launcher={launcher}: is for sweeps of train")
+        if launcher == "submitit_slurm" and shutil.which("srun") is None:
+            raise ConfigError(
+                f"hydra/launcher={launcher}: this machine has no srun; type it where SLURM is, or "
+                "take hydra/launcher=submitit_local"
+            )
+
+
+@contextmanager
+def _hydra_config(config: DictConfig, number: int | None) -> Iterator[DictConfig]:
+    """Hydra's part of the config, for `${hydra:...}`; Hydra 1.3 sets it only when the job starts
+    (github.com/hydra-ecosystem/hydra/issues/3427).
+    """
+    before = HydraConfig.instance().cfg
+    HydraConfig.instance().set_config(copy.deepcopy(config))
+    hydra: Any = HydraConfig.get()
+    try:
+        with flag_override(hydra, ["struct", "readonly"], False):
+            hydra.runtime.output_dir = "."
+            hydra.mode = RunMode.RUN if number is None else RunMode.MULTIRUN
+            hydra.job.num = number or 0
+            yield hydra
+    finally:
+        HydraConfig.instance().cfg = before
+
+
+class Checks(Callback):
+    """Hydra's callback that checks all jobs of a command; in `hydra.callbacks` of its config."""
+
+    def __init__(self, command: str) -> None:
+        self.command = _named(command)
+
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        self.command.check_run(config)
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        self.command.check_multirun(config)
+
+
+def _named(name: str, process: int | None = None) -> Command:
+    """The command of that name, as its module has it where it is not run as `__main__`."""
+    command: Command = import_module(f"mnv2_lightning.{name}").COMMAND
+    command.process = process or command.process
+    return command

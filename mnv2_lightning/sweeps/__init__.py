@@ -1,0 +1,1 @@
+"""Several runs: a sweep's manifest, a search's study."""

@@ -1,0 +1,87 @@
+"""A sweep, beside its jobs: one base config, and a report of what came of them all."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from mnv2_lightning.cli.command import Job
+from mnv2_lightning.reports.collect import SWEEP
+from mnv2_lightning.runs.config import outcome, plain
+from mnv2_lightning.runs.folder import require_closed
+from mnv2_lightning.schema.errors import ConfigError
+from mnv2_lightning.system import durable_files
+
+log = logging.getLogger(__name__)
+_ABSENT = "nothing"
+
+
+def check(jobs: list[Job]) -> None:
+    """ConfigError where the folder holds a sweep over other keys or with another base config, or
+    links that lead out of it.
+    """
+    if len({str(job.cfg.sweep) for job in jobs}) > 1:
+        raise ConfigError("sweep: one name, not several")
+    folder = _folder(jobs)
+    require_closed(folder)
+    if not (folder / SWEEP).is_file():
+        return
+    before, now = durable_files.read_json(folder / SWEEP), _describe(jobs)
+    other = "; take another name"
+    if before["keys"] != now["keys"]:
+        keys = (" and ".join(x["keys"]) or "nothing" for x in (before, now))
+        is_order = set(before["keys"]) == set(now["keys"])
+        if is_order:
+            other = "; type them in that order, or take another name"
+        elif set(now["keys"]) < set(before["keys"]):
+            other = "; type two values or more of each, or take another name"
+        raise ConfigError(f"{folder}: holds a sweep over {next(keys)}, not {next(keys)}{other}")
+    for key in before["base"] | now["base"]:
+        old, new = (x["base"].get(key, _ABSENT) for x in (before, now))
+        if old != new and not (_ABSENT in (old, new) and _follows(key, now["keys"])):
+            raise ConfigError(f"{folder}: holds a sweep with {key}={old}, not {new}{other}")
+
+
+def _follows(key: str, swept: list[str]) -> bool:
+    """Whether a sweep over these may have `key` in some jobs only: a group's own differ."""
+    return any(of in ("experiment", key) or key.startswith(f"{of}.") for of in swept)
+
+
+def begin(jobs: list[Job]) -> None:
+    """Write which jobs there are, with those of an earlier command. StorageError."""
+    path, now = _folder(jobs) / SWEEP, _describe(jobs)
+    if path.is_file():
+        before = durable_files.read_json(path)
+        now["jobs"] = list(dict.fromkeys([*before["jobs"], *now["jobs"]]))
+        now["base"] = {k: v for k, v in now["base"].items() if before["base"].get(k) == v}
+    durable_files.write_json(path, now)
+
+
+def end(jobs: list[Job]) -> bool:
+    """Report on all jobs of the sweep; whether those of this command have finished."""
+    from mnv2_lightning.reports import tables, write
+
+    folder = _folder(jobs)
+    rows = write.report([folder], folder / "report")
+    log.info("%s", tables.sweep(rows))
+    log.info("report: %s", folder / "report" / "report.html")
+    mine = {job.folder.name for job in jobs}
+    return all(row["status"] == "finished" for row in rows if row["name"] in mine)
+
+
+def _folder(jobs: list[Job]) -> Path:
+    return jobs[0].folder.parent
+
+
+def _describe(jobs: list[Job]) -> dict[str, Any]:
+    """The keys that were swept, the jobs' folders, and the config that they share."""
+    typed = [dict(o.partition("=")[::2] for o in job.overrides) for job in jobs]
+    configs = [outcome(plain(job.cfg)) for job in jobs]
+    return {
+        "keys": [key for key in typed[0] if any(t[key] != typed[0][key] for t in typed)],
+        "jobs": [job.folder.name for job in jobs],
+        "base": {
+            key: value
+            for key, value in configs[0].items()
+            if all(c.get(key, _ABSENT) == value for c in configs)
+        },
+    }

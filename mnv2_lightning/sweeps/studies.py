@@ -1,0 +1,254 @@
+"""A search's study: trials in a database, which any number of processes may add to, and die."""
+
+import uuid
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import optuna
+import sqlalchemy
+from filelock import FileLock, Timeout
+from omegaconf import DictConfig
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+from optuna.storages import RDBStorage
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from mnv2_lightning.schema.errors import ConfigError
+from mnv2_lightning.system.durable_files import make_folder, write_text
+from mnv2_lightning.system.hydra_compat import instantiate
+
+ATTEMPTS = 3  # after which a trial that ends its process has failed
+LOCKS = ".locks"
+
+
+def check(cfg: DictConfig) -> None:
+    """ConfigError where the pruner or the sampler is not to be had with its arguments, or there is
+    nothing to reach the database with.
+    """
+    if cfg.search.storage is not None:
+        kind = cfg.search.storage.partition(":")[0]
+        try:
+            sqlalchemy.create_engine(cfg.search.storage)  # which connects later
+        except ImportError as error:
+            why = "its driver is not installed, such as psycopg for postgresql://"
+            raise ConfigError(f"search.storage={kind}://...: {why}") from error
+        except (sqlalchemy.exc.ArgumentError, ValueError) as error:
+            raise ConfigError(f"search.storage={kind}: not the URL of a database") from error
+    builders = {"search.pruner": lambda: instantiate(cfg.search.pruner)}
+    builders["search.sampler"] = lambda: _sampler(cfg, 0)
+    for key, build in builders.items():
+        try:
+            build()
+        except Exception as error:  # whatever its constructor raises
+            why = str(error.__cause__ or error).splitlines()[0]
+            raise ConfigError(f"{key}: {why}") from error
+
+
+def open_study(cfg: DictConfig, folder: Path, base: dict[str, Any]) -> optuna.Study:
+    """The study of `cfg.search`, begun or gone on with. `base`: the config that its trials share.
+
+    ConfigError: the database cannot be had, or holds a study of that name on something else.
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    make_folder(folder / LOCKS)
+    url = cfg.search.storage or f"sqlite:///{(folder / 'study.db').absolute()}"
+    # Another process may hold the file for a moment.
+    is_file = url.startswith("sqlite")
+    # A server may have ended a connection that was idle while a trial was trained.
+    options = {"connect_args": {"timeout": 60}} if is_file else {"pool_pre_ping": True}
+    with alone(folder):
+        try:
+            study = optuna.create_study(
+                study_name=str(cfg.search.name or folder.name),
+                storage=RDBStorage(url, engine_kwargs=options),
+                pruner=instantiate(cfg.search.pruner),
+                direction="maximize",
+                load_if_exists=True,
+            )
+        except Exception as error:
+            # The URL may hold a password.
+            raise ConfigError(f"search.storage: cannot be used ({type(error).__name__})") from error
+        before = study.user_attrs.get("base")
+        if before is None:
+            study.set_user_attr("base", base)
+            return study
+    for key in sorted(before | base, key=lambda key: not key.startswith("search.space.")):
+        old, new = (x.get(key, "nothing") for x in (before, base))
+        if old != new:
+            raise ConfigError(
+                f"search.name={study.study_name}: is a search with {key}={old}, not {new}; take "
+                "another name"
+            )
+    return study
+
+
+def alone(folder: Path) -> FileLock:
+    """Held by one process of the search at a time."""
+    return FileLock(folder / LOCKS / "study")
+
+
+@contextmanager
+def claimed(
+    study: optuna.Study, cfg: DictConfig, space: dict[str, BaseDistribution], folder: Path
+) -> Iterator[tuple[Trial, FrozenTrial] | None]:
+    """The next trial for this process alone, and what is known of it: one whose process has died,
+    or a new one. None: all have been begun.
+    """
+    with alone(folder):
+        found = _orphan(study, cfg, folder) or _new(study, cfg, folder)
+        if found is not None:
+            trial, lock = found
+            for name, distribution in space.items():
+                _suggest(trial, name, distribution)
+            trial.set_user_attr("attempts", trial.user_attrs.get("attempts", 0) + 1)
+    if found is None:
+        yield None
+        return
+    try:
+        yield trial, study.trials[trial.number]
+    finally:
+        lock.release()
+
+
+def _orphan(study: optuna.Study, cfg: DictConfig, folder: Path) -> tuple[Trial, FileLock] | None:
+    """A trial that was begun in this folder and that no living process holds.
+
+    A database may hold trials of other folders too, whose locks are not seen here.
+    """
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        path = _lock(folder, trial.number)
+        # Without an owner its process died right after `ask`, and had the lock before.
+        if not path.is_file() or trial.user_attrs.get("owner", _own(folder)) != _own(folder):
+            continue
+        lock = FileLock(path, blocking=False)
+        try:
+            lock.acquire()
+        except Timeout:
+            continue
+        if trial.user_attrs.get("attempts", 0) < ATTEMPTS:
+            study.sampler = _sampler(cfg, trial.number)
+            return Trial(study, trial._trial_id), lock
+        study.tell(trial.number, state=TrialState.FAIL)
+        lock.release()
+    return None
+
+
+def _new(study: optuna.Study, cfg: DictConfig, folder: Path) -> tuple[Trial, FileLock] | None:
+    number = len(study.get_trials(deepcopy=False))
+    if number >= cfg.search.trials:
+        return None
+    lock = FileLock(_lock(folder, number))
+    lock.acquire()  # first: a crash after `ask` leaves a trial that is known to be ours
+    study.sampler = _sampler(cfg, number)
+    trial = study.ask()
+    trial.set_user_attr("owner", _own(folder))
+    if trial.number != number:  # a machine that shares the database, not the lock, was first
+        own = FileLock(_lock(folder, trial.number))
+        own.acquire()
+        _lock(folder, number).unlink()
+        lock.release()
+        return trial, own
+    return trial, lock
+
+
+def _lock(folder: Path, number: int) -> Path:
+    return folder / LOCKS / str(number)
+
+
+def _own(folder: Path) -> str:
+    """What the folder is known by in a study that it may share with others; kept in it."""
+    path = folder / LOCKS / "owner"
+    if not path.is_file():
+        write_text(path, uuid.uuid4().hex)
+    return path.read_text(encoding="utf-8")
+
+
+def _sampler(cfg: DictConfig, number: int) -> optuna.samplers.BaseSampler:
+    """Seeded by the trial: one that goes on, or is drawn after a crash, gets the same values."""
+    return instantiate(cfg.search.sampler)(seed=(cfg.search.seed * 1_000_003 + number) % 2**32)
+
+
+def _suggest(trial: Trial, name: str, distribution: BaseDistribution) -> None:
+    """Draw the value of `name`; where the trial goes on it keeps the one that it has."""
+    match distribution:
+        case CategoricalDistribution(choices=choices):
+            trial.suggest_categorical(name, choices)
+        case IntDistribution(low=low, high=high, step=step, log=log):
+            trial.suggest_int(name, low, high, step=step, log=log)
+        case FloatDistribution(low=low, high=high, step=step, log=log):
+            trial.suggest_float(name, low, high, step=step, log=log)
+
+
+def distributions(space: dict[str, Any], prefix: str = "") -> dict[str, BaseDistribution]:
+    """`{"optimizer": {"lr": {"low": 0.1, "high": 1}}}` -> `{"optimizer.lr": ...}`."""
+    found: dict[str, BaseDistribution] = {}
+    for key, node in space.items():
+        name = f"{prefix}{key}"
+        if "choices" in node:
+            found[name] = CategoricalDistribution(node["choices"])
+        elif "low" in node:
+            of = IntDistribution if _is_of_integers(node) else FloatDistribution
+            found[name] = of(**node)
+        else:
+            found |= distributions(node, f"{name}.")
+    return found
+
+
+def _is_of_integers(node: dict[str, Any]) -> bool:
+    return all(isinstance(node[key], int) for key in ("low", "high", "step") if key in node)
+
+
+def ends(distribution: BaseDistribution) -> list[Any]:
+    """The values that have to work for all to work."""
+    if isinstance(distribution, CategoricalDistribution):
+        return list(distribution.choices)
+    assert isinstance(distribution, FloatDistribution | IntDistribution)
+    return [distribution.low, distribution.high]
+
+
+def summary(study: optuna.Study, name: str) -> dict[str, Any]:
+    """How many trials there are and how they ended, the best, the share of steps that pruning
+    saved, what a report draws: the number and value of each trial, what the value depends on.
+    """
+    trials = study.trials
+    states = Counter(trial.state for trial in trials)
+    done = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+    pruned = [trial for trial in trials if trial.state == TrialState.PRUNED]
+    best = max(done, key=lambda trial: trial.value or 0.0, default=None)
+    ended = len(done) + len(pruned)
+    saved = sum(1 - _point(trial) / 100 for trial in pruned)
+    is_known = ended and not any("points" in trial.user_attrs for trial in pruned)
+    return {
+        "name": name,
+        "trials": len(trials),
+        "finished": states[TrialState.COMPLETE],
+        "pruned": states[TrialState.PRUNED],
+        "failed": states[TrialState.FAIL],
+        "running": states[TrialState.RUNNING],
+        "steps_saved": saved / ended if is_known else None,
+        "best": best and {"number": best.number, "value": best.value, "params": best.params},
+        "history": {
+            "finished": [(trial.number, trial.value) for trial in done],
+            "pruned": [(trial.number, trial.value) for trial in pruned if trial.value is not None],
+        },
+        "importances": _importances(study) if len(done) > 1 else None,
+    }
+
+
+def _point(trial: FrozenTrial) -> int:
+    """Per cent of its steps."""
+    return min(100, trial.last_step or 0)
+
+
+def _importances(study: optuna.Study) -> dict[str, float]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return optuna.importance.get_param_importances(study)

@@ -1,0 +1,33 @@
+"""What Hydra 1.3 and 1.4 name differently."""
+
+from collections.abc import Callable
+from typing import Any
+
+import hydra
+from hydra import initialize_config_dir, utils
+from omegaconf import OmegaConf
+
+IS_1_3 = hydra.__version__.startswith("1.3.")
+_BASE: dict[str, Any] = {"version_base": "1.3"} if IS_1_3 else {}
+# Which targets may be instantiated is checked before, by schema/targets.py.
+_UNCHECKED: Any = getattr(utils, "UNSAFE_DISABLE_EXECUTION_CHECKS", None)
+
+
+def main(config_dir: str, config_name: str) -> Callable[[Callable[..., None]], Any]:
+    unchecked = {} if IS_1_3 else {"execution_whitelist": _UNCHECKED}
+    return hydra.main(config_path=config_dir, config_name=config_name, **_BASE, **unchecked)
+
+
+def initialize(config_dir: str) -> initialize_config_dir:
+    return initialize_config_dir(config_dir, **_BASE)
+
+
+def instantiate(node: Any, **kwargs: Any) -> Any:
+    unchecked = {} if IS_1_3 else {"_execution_whitelist_": _UNCHECKED}
+    return utils.instantiate(node, **unchecked, **kwargs)
+
+
+# Named register_resolver in OmegaConf 2.4, which deprecates the other name.
+register_resolver: Callable[..., None] = getattr(
+    OmegaConf, "register_resolver" if not IS_1_3 else "register_new_resolver"
+)

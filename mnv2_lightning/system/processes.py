@@ -1,0 +1,77 @@
+"""Commands in processes of their own, which end when their parent ends."""
+
+import multiprocessing
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from importlib import import_module
+from multiprocessing import forkserver
+from typing import Any
+
+from mnv2_lightning.schema.errors import Terminated
+from mnv2_lightning.system import ranks
+
+# Imported once, by the server that the processes are forked from: most of a command's start. Not
+# the command's own module, which each process imports under the name __mp_main__.
+PRELOAD = ["mnv2_lightning.build", "mnv2_lightning.cli.preflight", "torchvision"]
+HAS_SERVER = "forkserver" in multiprocessing.get_all_start_methods()  # not on Windows
+PARENT = int(os.environ.get(ranks.LAUNCHED) or os.getppid())  # of a rank: the command
+_POLL_SECONDS = 0.5
+
+
+def start_server() -> None:
+    """Start to import what commands need; returns at once."""
+    if HAS_SERVER:
+        forkserver.set_forkserver_preload(PRELOAD)
+        forkserver.ensure_running()
+
+
+def run_command(module: str, arguments: Sequence[str], *, follow_parent: bool = False) -> int:
+    """`python -m module *arguments`; its exit status, or minus the signal that killed it.
+
+    What interrupts this process is passed on, once: the other has a process group of its own, and
+    is waited for. `follow_parent`: end with the parent of this process, a launcher.
+    """
+    start_server()
+    if multiprocessing.get_start_method() not in multiprocessing.get_all_start_methods():
+        # A worker of joblib passes its own on to its children, which do not know it.
+        multiprocessing.set_start_method("forkserver" if HAS_SERVER else "spawn", force=True)
+    context: Any = multiprocessing.get_context("forkserver" if HAS_SERVER else "spawn")
+    environment = dict(os.environ)  # the server has that of its start
+    process = context.Process(target=_run, args=(module, list(arguments), environment))
+    process.start()
+    try:
+        while process.is_alive():
+            process.join(_POLL_SECONDS)
+            if follow_parent and os.getppid() != PARENT:
+                sys.exit(Terminated.exit_status)
+    except BaseException as error:
+        sent = signal.SIGINT if isinstance(error, KeyboardInterrupt) else signal.SIGTERM
+        with suppress(ProcessLookupError):
+            os.kill(process.pid or 0, sent)
+        process.join()
+        raise
+    return process.exitcode or 0
+
+
+def _run(module: str, arguments: list[str], environment: dict[str, str]) -> None:
+    if hasattr(os, "setpgrp"):  # not on Windows
+        os.setpgrp()
+    os.environ.clear()
+    os.environ.update(environment)
+    sys.argv[1:] = arguments
+    import_module(module).main()
+
+
+def is_child() -> bool:
+    """Whether `run_command` started this process."""
+    return multiprocessing.parent_process() is not None
+
+
+def is_orphan() -> bool:
+    """Whether the command that this process is a job or a rank of has ended."""
+    if (parent := multiprocessing.parent_process()) is not None:
+        return not parent.is_alive()
+    return ranks.is_launched() and os.getppid() != PARENT
