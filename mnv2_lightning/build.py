@@ -4,6 +4,7 @@ from typing import Any
 
 import lightning.pytorch as L
 import torch
+from hydra.errors import InstantiationException
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, ProgressBar
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
@@ -22,6 +23,16 @@ from mnv2_lightning.system.hydra_compat import instantiate
 
 def build_network(cfg: DictConfig) -> nn.Module:
     return instantiate(cfg.model, _convert_="all")
+
+
+def check_network(cfg: DictConfig, batch_size: int) -> None:
+    """Train the network on an empty batch, without weights or data. ConfigError: it fails."""
+    size = cfg.data.image_size
+    try:
+        with torch.device("meta"):
+            build_network(cfg).train()(torch.empty(batch_size, 1, size, size))
+    except (InstantiationException, RuntimeError, ValueError) as error:
+        raise ConfigError(f"model: {str(error.__cause__ or error).splitlines()[0]}") from error
 
 
 def build_datamodule(cfg: DictConfig) -> MNISTDataModule:
@@ -83,15 +94,20 @@ def build_loggers(cfg: DictConfig, purge_step: int | None) -> list[Logger]:
 def build_trainer(
     cfg: DictConfig, callbacks: list[Callback], loggers: list[Logger], **overrides: Any
 ) -> L.Trainer:
-    """ConfigError: the strategy is neither DDP nor a single device."""
-    trainer: L.Trainer = instantiate(
-        cfg.trainer,
-        callbacks=callbacks,
-        logger=loggers or False,
-        default_root_dir=cfg.run_dir,
-        _convert_="all",
-        **overrides,
-    )
+    """ConfigError: the Trainer refuses its arguments, or its strategy is neither DDP nor a single
+    device.
+    """
+    try:
+        trainer: L.Trainer = instantiate(
+            cfg.trainer,
+            callbacks=callbacks,
+            logger=loggers or False,
+            default_root_dir=cfg.run_dir,
+            _convert_="all",
+            **overrides,
+        )
+    except InstantiationException as error:
+        raise ConfigError(f"trainer: {' '.join(str(error.__cause__ or error).split())}") from error
     # Private: the handler of SIGTERM broadcasts, a deadlock (Lightning-AI/pytorch-lightning#20825).
     trainer._signal_connector._sigterm_notifier_fn = lambda *_: None  # type: ignore[method-assign]
     if type(trainer.strategy) not in (SingleDeviceStrategy, DDPStrategy):  # auto may choose XLA's

@@ -1,5 +1,6 @@
 """Search for the best hyper-parameters: `python -m mnv2_lightning.search key=value ...`."""
 
+import gc
 import logging
 import sys
 from pathlib import Path
@@ -8,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 from mnv2_lightning import train
+from mnv2_lightning.cli import composing
 from mnv2_lightning.cli.command import Command, Job
 from mnv2_lightning.cli.composing import config_dir, quoted
 from mnv2_lightning.cli.report_error import report_error
-from mnv2_lightning.runs.config import flatten, outcome, plain, to_yaml
+from mnv2_lightning.runs.config import outcome, plain, to_yaml
 from mnv2_lightning.schema.errors import ConfigError, DataError, Pruned, SearchError, StorageError
 
 if TYPE_CHECKING:
@@ -26,7 +28,6 @@ CHOSEN_BY = {  # off, there is no accuracy to choose by
     "trainer.limit_val_batches": 0,
     "trainer.enable_checkpointing": False,
 }
-LEFT_OUT = ("overrides", "resume", "trainer.limit_test_batches")  # ends of an experiment's keys
 _CHECKED: set[tuple[str, ...]] = set()  # trials; the searches of a sweep have the same ends
 
 
@@ -69,7 +70,6 @@ def _run(study: Any, trial: "Trial", known: "FrozenTrial", folder: Path, cfg: Di
     from optuna.trial import TrialState
 
     from mnv2_lightning.callbacks.pruning import Pruning
-    from mnv2_lightning.system import memory
 
     state, value, interruption = TrialState.FAIL, None, None
     pruning = Pruning(trial, dict(known.intermediate_values))
@@ -94,7 +94,7 @@ def _run(study: Any, trial: "Trial", known: "FrozenTrial", folder: Path, cfg: Di
     if outcome.message is not None:
         trial.set_user_attr("error", outcome.message)
     study.tell(trial, value, state)
-    memory.forget_run()
+    gc.collect()  # Lightning's objects are cycles, and hold the trial's tensors
 
 
 def _folder(folder: Path, number: int) -> Path:
@@ -103,8 +103,11 @@ def _folder(folder: Path, number: int) -> Path:
 
 def _job(cfg: DictConfig, folder: Path, params: dict[str, Any]) -> Job:
     """The run of a trial, composed as if its parameters had been typed. ConfigError."""
-    chosen = [f"{key}={typed(value)}" for key, value in params.items()]
-    return train.COMMAND.job([*cfg.overrides, *FIXED, *chosen], folder)
+    return train.COMMAND.job([*cfg.overrides, *FIXED, *_overrides(params)], folder)
+
+
+def _overrides(params: dict[str, Any]) -> list[str]:
+    return [f"{key}={typed(value)}" for key, value in params.items()]
 
 
 def typed(value: Any) -> str:
@@ -127,42 +130,32 @@ def _base(cfg: DictConfig, searched: list[str]) -> dict[str, Any]:
 
 
 def experiment(cfg: DictConfig, result: dict[str, Any]) -> str:
-    """The best trial as a file for `conf/experiment/`: what it changes of the experiment that it
-    was based on.
-    """
-    name, chosen = result["name"], result["best"]
-    best = _job(cfg, _nowhere(cfg), chosen["params"])
-    based_on = best.choices["experiment"]
-    base = _composed(cfg, [f"experiment={based_on}"])
-    groups = {g: choice for g, choice in best.choices.items() if base.choices[g] != choice}
-    base = _composed(cfg, [*base.overrides, *(f"{g}={choice}" for g, choice in groups.items())])
-    before, now = flatten(plain(base.cfg)), flatten(plain(best.cfg))
+    """The best trial as a file for `conf/experiment/`: the overrides that it was started with."""
+    name, best = result["name"], result["best"]
+    based_on: Any = "default"
+    groups: list[dict[str, Any]] = []
     values = OmegaConf.create({})
-    for key, value in now.items():
-        follows = key in best.following and best.following[key] == base.following.get(key)
-        is_same = key in before and before[key] == value
-        if not (key.endswith(LEFT_OUT) or follows or is_same):
+    for override in composing.parse([*cfg.overrides, *_overrides(best["params"])]):
+        key, value = override.key_or_group, None if override.is_delete() else override.value()
+        if key == "experiment":
+            based_on = value
+        elif composing.is_group(key):
+            groups.append({f"override /{key}": value})
+        else:
             OmegaConf.update(values, key, value)
-    for key in before.keys() - now.keys():  # ~callbacks.test_images
-        OmegaConf.update(values, ".".join(key.split(".")[:2]), None)
-    overridden = [{f"override /{group}": choice} for group, choice in groups.items()]
     return (
         "# @package _global_\n"
         f"# The best of {result['trials']} trials of the search {name}.\n"
-        f"# Expected: {chosen['value']:.2%} of the validation images; as the best of several,\n"
+        f"# Expected: {best['value']:.2%} of the validation images; as the best of several,\n"
         "# probably a little less of others.\n"
         f"# Command: python -m mnv2_lightning.train --config-dir {cfg.run_dir} experiment={name}\n"
-        + to_yaml({"defaults": [based_on, *overridden]})
-        + to_yaml(plain(values))
+        + to_yaml({"defaults": [based_on, *groups]})
+        + to_yaml(OmegaConf.to_container(values))  # type: ignore[arg-type]
     )
 
 
-def _composed(cfg: DictConfig, overrides: list[str]) -> Job:
-    return train.COMMAND.job(overrides, _nowhere(cfg))
-
-
 def _nowhere(cfg: DictConfig) -> Path:
-    """A folder that no run lies in, for configs that are composed only to be looked at."""
+    """A folder without a run, for configs that are only checked."""
     return Path(cfg.run_dir) / "none"
 
 

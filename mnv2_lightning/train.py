@@ -12,11 +12,12 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from mnv2_lightning.cli import composing, preflight
-from mnv2_lightning.cli.command import Command
+from mnv2_lightning.cli import composing
+from mnv2_lightning.cli.command import Command, Job
+from mnv2_lightning.data.sets import TRAIN
 from mnv2_lightning.runs import config, folder
 from mnv2_lightning.runs.record import Record, git_commit, read_record, versions
-from mnv2_lightning.schema.errors import Diverged, RankError
+from mnv2_lightning.schema.errors import ConfigError, Diverged, RankError
 from mnv2_lightning.sweeps import manifest
 from mnv2_lightning.system import durable_files, processes, ranks
 
@@ -145,6 +146,7 @@ def _checkpoint_to_resume(run_dir: Path) -> tuple[Path | None, int]:
 
 def launch(cfg: DictConfig) -> dict[str, Any]:
     """`train`, in as many processes on this machine as the Trainer is to have."""
+    processes.exit_if_orphan()  # a rank would wait for others that never start
     if processes.is_child():  # a launcher may run several jobs at a time
         take_a_gpu(cfg)
     if (count := _processes_to_start(cfg)) == 1:
@@ -216,9 +218,69 @@ def final_config(cfg: DictConfig, overrides: list[str]) -> DictConfig:
     return cfg
 
 
-COMMAND = Command(
-    "train", launch, check_job=preflight.check, final_config=final_config, sweep=manifest
-)
+def check_job(job: Job) -> None:
+    """Check a job, first without torch. ConfigError, StorageError."""
+    cfg = job.cfg
+    if cfg.resume and job.folder.resolve() != Path(cfg.resume).resolve():
+        raise ConfigError("resume: takes one run in its own folder; no -m, no hydra.run.dir")
+    if cfg.sweep is not None and not job.is_swept:
+        raise ConfigError(f"sweep={cfg.sweep}: names a sweep, which -m starts")
+    config.require_inside(config.plain(cfg))
+
+    from mnv2_lightning import build
+    from mnv2_lightning.data import idx_files
+    from mnv2_lightning.data.batches import smallest_batch
+    from mnv2_lightning.schema.targets import check_targets
+    from mnv2_lightning.system import hardware, warning_filters
+
+    idx_files.require_folder(cfg.data.dir)
+    hardware.check_accelerator("trainer.accelerator", cfg.trainer.accelerator)
+    check_targets(config.plain(cfg))
+    warning_filters.quiet()
+    images = smallest_batch(TRAIN - cfg.data.val_size, cfg.data.batch_size)
+    world_size = build.build_trainer(cfg, [], []).world_size
+    build.check_network(cfg, max(1, images // world_size))
+    _check_processes(job, images, world_size)
+    _check_epochs(cfg)
+
+
+def _check_processes(job: Job, smallest_batch: int, world_size: int) -> None:
+    """ConfigError: the processes were not started as the config says, or lack images."""
+    cfg = job.cfg
+    if job.is_swept and ranks.are_several():  # each would run the sweep
+        raise ConfigError("-m: a sweep is one process, which starts those of its jobs; no torchrun")
+    if ranks.are_several() and ranks.shared_id() is None and folder.RUN_ID in str(job.folder):
+        raise ConfigError("hydra.run.dir: several processes need one folder; type it, or resume=")
+    if cfg.trainer.num_nodes > 1 and not ranks.are_several():
+        raise ConfigError(
+            f"trainer.num_nodes={cfg.trainer.num_nodes}: start it on each by torchrun or srun"
+        )
+    if smallest_batch < world_size:
+        raise ConfigError(
+            f"data.batch_size={cfg.data.batch_size}: the smallest batch, of {smallest_batch}, has "
+            f"too few images for each of {world_size} devices"
+        )
+
+
+def _check_epochs(cfg: DictConfig) -> None:
+    """ConfigError: a resumed run has trained more epochs already. StorageError: all its
+    checkpoints are damaged.
+    """
+    from mnv2_lightning.runs import checkpoints
+
+    max_epochs = cfg.trainer.max_epochs
+    if not cfg.resume or folder.is_finished(Path(cfg.run_dir), max_epochs):
+        return
+    newest = checkpoints.newest(Path(cfg.run_dir))
+    if newest is None or max_epochs in (None, -1):
+        return
+    if max_epochs < (done := checkpoints.epochs(newest)):
+        raise ConfigError(
+            f"trainer.max_epochs={max_epochs}: {cfg.resume} has trained {done} already"
+        )
+
+
+COMMAND = Command("train", launch, check_job=check_job, final_config=final_config, sweep=manifest)
 main = COMMAND.main
 
 if __name__ == "__main__":

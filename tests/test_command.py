@@ -83,7 +83,7 @@ def test_a_run_and_its_folder(call: Call, tmp_path: Path) -> None:
 
     ended = call("train", "-m", f"resume={run}", "trainer.max_epochs=2,3")
     assert ended.status == 2
-    assert "resume: goes on with one run in its own folder" in ended.err
+    assert "resume: takes one run in its own folder" in ended.err
 
     ended = call("train", f"resume={run}", "trainer.max_epochs=2", "logger=csv")
     assert ended.status == 0, ended.err

@@ -1,20 +1,17 @@
-"""A job of a sweep, and a rank, end where the command that started them has ended."""
+"""Ends a job of a sweep, or a rank, whose command has ended."""
 
-import sys
 from typing import Any
 
 from lightning.pytorch.callbacks import Callback
 
-from mnv2_lightning.schema.errors import Terminated
 from mnv2_lightning.system import processes, signals
 
 
 class ProcessGuard(Callback):
-    """Asks before each batch, and lets a second Ctrl-C end the process at once."""
+    """Check the parent process before each batch, and let a second Ctrl-C end the process."""
 
     def on_train_batch_start(self, *args: Any, **kwargs: Any) -> None:
-        if processes.is_orphan():
-            sys.exit(Terminated.exit_status)
+        processes.exit_if_orphan()
 
     on_validation_batch_start = on_train_batch_start
     on_test_batch_start = on_train_batch_start

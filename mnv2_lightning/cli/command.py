@@ -1,17 +1,16 @@
 """A command: Hydra composes its config, all jobs are checked before any work, a function runs."""
 
-import copy
 import logging
 import os
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any, NoReturn, Protocol
+from types import ModuleType
+from typing import Any, NoReturn
 
 from hydra import compose
 from hydra.core.hydra_config import HydraConfig
@@ -22,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf, flag_override
 from mnv2_lightning.cli import composing
 from mnv2_lightning.cli.report_error import Outcome, report_error
 from mnv2_lightning.runs import folder as folders
-from mnv2_lightning.runs.config import flatten, plain
+from mnv2_lightning.runs.config import plain
 from mnv2_lightning.runs.record import record_death
 from mnv2_lightning.schema.check import check
 from mnv2_lightning.schema.errors import ConfigError
@@ -34,35 +33,21 @@ Function = Callable[[DictConfig], dict[str, Any]]
 
 @dataclass(frozen=True)
 class Job:
-    """A single run, or one of a multirun: its config, its overrides, the folder it writes into."""
+    """A single run or a job of a multirun: its config, its overrides, its output folder."""
 
     cfg: DictConfig
     overrides: list[str]
     folder: Path
     is_swept: bool
-    choices: dict[str, str]  # the file taken from each folder of `conf/`
-    following: dict[str, str]  # by key: the `${...}` that took its value from others
-
-
-class Sweep(Protocol):
-    """What a multirun does besides its jobs."""
-
-    def check(self, jobs: list[Job]) -> None:
-        """Before the first folder is made. ConfigError."""
-
-    def begin(self, jobs: list[Job]) -> None:
-        """Before the first job. StorageError."""
-
-    def end(self, jobs: list[Job]) -> bool:
-        """After the last job: whether all have finished."""
 
 
 class Command:
     """`python -m mnv2_lightning.NAME key=value ...`, with `conf/NAME.yaml` and what it includes.
 
-    `check_job` sees each job before the first one starts and before a folder is made.
-    `final_config`: from the composed config and the overrides to the config that `function` gets.
-    `sweep`: for multiruns. Every job of a multirun is this command in a process of its own.
+    `check_job` is called for each job before any folder is made. `final_config` maps the composed
+    config and the overrides to the config that `function` gets. `sweep`: the module whose functions
+    `check`, `begin` and `end` get all jobs of a multirun, such as `sweeps.manifest`. Each job of a
+    multirun is this command in its own process.
     """
 
     def __init__(
@@ -72,12 +57,13 @@ class Command:
         *,
         check_job: Callable[[Job], None] = lambda job: None,
         final_config: Callable[[DictConfig, list[str]], DictConfig] = lambda cfg, overrides: cfg,
-        sweep: Sweep | None = None,
+        sweep: ModuleType | None = None,
     ) -> None:
         self.name, self.function = name, function
         self.check_job, self.final_config, self.sweep = check_job, final_config, sweep
         self.jobs: list[Job] = []
         self.statuses: list[int] = []
+        self.launcher = "basic"
         self.outcome = Outcome(None)
         self.process = os.getpid()
 
@@ -88,13 +74,15 @@ class Command:
     def main(self) -> NoReturn:
         """The entry point: ends the process with the status of `run`."""
         signals.install()
+        command = self
         with report_error(False) as outcome:  # a signal may come before `run` has begun
-            outcome.status = _named(self.name, os.getpid()).run()
-        signals.exit_command(outcome.status)
+            command = _named(self.name, os.getpid())
+            outcome.status = command.run()
+        signals.exit_command(outcome.status, fast=command.launcher == "basic")
 
     def run(self) -> int:
-        """Run as `sys.argv` says; 0, or the status of what went wrong (`schema/errors.py`)."""
-        self.jobs, self.statuses = [], []
+        """Run as `sys.argv` says; return 0 or the status of an error in `schema/errors.py`."""
+        self.jobs, self.statuses, self.launcher = [], [], "basic"
         os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra raises its errors
         if ranks.rank() or ranks.is_launched():  # gloo prints a stack where another rank has ended
             os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
@@ -148,50 +136,51 @@ class Command:
         self.statuses.append(status if status >= 0 else 128 - status)
 
     def check_run(self, config: DictConfig) -> None:
-        """Called by Hydra's callback; `config` has Hydra's part. SystemExit: it cannot work."""
-        with report_error(bool(config.traceback)) as outcome:
-            self._check_together(
-                [self._job(config, composing.as_typed(config.hydra.overrides.task))]
-            )
-        if outcome.status:
-            sys.exit(outcome.status)
+        """Check the composed `config`, which includes Hydra's part. ConfigError, StorageError."""
+        self._check([self._job(config, composing.as_typed(config.hydra.overrides.task))])
 
     def check_multirun(self, config: DictConfig) -> None:
-        """The same for a multirun: each job is composed as Hydra will."""
-        with report_error(bool(config.traceback)) as outcome:
-            if config.hydra.runtime.choices["hydra/launcher"] == "basic":
-                processes.start_server()  # while the jobs are checked
-            shared = composing.shared_keys(config)
-            names = ",".join(f"'{key}'" for key in shared)
-            extra = [f"hydra.job.config.override_dirname.exclude_keys=[{names}]"]
-            typed = composing.as_typed(config.hydra.overrides.hydra)
-            typed = [o for o in typed if not o.startswith("hydra.mode")]
-            jobs = []
-            for number, overrides in enumerate(composing.jobs(config)):
-                try:
-                    config_name = config.hydra.job.config_name
-                    composed = composing.composed(config_name, [*overrides, *typed, *extra])
-                    jobs.append(self._job(composed, overrides, number=number))
-                except ConfigError as error:
-                    job = folders.job_folder(overrides, shared)
-                    raise ConfigError(f"{error} (job {job})") from error
-            self._check_together(jobs)
-            sweep_dir = jobs[0].folder.parent.absolute()
-            if self.sweep is not None:
-                self.sweep.check(jobs)
-                self.sweep.begin(jobs)
-            # Hydra composes each job from these lists, in a launcher's workers too.
-            with flag_override(config, ["struct", "readonly"], False):
-                config.hydra.sweep.dir = str(sweep_dir)
-                config.hydra.overrides.hydra += [
-                    *extra,
-                    f"hydra.sweep.dir={composing.quoted(sweep_dir)}",
-                ]
-            self.jobs, self.outcome.folder = jobs, sweep_dir
-        if outcome.status:
-            sys.exit(outcome.status)
+        """Compose and check each job of a multirun. ConfigError, StorageError."""
+        self.launcher = config.hydra.runtime.choices["hydra/launcher"]
+        self._check_launcher()
+        if self.launcher == "basic":
+            processes.start_server()  # it imports while the jobs are checked
+        shared = composing.shared_keys(config)
+        names = ",".join(f"'{key}'" for key in shared)
+        extra = [f"hydra.job.config.override_dirname.exclude_keys=[{names}]"]
+        typed = composing.as_typed(config.hydra.overrides.hydra)
+        typed = [o for o in typed if not o.startswith("hydra.mode")]
+        jobs = []
+        for number, overrides in enumerate(composing.jobs(config)):
+            try:
+                config_name = config.hydra.job.config_name
+                composed = composing.composed(config_name, [*overrides, *typed, *extra])
+                jobs.append(self._job(composed, overrides, number=number))
+            except ConfigError as error:
+                job = folders.job_folder(overrides, shared)
+                raise ConfigError(f"{error} (job {job})") from error
+        self._check(jobs)
+        sweep_dir = jobs[0].folder.parent.absolute()
+        if self.sweep is not None:
+            self.sweep.check(jobs)
+            self.sweep.begin(jobs)
+        # Hydra composes each job from these lists, in a launcher's workers too.
+        with flag_override(config, ["struct", "readonly"], False):
+            config.hydra.sweep.dir = str(sweep_dir)
+            place = f"hydra.sweep.dir={composing.quoted(sweep_dir)}"
+            config.hydra.overrides.hydra += [*extra, place]
+        self.jobs, self.outcome.folder = jobs, sweep_dir
 
-    def _check_together(self, jobs: list[Job]) -> None:
+    def _check_launcher(self) -> None:
+        if self.launcher != "basic" and self.sweep is None:
+            raise ConfigError(f"hydra/launcher={self.launcher}: is for sweeps of train")
+        if self.launcher == "submitit_slurm" and shutil.which("srun") is None:
+            raise ConfigError(
+                "hydra/launcher=submitit_slurm: this machine has no srun; run it on a SLURM "
+                "cluster, or use hydra/launcher=submitit_local"
+            )
+
+    def _check(self, jobs: list[Job]) -> None:
         """ConfigError, StorageError."""
         for folder, count in Counter(job.folder for job in jobs).items():
             if count > 1:
@@ -202,9 +191,8 @@ class Command:
             self.check_job(job)
 
     def job(self, overrides: Sequence[str], folder: Path) -> Job:
-        """One of several runs that another command starts, checked as a sweep's. ConfigError."""
-        config = composing.composed(self.name, overrides)
-        job = self._job(config, list(overrides), folder=folder, number=0)
+        """Compose and check a run that another command starts in `folder`. ConfigError."""
+        job = self._job(composing.composed(self.name, overrides), list(overrides), folder, number=0)
         self.check_job(job)
         return job
 
@@ -212,64 +200,33 @@ class Command:
         self,
         config: DictConfig,
         overrides: list[str],
-        *,
         folder: Path | None = None,
+        *,
         number: int | None = None,
     ) -> Job:
-        """From a composed config, which the tables check. `number`: of a job of a multirun."""
-        self._check_launcher(config.hydra.runtime.choices["hydra/launcher"], number is not None)
+        """`number`: of a job of a multirun; None for a single run. ConfigError."""
         if any(composing.key_of(o) == "run_dir" for o in overrides) and OmegaConf.is_interpolation(
             compose(self.name), "run_dir"
         ):
             raise ConfigError("run_dir: is set by hydra.run.dir=PATH")
-        with _hydra_config(config, number) as hydra:
+        # For `${hydra:...}`. Hydra 1.3 sets it only when a job starts
+        # (github.com/hydra-ecosystem/hydra/issues/3427).
+        HydraConfig.instance().set_config(config)
+        hydra: Any = HydraConfig.get()
+        with flag_override(hydra, ["struct", "readonly"], False):
+            hydra.mode = RunMode.RUN if number is None else RunMode.MULTIRUN
+            hydra.job.num = number or 0
             cfg = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
             if missing := sorted(OmegaConf.missing_keys(cfg)):
                 raise ConfigError(f"{missing[0]}: a value is required: {missing[0]}=...")
-            written: Any = OmegaConf.to_container(cfg)
             if folder is None and number is not None:
                 folder = Path(hydra.sweep.dir) / hydra.sweep.subdir
             folder = folder or Path(hydra.run.dir)
             hydra.runtime.output_dir = str(folder.absolute())
-            cfg = self.final_config(cfg, overrides)
-            OmegaConf.resolve(cfg)
+        cfg = self.final_config(cfg, overrides)
+        OmegaConf.resolve(cfg)
         check(self.name, plain(cfg))
-        choices = hydra.runtime.choices.items()
-        return Job(
-            cfg,
-            overrides,
-            folder,
-            is_swept=number is not None,
-            choices={g: choice for g, choice in choices if not g.startswith("hydra/")},
-            following={k: str(v) for k, v in flatten(written).items() if "${" in str(v)},
-        )
-
-    def _check_launcher(self, launcher: str, is_swept: bool) -> None:
-        if launcher != "basic" and is_swept and self.sweep is None:
-            raise ConfigError(f"hydra/launcher={launcher}: is for sweeps of train")
-        if launcher == "submitit_slurm" and shutil.which("srun") is None:
-            raise ConfigError(
-                f"hydra/launcher={launcher}: this machine has no srun; type it where SLURM is, or "
-                "take hydra/launcher=submitit_local"
-            )
-
-
-@contextmanager
-def _hydra_config(config: DictConfig, number: int | None) -> Iterator[DictConfig]:
-    """Hydra's part of the config, for `${hydra:...}`; Hydra 1.3 sets it only when the job starts
-    (github.com/hydra-ecosystem/hydra/issues/3427).
-    """
-    before = HydraConfig.instance().cfg
-    HydraConfig.instance().set_config(copy.deepcopy(config))
-    hydra: Any = HydraConfig.get()
-    try:
-        with flag_override(hydra, ["struct", "readonly"], False):
-            hydra.runtime.output_dir = "."
-            hydra.mode = RunMode.RUN if number is None else RunMode.MULTIRUN
-            hydra.job.num = number or 0
-            yield hydra
-    finally:
-        HydraConfig.instance().cfg = before
+        return Job(cfg, overrides, folder, is_swept=number is not None)
 
 
 class Checks(Callback):
@@ -279,10 +236,17 @@ class Checks(Callback):
         self.command = _named(command)
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
-        self.command.check_run(config)
+        self._call(self.command.check_run, config)
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        self.command.check_multirun(config)
+        self._call(self.command.check_multirun, config)
+
+    def _call(self, check: Callable[[DictConfig], None], config: DictConfig) -> None:
+        """Only SystemExit ends the command; Hydra turns other exceptions into warnings."""
+        with report_error(bool(config.traceback)) as outcome:
+            check(config)
+        if outcome.status:
+            sys.exit(outcome.status)
 
 
 def _named(name: str, process: int | None = None) -> Command:

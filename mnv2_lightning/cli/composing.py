@@ -73,6 +73,11 @@ def parse(overrides: Sequence[str]) -> list[Override]:
         raise ConfigError(one_line(error)) from error
 
 
+def is_group(key: str) -> bool:
+    """Whether `key` is a folder of `conf/` or of the user's `--config-dir`."""
+    return bool(GlobalHydra.instance().config_loader().get_group_options(key))
+
+
 def jobs(config: DictConfig) -> list[list[str]]:
     """The overrides of each job of a multirun: the product of all sweeps. ConfigError."""
     values: dict[str, list[str]] = {}  # of a key that is given twice the last counts

@@ -1,4 +1,4 @@
-"""What there is to compute on."""
+"""The processor and the accelerators of this machine."""
 
 import os
 import platform
@@ -15,7 +15,7 @@ from mnv2_lightning.schema.errors import ConfigError
 
 
 def hardware() -> dict[str, Any]:
-    """Of this machine: processor, cores, threads that torch uses, memory in bytes, GPUs."""
+    """Processor, cores, threads that torch uses, memory in bytes, GPUs."""
     return {
         "system": f"{platform.system()} {platform.machine()}",
         "cpu": _cpu_name(),
@@ -48,59 +48,29 @@ def gpus() -> list[dict[str, Any]]:
     return found
 
 
-def what_there_is() -> str:
-    """In a few words."""
-    found = [f"cpu ({os.cpu_count()} cores)"]
-    if count := torch.cuda.device_count():
-        found.append(f"gpu ({count} x {torch.cuda.get_device_properties(0).name})")
-    if torch.backends.mps.is_available():
-        found.append("mps")
-    return ", ".join(found)
-
-
 def auto_accelerator() -> str:
-    """What `trainer.accelerator=auto` takes here."""
+    """The accelerator that `trainer.accelerator=auto` selects."""
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
 def check_accelerator(key: str, accelerator: str) -> None:
-    """ConfigError where this machine lacks it."""
-    there = {
-        "gpu": torch.cuda.is_available() or torch.backends.mps.is_available(),
-        "cuda": torch.cuda.is_available(),
-        "mps": torch.backends.mps.is_available(),
-    }
-    if not there.get(accelerator, True):
+    """ConfigError: this machine lacks the accelerator."""
+    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+    if not {"gpu": cuda or mps, "cuda": cuda, "mps": mps}.get(accelerator, True):
         raise ConfigError(
-            f"{key}={accelerator}: this machine has none; it has {what_there_is()}; "
-            f"{key}=auto takes the best there is"
+            f"{key}={accelerator}: this machine has none; {key}=auto uses the best there is, "
+            f"here {auto_accelerator()}"
         )
-
-
-def check_devices(devices: int | str | list[int], accelerator: str) -> None:
-    """ConfigError where more or other GPUs are asked for than there are."""
-    kind = auto_accelerator() if accelerator == "auto" else accelerator
-    if kind not in ("cuda", "gpu") or devices in ("auto", -1, "-1"):
-        return
-    count = torch.cuda.device_count() or int(torch.backends.mps.is_available())
-    try:  # "4" is a number of GPUs, "0,3" a list of them, as Lightning has it
-        if isinstance(devices, str):
-            devices = [int(d) for d in devices.split(",") if d] if "," in devices else int(devices)
-        wanted = max(devices, default=-1) + 1 if isinstance(devices, list) else devices
-    except ValueError:
-        raise ConfigError(f"trainer.devices={devices}: must be a number or a list") from None
-    if wanted > count:
-        raise ConfigError(f"trainer.devices={devices}: there are {count} GPUs")
 
 
 @cache
 def own_gpu() -> tuple[int, FileLock | None]:
-    """Index of a GPU that this process holds until it ends, and the lock on it.
+    """Index of a free GPU, and its lock, which this process holds until it ends.
 
-    Locks go by UUID: an index means another GPU under another CUDA_VISIBLE_DEVICES. Where other
-    processes of this machine hold all GPUs, one is shared, without a lock.
+    A lock is named by the GPU's UUID, because an index depends on CUDA_VISIBLE_DEVICES. If no GPU
+    is free, one is shared without a lock.
     """
     user = os.getuid() if hasattr(os, "getuid") else 0
     for index in range(torch.cuda.device_count()):

@@ -1,8 +1,6 @@
-"""Memory of the process: how much it held, and that it is kept for the next step."""
+"""Memory of the process: its peak, and the reuse of freed memory."""
 
-import contextlib
 import ctypes
-import gc
 import platform
 import sys
 from pathlib import Path
@@ -16,10 +14,10 @@ MALLOPT = {
 
 
 def keep_freed_memory() -> None:
-    """Let the process keep what it frees. Elsewhere than under glibc it does nothing.
+    """Let glibc reuse freed memory; without glibc, do nothing.
 
-    glibc gives every large tensor back to the kernel as it is freed, and the next step faults it
-    in again, page by page: on a CPU up to two thirds of a step's time.
+    By default glibc returns each freed large tensor to the kernel, and the next step's page faults
+    take up to two thirds of its time on a CPU.
     """
     if platform.libc_ver()[0] == "glibc":
         mallopt = ctypes.CDLL(None).mallopt
@@ -27,17 +25,8 @@ def keep_freed_memory() -> None:
             mallopt(parameter, value)
 
 
-def forget_run() -> None:
-    """Free what a run of this process left, and count the peak anew (on Linux). Lightning's objects
-    are cycles, which Python by itself may keep for ten runs.
-    """
-    gc.collect()
-    with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
-
-
 def peak_rss_bytes() -> int | None:
-    """The most memory this process held (in this run); None: the system does not tell."""
+    """Peak resident set size of this process; None on Windows."""
     status = Path("/proc/self/status")
     if status.is_file():  # getrusage would also count the process that this one was forked from
         lines = status.read_text().splitlines()

@@ -15,7 +15,7 @@ from mnv2_lightning.system import ranks
 
 # Imported once, by the server that the processes are forked from: most of a command's start. Not
 # the command's own module, which each process imports under the name __mp_main__.
-PRELOAD = ["mnv2_lightning.build", "mnv2_lightning.cli.preflight", "torchvision"]
+PRELOAD = ["mnv2_lightning.build", "mnv2_lightning.cli.command", "torchvision"]
 HAS_SERVER = "forkserver" in multiprocessing.get_all_start_methods()  # not on Windows
 PARENT = int(os.environ.get(ranks.LAUNCHED) or os.getppid())  # of a rank: the command
 _POLL_SECONDS = 0.5
@@ -70,8 +70,11 @@ def is_child() -> bool:
     return multiprocessing.parent_process() is not None
 
 
-def is_orphan() -> bool:
-    """Whether the command that this process is a job or a rank of has ended."""
+def exit_if_orphan() -> None:
+    """Exit with status 143 if the command that this process is a job or a rank of has ended."""
     if (parent := multiprocessing.parent_process()) is not None:
-        return not parent.is_alive()
-    return ranks.is_launched() and os.getppid() != PARENT
+        is_orphan = not parent.is_alive()
+    else:
+        is_orphan = ranks.is_launched() and os.getppid() != PARENT
+    if is_orphan:
+        sys.exit(Terminated.exit_status)

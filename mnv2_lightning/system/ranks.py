@@ -37,11 +37,6 @@ def is_launched() -> bool:
     return LAUNCHED in os.environ
 
 
-def is_started() -> bool:
-    """Whether torchrun has started this process."""
-    return "RANK" in os.environ
-
-
 def report(message: str) -> bool:
     """Leave the message to the command that waits for this rank; False: none does."""
     if not is_launched():

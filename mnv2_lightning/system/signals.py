@@ -63,12 +63,14 @@ def interruption(error: BaseException) -> type[UserError] | None:
     return Interrupted if isinstance(error, KeyboardInterrupt) else None
 
 
-def exit_command(status: int) -> NoReturn:
-    """Run the exit handlers of all libraries, then skip the seconds in which Python unloads torch.
+def exit_command(status: int, *, fast: bool = True) -> NoReturn:
+    """Run the exit handlers of all libraries, and exit.
 
-    A rank must not unload it: gloo may abort (github.com/pytorch/pytorch/pull/179291).
+    `fast`: skip the seconds in which Python unloads torch. A rank must not unload it: gloo may
+    abort (github.com/pytorch/pytorch/pull/179291).
     """
-    _Process.status = status
+    if fast:
+        _Process.status = status
     for number in ERRORS:  # nothing is left to be saved, and what a handler raises would be printed
         if signal.getsignal(number) is _raise:
             signal.signal(number, lambda *_: os._exit(status))
