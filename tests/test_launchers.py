@@ -201,7 +201,7 @@ def test_a_job_takes_a_gpu_where_it_asks_for_one(
 def test_for_sweeps_of_train_only(call: Call, tmp_path: Path) -> None:
     ended = call("evaluate", "-m", "run_dir=a,b", "hydra/launcher=joblib")
     assert ended.status == 2
-    why = "hydra/launcher=joblib: is for sweeps of train (job run_dir-a)"
+    why = "hydra/launcher=joblib: is for sweeps of train"
     assert ended.err == f"error: {why}\n"
     assert list(tmp_path.iterdir()) == []
 

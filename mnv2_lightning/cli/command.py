@@ -165,7 +165,7 @@ class Command:
             self.sweep.check(jobs)
             self.sweep.begin(jobs)
         # Hydra composes each job from these lists, in a launcher's workers too.
-        with flag_override(config, ["struct", "readonly"], False):
+        with flag_override(config.hydra, ["struct", "readonly"], False):
             config.hydra.sweep.dir = str(sweep_dir)
             place = f"hydra.sweep.dir={composing.quoted(sweep_dir)}"
             config.hydra.overrides.hydra += [*extra, place]

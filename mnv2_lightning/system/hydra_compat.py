@@ -1,5 +1,6 @@
-"""What Hydra 1.3 and 1.4 name differently."""
+"""The differences between Hydra 1.3 and 1.4."""
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -27,7 +28,8 @@ def instantiate(node: Any, **kwargs: Any) -> Any:
     return utils.instantiate(node, **unchecked, **kwargs)
 
 
-# Named register_resolver in OmegaConf 2.4, which deprecates the other name.
+# Named register_resolver in OmegaConf 2.4, which deprecates the other name; the Ray plugin calls it.
+warnings.filterwarnings("ignore", r"register_new_resolver\(\) is deprecated", module="hydra_plugins")
 register_resolver: Callable[..., None] = getattr(
     OmegaConf, "register_resolver" if not IS_1_3 else "register_new_resolver"
 )
