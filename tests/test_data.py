@@ -52,10 +52,13 @@ def offer_files(patch: pytest.MonkeyPatch, raw: dict[str, bytes]) -> None:
 
 @pytest.mark.parametrize("where", ["", "mnist", "MNIST/raw"])
 @pytest.mark.parametrize("packed", [False, True], ids=["raw", "gz"])
-def test_found_where_they_are(where: str, packed: bool, small_data: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("separator", ["-", "."], ids=["plain", "kaggle"])
+def test_found_where_they_are(
+    where: str, packed: bool, separator: str, small_data: Path, tmp_path: Path
+) -> None:
     (tmp_path / where).mkdir(parents=True, exist_ok=True)
     for name, raw in raw_files(small_data).items():
-        path = tmp_path / where / (f"{name}.gz" if packed else name)
+        path = tmp_path / where / (name.replace("-idx", f"{separator}idx") + ".gz" * packed)
         path.write_bytes(pack(raw) if packed else raw)
     arrays = idx_files.load("mnist", str(tmp_path))
     assert {k: v.shape for k, v in arrays.items()} == SHAPES

@@ -33,10 +33,10 @@ MAX_BYTES = 50_000_000  # of a download; the largest file has 47 MB, and 10 MB a
 def load(dataset: str, directory: str | None) -> dict[str, np.ndarray]:
     """The uint8 arrays of `dataset`: train-images (60000, 28, 28), train-labels (60000,), ...
 
-    The files may be raw or .gz, in `directory`, in its subfolder named after the data set, or as
-    torchvision stores them. Files that are missing, or whose size or SHA-256 is wrong, are
-    downloaded into that subfolder. `directory` None: the user's cache folder. ConfigError: no such
-    folder. DataError: a file cannot be downloaded.
+    The files may be raw or .gz, named as on the mirrors or as on Kaggle, in `directory`, in its
+    subfolder named after the data set, or as torchvision stores them. Files that are missing, or
+    whose size or SHA-256 is wrong, are downloaded into that subfolder. `directory` None: the user's
+    cache folder. ConfigError: no such folder. DataError: a file cannot be downloaded.
     """
     require_folder(directory)
     root = Path(directory).expanduser() if directory else user_cache_path("mnv2_lightning")
@@ -84,7 +84,8 @@ def _read_all(dataset: str, root: Path) -> dict[str, bytes]:
     folders = root / dataset, root, root / DATA_SETS[dataset].torchvision / "raw"
     found: dict[str, bytes] = {}
     for file in DATA_SETS[dataset].files:
-        paths = (folder / f"{file.name}{end}" for folder in folders for end in ("", ".gz"))
+        names = file.name, file.name.replace("-idx", ".idx")  # Kaggle's: train-images.idx3-ubyte
+        paths = (d / f"{name}{end}" for d in folders for name in names for end in ("", ".gz"))
         for path in filter(Path.is_file, paths):
             try:
                 with path.open("rb") as stream:
