@@ -75,9 +75,13 @@ def small_files(data_dir: Path) -> tuple[IdxFile, ...]:
 def small_data(
     data_dir: Path, small_files: tuple[IdxFile, ...], monkeypatch: pytest.MonkeyPatch
 ) -> Path:
-    """The made data set is what `mnist` means; the checks are the real ones, on its checksums."""
+    """The made data set is what `mnist` means; the checks are the real ones, on its checksums.
+
+    It has neither mirrors nor an npm package.
+    """
     for name, real in DATA_SETS.items():
-        monkeypatch.setitem(DATA_SETS, name, replace(real, files=small_files))
+        small = replace(real, files=small_files, mirrors=(), npm=None)
+        monkeypatch.setitem(DATA_SETS, name, small)
     return data_dir
 
 

@@ -133,10 +133,7 @@ def test_job_folder(overrides: str, expected: str) -> None:
     assert job_folder(overrides.split(), ["trainer.max_epochs", "sweep"]) == expected
 
 
-def test_data_that_cannot_be_had(
-    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("mnv2_lightning.data.idx_files.SOURCES", {})
+def test_data_that_cannot_be_had(call: Call, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     ended = call("train", *SMALL, "data.dir=empty", "hydra.run.dir=run")
     assert ended.status == 5
@@ -163,7 +160,6 @@ def test_the_data_folder_of_the_environment_is_made(
     call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MNV2_DATA_DIR", str(tmp_path / "new"))
-    monkeypatch.setattr("mnv2_lightning.data.idx_files.SOURCES", {})
     assert call("train", *SMALL).status == 5
     assert (tmp_path / "new" / "mnist").is_dir()
 
@@ -201,7 +197,6 @@ def test_data_that_moved(
     short = (*SMALL, "trainer.max_epochs=1", "callbacks.test_images=null")
     assert call("train", *short, "hydra.run.dir=a").status == 0
     assert "  dir: null" in (tmp_path / "a" / "config.yaml").read_text()
-    monkeypatch.setattr("mnv2_lightning.data.idx_files.SOURCES", {})
     monkeypatch.setenv("MNV2_DATA_DIR", str(tmp_path / "moved"))
     assert call("evaluate", "run_dir=a").status == 5
     assert call("evaluate", "run_dir=a", f"data.dir={small_data}").status == 0

