@@ -7,20 +7,20 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from hydra import compose, initialize_config_dir
-from hydra.utils import instantiate
+from hydra import compose
 from omegaconf import DictConfig
 from torch import nn
 
 from mnv2_lightning.benchmarks.timing import throughput, timed
 from mnv2_lightning.cli.composing import config_dir
 from mnv2_lightning.networks import complexity
+from mnv2_lightning.system.hydra_compat import initialize, instantiate
 from mnv2_lightning.system.memory import keep_freed_memory
 
 
 def config(*overrides: str) -> DictConfig:
     """The config that `train` composes from `overrides`."""
-    with initialize_config_dir(str(config_dir()), version_base="1.3"):
+    with initialize(str(config_dir())):
         cfg = compose("train", list(overrides))
     cfg.run_dir = "."
     return cfg

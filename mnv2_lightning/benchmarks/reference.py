@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from hydra.utils import instantiate
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
@@ -19,6 +18,7 @@ from mnv2_lightning.benchmarks.timing import throughput, timed
 from mnv2_lightning.data import idx_files
 from mnv2_lightning.data.sets import DATA_SETS, TRAIN
 from mnv2_lightning.networks.small_maps import BatchNorm2d, DepthwiseConv2d, PointwiseConv2d
+from mnv2_lightning.system.hydra_compat import instantiate
 from mnv2_lightning.system.memory import keep_freed_memory, peak_rss_bytes
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import hydra
 from hydra import initialize_config_dir, utils
+from hydra.errors import InstantiationException
 from omegaconf import OmegaConf
 
 IS_1_3 = hydra.__version__.startswith("1.3.")
@@ -24,12 +25,18 @@ def initialize(config_dir: str) -> initialize_config_dir:
 
 
 def instantiate(node: Any, **kwargs: Any) -> Any:
+    """InstantiationException, whose cause is what the class raised; Hydra 1.4 raises the latter."""
     unchecked = {} if IS_1_3 else {"_execution_whitelist_": _UNCHECKED}
-    return utils.instantiate(node, **unchecked, **kwargs)
+    try:
+        return utils.instantiate(node, **unchecked, **kwargs)
+    except InstantiationException:
+        raise
+    except Exception as error:
+        raise InstantiationException(str(error)) from error
 
 
-# Named register_resolver in OmegaConf 2.4, which deprecates the other name; the Ray plugin calls it.
-warnings.filterwarnings("ignore", r"register_new_resolver\(\) is deprecated", module="hydra_plugins")
+# OmegaConf 2.4 deprecates its former name, under which the Ray plugin calls it.
 register_resolver: Callable[..., None] = getattr(
-    OmegaConf, "register_resolver" if not IS_1_3 else "register_new_resolver"
+    OmegaConf, "register_new_resolver" if IS_1_3 else "register_resolver"
 )
+warnings.filterwarnings("ignore", r"register_new_resolver\(\)", module="hydra_plugins")
