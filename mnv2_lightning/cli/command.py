@@ -119,7 +119,8 @@ class Command:
         if hydra.mode == RunMode.MULTIRUN:
             if OmegaConf.select(cfg, "trainer.devices") == "auto":
                 overrides.append("trainer.devices=1")  # the others are for other jobs
-            self._run_job(composing.arguments(hydra, self.name, overrides, output_dir), run_dir)
+            arguments = composing.arguments(hydra, self.name, overrides, output_dir)
+            self.statuses.append(self._run_job(arguments, run_dir))
             return
         if ranks.rank():
             logging.getLogger("mnv2_lightning").setLevel(logging.ERROR)
@@ -127,13 +128,14 @@ class Command:
             self.function(self.final_config(cfg, overrides))
         self.statuses.append(outcome.status)
 
-    def _run_job(self, arguments: Sequence[str], run_dir: Path | None) -> None:
-        is_worker = self.process != os.getpid()
-        module = f"mnv2_lightning.{self.name}"
-        status = processes.run_command(module, arguments, follow_parent=is_worker)
+    def _run_job(self, arguments: Sequence[str], run_dir: Path | None) -> int:
+        """Run a job of a multirun in its own process; return its exit status."""
+        status = processes.run_command(
+            f"mnv2_lightning.{self.name}", arguments, follow_parent=self.process != os.getpid()
+        )
         if run_dir is not None and (error := record_death(run_dir, status)) is not None:
             print(f"error: {run_dir}: {error}", file=sys.stderr, flush=True)
-        self.statuses.append(status if status >= 0 else 128 - status)
+        return status if status >= 0 else 128 - status
 
     def check_run(self, config: DictConfig) -> None:
         """Check the composed `config`, which includes Hydra's part. ConfigError, StorageError."""

@@ -84,16 +84,14 @@ def jobs(config: DictConfig) -> list[list[str]]:
     for override in parse(_of_multirun(config)):
         key = override.get_key_element()
         try:
-            sweeps = override.is_sweep_override()
-            found = override.sweep_string_iterator() if sweeps else [_value(override)]
+            if override.is_sweep_override():
+                found = list(override.sweep_string_iterator())
+            else:
+                found = [override.get_value_element_as_str()]
             values[key] = [f"{key}={value}" for value in found]
         except HydraException as error:
             raise ConfigError(f"{override.input_line}: {one_line(error)}") from error
     return [list(job) for job in itertools.product(*values.values())]
-
-
-def _value(override: Override) -> str:
-    return override.get_value_element_as_str()
 
 
 def _of_multirun(config: DictConfig) -> list[str]:

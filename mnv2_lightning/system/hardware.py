@@ -2,7 +2,6 @@
 
 import os
 import platform
-import tempfile
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
+from platformdirs import user_cache_path
 
 from mnv2_lightning.schema.errors import ConfigError
 
@@ -30,22 +30,18 @@ def hardware() -> dict[str, Any]:
 
 
 def gpus() -> list[dict[str, Any]]:
-    """Name, memory in bytes, compute capability and precisions of each CUDA device."""
-    found = []
-    for index in range(torch.cuda.device_count()):
-        properties = torch.cuda.get_device_properties(index)
-        capability = (properties.major, properties.minor)
-        found.append(
-            {
-                "name": properties.name,
-                "memory_bytes": properties.total_memory,
-                "capability": f"{capability[0]}.{capability[1]}",
-                # Tensor cores: fp16 from 7.0 (Volta), bf16 from 8.0 (Ampere).
-                "fast_fp16": capability >= (7, 0),
-                "fast_bf16": capability >= (8, 0),
-            }
-        )
-    return found
+    """Name, memory in bytes, compute capability and fast precisions of each CUDA device."""
+    return [
+        {
+            "name": gpu.name,
+            "memory_bytes": gpu.total_memory,
+            "capability": f"{gpu.major}.{gpu.minor}",
+            # Tensor cores: fp16 from 7.0 (Volta), bf16 from 8.0 (Ampere).
+            "fast_fp16": gpu.major >= 7,
+            "fast_bf16": gpu.major >= 8,
+        }
+        for gpu in map(torch.cuda.get_device_properties, range(torch.cuda.device_count()))
+    ]
 
 
 def auto_accelerator() -> str:
@@ -72,10 +68,10 @@ def own_gpu() -> tuple[int, FileLock | None]:
     A lock is named by the GPU's UUID, because an index depends on CUDA_VISIBLE_DEVICES. If no GPU
     is free, one is shared without a lock.
     """
-    user = os.getuid() if hasattr(os, "getuid") else 0
+    locks = user_cache_path("mnv2_lightning", ensure_exists=True)
     for index in range(torch.cuda.device_count()):
-        name = f"mnv2_lightning-{user}-gpu-{torch.cuda.get_device_properties(index).uuid}.lock"
-        lock = FileLock(Path(tempfile.gettempdir()) / name, blocking=False)
+        uuid = torch.cuda.get_device_properties(index).uuid
+        lock = FileLock(locks / f"gpu-{uuid}.lock", blocking=False)
         with suppress(Timeout):
             lock.acquire()
             return index, lock
@@ -83,16 +79,14 @@ def own_gpu() -> tuple[int, FileLock | None]:
 
 
 def _cpu_name() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        for line in info.read_text().splitlines():
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
 
 
 def _memory() -> int | None:
-    try:
+    with suppress(AttributeError, ValueError, OSError):  # not on Windows
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):
-        return None
+    return None
