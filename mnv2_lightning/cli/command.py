@@ -19,7 +19,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, flag_override
 
 from mnv2_lightning.cli import composing
-from mnv2_lightning.cli.report_error import Outcome, report_error
+from mnv2_lightning.cli.report_error import Outcome, Reported, report_error
 from mnv2_lightning.runs import folder as folders
 from mnv2_lightning.runs.config import plain
 from mnv2_lightning.runs.record import record_death
@@ -91,7 +91,7 @@ class Command:
             try:
                 self._run_hydra()
             except SystemExit as error:  # Hydra's, or a check's
-                if signals.interruption(error) is not None:
+                if not isinstance(error, Reported) and signals.interruption(error) is not None:
                     raise
                 return int(error.code or 0)
         if outcome.status:
@@ -248,7 +248,7 @@ class Checks(Callback):
         with report_error(bool(config.traceback)) as outcome:
             check(config)
         if outcome.status:
-            sys.exit(outcome.status)
+            raise Reported(outcome.status)
 
 
 def _named(name: str, process: int | None = None) -> Command:

@@ -28,6 +28,10 @@ class Outcome:
     message: str | None = None
 
 
+class Reported(SystemExit):
+    """Ends the command after an error that `report_error` has printed."""
+
+
 @contextmanager
 def report_error(shows_traceback: bool, folder: Path | None = None) -> Iterator[Outcome]:
     """Print an error of the block as one line, and set the outcome.
