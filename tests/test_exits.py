@@ -108,7 +108,8 @@ def test_a_command_runs_exit_handlers_before_it_ends() -> None:
     code = """
 import atexit
 from mnv2_lightning.system import signals
-signals.install()
+signals.install(is_silent=False)
+signals.raise_errors()
 atexit.register(print, "sent")
 signals.exit_command(3)
 """

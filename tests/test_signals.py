@@ -96,7 +96,8 @@ def test_a_second_signal_ends_a_process_at_once() -> None:
     code = """
 import signal, sys, time
 from mnv2_lightning.system import signals
-signals.install()
+signals.install(is_silent=False)
+signals.raise_errors()
 try:
     print("ready", flush=True)
     time.sleep(30)

@@ -1,4 +1,4 @@
-"""Ends a job of a sweep, or a rank, whose command has ended."""
+"""Ends processes that have lost their command, or a signal."""
 
 from typing import Any
 
@@ -8,10 +8,11 @@ from mnv2_lightning.system import processes, signals
 
 
 class ProcessGuard(Callback):
-    """Check the parent process before each batch, and let a second Ctrl-C end the process."""
+    """Check the parent process and signals before each batch. A second Ctrl-C ends the process."""
 
     def on_train_batch_start(self, *args: Any, **kwargs: Any) -> None:
         processes.exit_if_orphan()
+        signals.raise_again()
 
     on_validation_batch_start = on_train_batch_start
     on_test_batch_start = on_train_batch_start

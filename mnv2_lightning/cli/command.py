@@ -19,7 +19,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, flag_override
 
 from mnv2_lightning.cli import composing
-from mnv2_lightning.cli.report_error import Outcome, Reported, report_error
+from mnv2_lightning.cli.report_error import Outcome, Reported, is_waited_for, report_error
 from mnv2_lightning.runs import folder as folders
 from mnv2_lightning.runs.config import plain
 from mnv2_lightning.runs.record import record_death
@@ -73,12 +73,9 @@ class Command:
 
     def main(self) -> NoReturn:
         """The entry point: ends the process with the status of `run`."""
-        signals.install()
-        command = self
-        with report_error(False) as outcome:  # a signal may come before `run` has begun
-            command = _named(self.name, os.getpid())
-            outcome.status = command.run()
-        signals.exit_command(outcome.status, fast=command.launcher == "basic")
+        signals.install(is_silent=is_waited_for())
+        command = _named(self.name, os.getpid())
+        signals.exit_command(command.run(), fast=command.launcher == "basic")
 
     def run(self) -> int:
         """Run as `sys.argv` says; return 0 or the status of an error in `schema/errors.py`."""
@@ -112,6 +109,7 @@ class Command:
 
     def __call__(self, cfg: DictConfig) -> None:
         """Hydra's task function: a single run, or one job of a multirun."""
+        signals.raise_errors()
         hydra = HydraConfig.get()
         output_dir = Path(hydra.runtime.output_dir)
         run_dir = output_dir if output_dir != Path.cwd() else None

@@ -59,7 +59,7 @@ def report_error(shows_traceback: bool, folder: Path | None = None) -> Iterator[
 def _print(error: BaseException, message: str, *, is_signal: bool) -> None:
     rank = ranks.rank()
     is_shared = isinstance(error, ConfigError | Diverged)  # all ranks raise it; the first reports
-    if is_signal and (rank or processes.is_child()):  # the command that waits reports it
+    if is_signal and is_waited_for():
         return
     if rank and is_shared and not ranks.is_launched():
         return
@@ -67,6 +67,11 @@ def _print(error: BaseException, message: str, *, is_signal: bool) -> None:
         message = f"rank {rank}: {message}"
     if not ranks.report(message):
         print(f"error: {message}", file=sys.stderr, flush=True)
+
+
+def is_waited_for() -> bool:
+    """Whether another process of the command waits for this one and reports signals."""
+    return bool(ranks.rank()) or processes.is_child()
 
 
 def _describe(error: BaseException, folder: Path | None) -> tuple[int, str]:

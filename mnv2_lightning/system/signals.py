@@ -6,7 +6,7 @@ import signal
 import sys
 from contextlib import suppress
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from mnv2_lightning.schema.errors import Interrupted, Terminated, UserError
 
@@ -15,35 +15,62 @@ ERRORS: dict[int, type[UserError]] = {signal.SIGINT: Interrupted, signal.SIGTERM
 
 class _Process:
     received: int | None = None  # the first signal
+    is_silent = False
     status: int | None = None  # to exit with
 
 
-def install() -> None:
-    """Raise KeyboardInterrupt on SIGINT and SystemExit(143) on SIGTERM; a second signal ends the
-    process at once.
+def install(*, is_silent: bool) -> None:
+    """Exit at once on SIGINT and SIGTERM, until `raise_errors` is called.
 
-    For the entry point of a command. A signal that is ignored, as SIGINT by what a shell starts in
-    the background, stays ignored.
+    For the entry point of a command: nothing is to be saved yet, and an exception in the midst of
+    `import torch` may be lost or abort the process. A signal that is ignored, as SIGINT is in a
+    background process of a shell, stays ignored.
     """
     atexit.register(_exit_fast)  # registered first, it runs last
+    _Process.is_silent = is_silent
+    _replace(signal.default_int_handler, _exit_now)
+    _replace(signal.SIG_DFL, _exit_now)
+
+
+def raise_errors() -> None:
+    """From now on raise KeyboardInterrupt on SIGINT and SystemExit(143) on SIGTERM.
+
+    A second signal ends the process at once.
+    """
+    _replace(_exit_now, _raise)
+
+
+def _replace(old: Any, new: Any) -> None:
     for number in ERRORS:
-        if signal.getsignal(number) not in (signal.SIG_IGN, None):
-            signal.signal(number, _raise)
+        if signal.getsignal(number) is old:
+            signal.signal(number, new)
 
 
-def reinstall() -> None:
-    """Undo that Lightning ignores SIGINT after a first one."""
-    if _Process.received is not None:
-        signal.signal(signal.SIGINT, _raise)
+def _exit_now(number: int, frame: FrameType | None) -> None:
+    if not _Process.is_silent:
+        os.write(2, f"error: {ERRORS[number].__name__.lower()}\n".encode())
+    os._exit(ERRORS[number].exit_status)
 
 
 def _raise(number: int, frame: FrameType | None) -> None:
     if _Process.received is not None:
         os._exit(ERRORS[_Process.received].exit_status)
     _Process.received = number
-    if number == signal.SIGINT:
+    raise_again()
+
+
+def raise_again() -> None:
+    """Raise the error of a signal that was received; a destructor or C++ may have dropped it."""
+    if _Process.received == signal.SIGINT:
         raise KeyboardInterrupt
-    sys.exit(Terminated.exit_status)
+    if _Process.received == signal.SIGTERM:
+        sys.exit(Terminated.exit_status)
+
+
+def reinstall() -> None:
+    """Undo that Lightning ignores SIGINT after a first one."""
+    if _Process.received is not None:
+        signal.signal(signal.SIGINT, _raise)
 
 
 def is_interrupted() -> bool:
@@ -71,9 +98,8 @@ def exit_command(status: int, *, fast: bool = True) -> NoReturn:
     """
     if fast:
         _Process.status = status
-    for number in ERRORS:  # nothing is left to be saved, and what a handler raises would be printed
-        if signal.getsignal(number) is _raise:
-            signal.signal(number, lambda *_: os._exit(status))
+    for handler in (_raise, _exit_now):  # nothing is left to be saved
+        _replace(handler, lambda *_: os._exit(status))
     sys.exit(status)
 
 
