@@ -28,7 +28,7 @@ def benchmark(cfg: DictConfig) -> dict[str, Any]:
     from mnv2_lightning.system import durable_files, warning_filters
     from mnv2_lightning.system.hardware import hardware
 
-    warning_filters.quiet()
+    warning_filters.install()
     data_files.load("mnist", cfg.data.dir)  # before any clock starts
     if cfg.smoke:
         cfg.pairs = 1

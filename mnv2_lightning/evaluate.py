@@ -25,7 +25,7 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
     from mnv2_lightning.runs import checkpoints, config
     from mnv2_lightning.system import durable_files, warning_filters
 
-    warning_filters.quiet()
+    warning_filters.install()
     run = folder.require_run("run_dir", cfg.run_dir)
     run_cfg = folder.read_checked(run)
     run_cfg.data.dir = cfg.data.dir or run_cfg.data.dir

@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 
 def train(cfg: DictConfig, more_callbacks: Sequence["Callback"] = ()) -> dict[str, Any]:
-    """Fit and test as `cfg` says, into `cfg.run_dir`; returns the run's record.
+    """Fit and test a network, and write the run into `cfg.run_dir`; return its record.
 
     With `cfg.resume` the run resumes from its last checkpoint. ConfigError, DataError, Diverged,
     StorageError.
@@ -44,7 +44,7 @@ def train(cfg: DictConfig, more_callbacks: Sequence["Callback"] = ()) -> dict[st
     from mnv2_lightning.system import memory, warning_filters
     from mnv2_lightning.system.hardware import hardware
 
-    warning_filters.quiet()
+    warning_filters.install()
     memory.keep_freed_memory()
     run_dir = Path(cfg.run_dir)
     if cfg.resume and folder.is_finished(run_dir, cfg.trainer.max_epochs):
@@ -90,7 +90,7 @@ def train(cfg: DictConfig, more_callbacks: Sequence["Callback"] = ()) -> dict[st
 def _test(
     trainer: "L.Trainer", classifier: Any, datamodule: "L.LightningDataModule", record: Record
 ) -> None:
-    """Measure the best checkpoint, or the last, on the test set. Diverged."""
+    """Test the best checkpoint, or the last if there is none. Diverged."""
     from mnv2_lightning.runs import checkpoints
     from mnv2_lightning.system.memory import peak_rss_bytes
 
@@ -114,7 +114,7 @@ def _test(
 
 
 def _close(trainer: "L.Trainer") -> None:
-    """HPARAMS shows that the run has ended well."""
+    """Mark the run as successful in TensorBoard's HPARAMS."""
     from mnv2_lightning.runs.tensorboard_logger import TensorBoardLogger
 
     for logger in trainer.loggers:
@@ -123,7 +123,7 @@ def _close(trainer: "L.Trainer") -> None:
 
 
 def _prepare_folder(run_dir: Path, cfg: DictConfig) -> None:
-    """Write the config, and remove what an interrupted attempt left. StorageError."""
+    """Write the config, and remove temporary files of an interrupted run. StorageError."""
     from mnv2_lightning.runs import checkpoints
 
     durable_files.settle(run_dir)
@@ -133,7 +133,7 @@ def _prepare_folder(run_dir: Path, cfg: DictConfig) -> None:
 
 
 def _checkpoint_to_resume(run_dir: Path) -> tuple[Path | None, int]:
-    """With the step from which the loggers drop what they have. StorageError."""
+    """The newest checkpoint, and the step from which loggers drop their records. StorageError."""
     from mnv2_lightning.runs import checkpoints
 
     newest = checkpoints.newest(run_dir)
@@ -145,7 +145,7 @@ def _checkpoint_to_resume(run_dir: Path) -> tuple[Path | None, int]:
 
 
 def launch(cfg: DictConfig) -> dict[str, Any]:
-    """`train`, in as many processes on this machine as the Trainer is to have."""
+    """`train`, in as many processes on this machine as the Trainer needs."""
     processes.exit_if_orphan()  # a rank would wait for others that never start
     if processes.is_child():  # a launcher may run several jobs at a time
         take_a_gpu(cfg)
@@ -154,7 +154,7 @@ def launch(cfg: DictConfig) -> dict[str, Any]:
     from mnv2_lightning.system import torchrun
 
     hydra, run_dir = HydraConfig.get(), Path(cfg.run_dir)
-    overrides = composing.as_typed(hydra.overrides.task)
+    overrides = composing.unresolved(hydra.overrides.task)
     arguments = composing.arguments(hydra, "train", overrides, run_dir.absolute())
     try:
         torchrun.run(["mnv2_lightning.train", *arguments], count)
@@ -168,7 +168,7 @@ def launch(cfg: DictConfig) -> dict[str, Any]:
 
 
 def take_a_gpu(cfg: DictConfig) -> None:
-    """Where one device is asked for and there are several GPUs: one that no other job holds."""
+    """Choose a free GPU if one device is requested and there are several."""
     if cfg.trainer.devices != 1:
         return
     import torch
@@ -183,7 +183,7 @@ def take_a_gpu(cfg: DictConfig) -> None:
 
 
 def _processes_to_start(cfg: DictConfig) -> int:
-    """1: this process trains itself."""
+    """Number of ranks to start; 1: train in this process."""
     from mnv2_lightning import build
 
     trainer = build.build_trainer(cfg, [], [])
@@ -236,7 +236,7 @@ def check_job(job: Job) -> None:
     idx_files.require_folder(cfg.data.dir)
     hardware.check_accelerator("trainer.accelerator", cfg.trainer.accelerator)
     check_targets(config.plain(cfg))
-    warning_filters.quiet()
+    warning_filters.install()
     images = smallest_batch(TRAIN - cfg.data.val_size, cfg.data.batch_size)
     world_size = build.build_trainer(cfg, [], []).world_size
     build.check_network(cfg, max(1, images // world_size))

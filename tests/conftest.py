@@ -168,7 +168,7 @@ class Ended:
 Call = Callable[..., Ended]
 
 
-def run_in_fork(module: str, arguments: Sequence[str], *, follow_parent: bool = False) -> int:
+def run_in_fork(module: str, arguments: Sequence[str]) -> int:
     """In place of `processes.run_command`."""
     sys.stdout.flush()
     if (process := os.fork()) == 0:

@@ -61,25 +61,24 @@ class Command:
     ) -> None:
         self.name, self.function = name, function
         self.check_job, self.final_config, self.sweep = check_job, final_config, sweep
-        self.jobs: list[Job] = []
-        self.statuses: list[int] = []
+        self.jobs: list[Job] = []  # of a multirun
         self.launcher = "basic"
         self.outcome = Outcome(None)
-        self.process = os.getpid()
+        self.status = 0
 
-    def __reduce__(self) -> tuple[Callable[..., "Command"], tuple[str, int]]:
+    def __reduce__(self) -> tuple[Callable[[str], "Command"], tuple[str]]:
         """A launcher's worker imports it again."""
-        return _named, (self.name, self.process)
+        return _named, (self.name,)
 
     def main(self) -> NoReturn:
         """The entry point: ends the process with the status of `run`."""
         signals.install(is_silent=is_waited_for())
-        command = _named(self.name, os.getpid())
+        command = _named(self.name)
         signals.exit_command(command.run(), fast=command.launcher == "basic")
 
     def run(self) -> int:
         """Run as `sys.argv` says; return 0 or the status of an error in `schema/errors.py`."""
-        self.jobs, self.statuses, self.launcher = [], [], "basic"
+        self.jobs, self.launcher, self.status = [], "basic", 0
         os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra raises its errors
         if ranks.rank() or ranks.is_launched():  # gloo prints a stack where another rank has ended
             os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
@@ -91,9 +90,7 @@ class Command:
                 if not isinstance(error, Reported) and signals.interruption(error) is not None:
                     raise
                 return int(error.code or 0)
-        if outcome.status:
-            return outcome.status
-        return max(self.statuses, default=0) if len(self.statuses) < 2 else int(any(self.statuses))
+        return outcome.status or self.status
 
     def _run_hydra(self) -> None:
         config_dir = str(composing.config_dir())
@@ -105,39 +102,32 @@ class Command:
         finally:
             # Also after an error, such as of a launcher whose worker was killed.
             if self.sweep is not None and self.jobs and not signals.is_interrupted():
-                self.statuses = [0 if self.sweep.end(self.jobs) else 1]
+                self.status = 0 if self.sweep.end(self.jobs) else 1
 
     def __call__(self, cfg: DictConfig) -> None:
         """Hydra's task function: a single run, or one job of a multirun."""
-        signals.raise_errors()
         hydra = HydraConfig.get()
-        output_dir = Path(hydra.runtime.output_dir)
-        run_dir = output_dir if output_dir != Path.cwd() else None
-        overrides = composing.as_typed(hydra.overrides.task)
+        folder = Path(hydra.runtime.output_dir)
+        run_dir = folder if folder != Path.cwd() else None  # a command that writes nothing
+        overrides = composing.unresolved(hydra.overrides.task)
         if hydra.mode == RunMode.MULTIRUN:
             if OmegaConf.select(cfg, "trainer.devices") == "auto":
                 overrides.append("trainer.devices=1")  # the others are for other jobs
-            arguments = composing.arguments(hydra, self.name, overrides, output_dir)
-            self.statuses.append(self._run_job(arguments, run_dir))
+            arguments = composing.arguments(hydra, self.name, overrides, folder)
+            status = processes.run_command(f"mnv2_lightning.{self.name}", arguments)
+            if run_dir is not None and (error := record_death(run_dir, status)) is not None:
+                print(f"error: {run_dir}: {error}", file=sys.stderr, flush=True)
+            self.status = self.status or int(status != 0)
             return
         if ranks.rank():
             logging.getLogger("mnv2_lightning").setLevel(logging.ERROR)
         with report_error(cfg.traceback, run_dir) as outcome:
             self.function(self.final_config(cfg, overrides))
-        self.statuses.append(outcome.status)
-
-    def _run_job(self, arguments: Sequence[str], run_dir: Path | None) -> int:
-        """Run a job of a multirun in its own process; return its exit status."""
-        status = processes.run_command(
-            f"mnv2_lightning.{self.name}", arguments, follow_parent=self.process != os.getpid()
-        )
-        if run_dir is not None and (error := record_death(run_dir, status)) is not None:
-            print(f"error: {run_dir}: {error}", file=sys.stderr, flush=True)
-        return status if status >= 0 else 128 - status
+        self.status = outcome.status
 
     def check_run(self, config: DictConfig) -> None:
         """Check the composed `config`, which includes Hydra's part. ConfigError, StorageError."""
-        self._check([self._job(config, composing.as_typed(config.hydra.overrides.task))])
+        self._check([self._job(config, composing.unresolved(config.hydra.overrides.task))])
 
     def check_multirun(self, config: DictConfig) -> None:
         """Compose and check each job of a multirun. ConfigError, StorageError."""
@@ -148,7 +138,7 @@ class Command:
         shared = composing.shared_keys(config)
         names = ",".join(f"'{key}'" for key in shared)
         extra = [f"hydra.job.config.override_dirname.exclude_keys=[{names}]"]
-        typed = composing.as_typed(config.hydra.overrides.hydra)
+        typed = composing.unresolved(config.hydra.overrides.hydra)
         typed = [o for o in typed if not o.startswith("hydra.mode")]
         jobs = []
         for number, overrides in enumerate(composing.jobs(config)):
@@ -185,7 +175,7 @@ class Command:
         for folder, count in Counter(job.folder for job in jobs).items():
             if count > 1:
                 raise ConfigError(f"-m: {count} jobs would share the folder {folder}")
-            if folder.resolve() != Path.cwd():  # a command that writes nothing
+            if folder.resolve() != Path.cwd():
                 require_writable(folder)
         for job in jobs:
             self.check_job(job)
@@ -247,10 +237,9 @@ class Checks(Callback):
             check(config)
         if outcome.status:
             raise Reported(outcome.status)
+        signals.raise_errors()
 
 
-def _named(name: str, process: int | None = None) -> Command:
+def _named(name: str) -> Command:
     """The command of that name, as its module has it where it is not run as `__main__`."""
-    command: Command = import_module(f"mnv2_lightning.{name}").COMMAND
-    command.process = process or command.process
-    return command
+    return import_module(f"mnv2_lightning.{name}").COMMAND

@@ -1,4 +1,4 @@
-"""From overrides to composed configs: Hydra's grammar, and its errors in one line."""
+"""Composes configs from overrides, and explains Hydra's errors in one line."""
 
 import itertools
 import re
@@ -21,7 +21,7 @@ from mnv2_lightning.schema.nearest import did_you_mean, dotted_keys
 from mnv2_lightning.system import hydra_compat
 
 ERRORS = (HydraException, OmegaConfBaseException)
-# Overrides of a sweep's command that its jobs do not have.
+# Keys of a multirun's overrides that its jobs do not get.
 OF_A_SWEEP = (
     *("hydra.mode", "hydra.sweep", "hydra/sweeper", "hydra.launcher", "hydra/launcher"),
     *("hydra.run", "hydra.job.config"),
@@ -34,7 +34,7 @@ def config_dir() -> Path:
     return next(p for p in (package / "conf", package.parent / "conf") if p.is_dir())
 
 
-# The `${name:...}` that `conf/` uses beyond Hydra's; on import, as workers of launchers need them.
+# Resolvers that `conf/` uses, registered on import because workers of launchers need them too.
 for resolver in (
     *(folder.run_id, folder.run_folder, folder.sweep_folder, folder.search_folder),
     *(folder.report_folder, folder.job_folder),
@@ -43,7 +43,7 @@ for resolver in (
 
 
 def quoted(value: Any) -> str:
-    """As a value in Hydra's grammar."""
+    """Quote a value in Hydra's grammar."""
     return "'" + str(value).replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
@@ -51,13 +51,13 @@ def key_of(override: str) -> str:
     return override.partition("=")[0].lstrip("+~")
 
 
-def as_typed(overrides: Any) -> list[str]:
-    """A list of overrides in Hydra's config, where `${...}` in them would be resolved."""
+def unresolved(overrides: Any) -> list[str]:
+    """A list in Hydra's config, without resolving the `${...}` in it."""
     return OmegaConf.to_container(overrides, resolve=False)  # type: ignore[return-value]
 
 
 def composed(command: str, overrides: Sequence[str]) -> DictConfig:
-    """The config of `command` with Hydra's own part, `hydra`; while Hydra runs. ConfigError."""
+    """The config of `command`, including `hydra`. Only while Hydra runs. ConfigError."""
     try:
         return compose(command, list(overrides), return_hydra_config=True)
     except ERRORS as error:
@@ -79,7 +79,7 @@ def is_group(key: str) -> bool:
 
 
 def jobs(config: DictConfig) -> list[list[str]]:
-    """The overrides of each job of a multirun: the product of all sweeps. ConfigError."""
+    """The overrides of each job of a multirun: all combinations of swept values. ConfigError."""
     values: dict[str, list[str]] = {}  # of a key that is given twice the last counts
     for override in parse(_of_multirun(config)):
         key = override.get_key_element()
@@ -95,16 +95,14 @@ def jobs(config: DictConfig) -> list[list[str]]:
 
 
 def _of_multirun(config: DictConfig) -> list[str]:
-    """As Hydra's sweeper takes them: those of the config first."""
+    """The overrides of a multirun as Hydra's sweeper reads them."""
     params = config.hydra.sweeper.get("params") or {}
     in_config = [f"{key}={value}" for key, value in params.items()]
-    return [*in_config, *as_typed(config.hydra.overrides.task)]
+    return [*in_config, *unresolved(config.hydra.overrides.task)]
 
 
 def shared_keys(config: DictConfig) -> list[str]:
-    """The keys that all jobs share, which are no part of a job's name: where no key differs, only
-    the sweep's name.
-    """
+    """The keys that are not swept, which job names leave out. If none is swept, only `sweep`."""
     is_swept = {o.key_or_group: o.is_sweep_override() for o in parse(_of_multirun(config))}
     if not any(is_swept.values()):
         return ["sweep"]
@@ -114,18 +112,18 @@ def shared_keys(config: DictConfig) -> list[str]:
 def arguments(
     hydra: Any, command: str, overrides: Sequence[str], run_dir: Path | None = None
 ) -> list[str]:
-    """The arguments by which a job of a sweep, or a rank of a run, is a command of its own."""
+    """Arguments that start a job of a sweep, or a rank of a run, as a command of its own."""
     sources = hydra.runtime.config_sources
     user = [f"--config-dir={s.path}" for s in sources if s.provider == "command-line"]
     name = [f"--config-name={hydra.job.config_name}"] if hydra.job.config_name != command else []
     task = [override for override in overrides if key_of(override) != "sweep"]
-    kept = [o for o in as_typed(hydra.overrides.hydra) if not key_of(o).startswith(OF_A_SWEEP)]
+    kept = [o for o in unresolved(hydra.overrides.hydra) if not key_of(o).startswith(OF_A_SWEEP)]
     place = [] if run_dir is None else [f"hydra.run.dir={quoted(run_dir)}"]
     return [*user, *name, *task, *kept, *place]
 
 
 def explain(error: Exception, command: str) -> str:
-    """One line on a config that Hydra could not compose, with the nearest right key or file."""
+    """Explain an error of composition in one line, with the nearest key or file."""
     message = one_line(error)
     if isinstance(error, MissingConfigException):
         group, _, choice = (error.missing_cfg_file or "").rpartition("/")

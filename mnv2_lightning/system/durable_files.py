@@ -1,28 +1,22 @@
-"""Writing files that outlive a crash and a power cut: whole or not at all. Without torch."""
+"""Atomic writes that survive a crash or a power cut. Imports no torch."""
 
 import contextlib
-import errno
 import json
 import os
-import secrets
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from mnv2_lightning.schema.errors import ConfigError, StorageError
 
-TEMPORARY = ".unfinished"  # how the name of a file ends that a crash left half-written
-PROBE = 1 << 20  # bytes
-# Errors of os.link on file systems without hard links, such as FAT and some network shares.
-NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EINVAL)
-os.umask(UMASK := os.umask(0))  # what the user keeps from others; it cannot be read otherwise
+TEMPORARY = ".unfinished"  # suffix of temporary files
+os.umask(UMASK := os.umask(0))  # the only way to read it
 
 
 def write_bytes(path: Path, content: bytes | memoryview, *, keep: Path | None = None) -> None:
     """Replace `path` in one step; it is on the disk when this returns.
 
-    `keep`: another name for the file that it replaces, in the same folder. StorageError: the old
-    file is still there.
+    `keep`: a name in the same folder for the replaced file. StorageError: `path` is unchanged.
     """
     temporary = None
     try:
@@ -32,7 +26,7 @@ def write_bytes(path: Path, content: bytes | memoryview, *, keep: Path | None = 
             stream.write(content)
             stream.flush()
             os.fsync(stream.fileno())
-        os.chmod(temporary, 0o666 & ~UMASK)  # mkstemp's is readable by its owner only
+        os.chmod(temporary, 0o666 & ~UMASK)  # mkstemp makes it private
         if keep is not None and path.exists():
             _keep(path, keep)
         os.replace(temporary, path)
@@ -47,13 +41,12 @@ def write_bytes(path: Path, content: bytes | memoryview, *, keep: Path | None = 
 
 
 def _keep(path: Path, name: Path) -> None:
-    """Give the file a second name, so that `path` always exists; a copy without hard links."""
-    link = name.with_name(f".{name.name}.{secrets.token_hex(4)}{TEMPORARY}")
+    """Give the file a second name, so that `path` always exists."""
+    link = name.with_name(f".{name.name}{TEMPORARY}")
+    link.unlink(missing_ok=True)  # of a process that was killed
     try:
         os.link(path, link)
-    except OSError as error:
-        if error.errno not in NO_LINKS:
-            raise
+    except OSError:  # a file system without hard links
         write_bytes(name, path.read_bytes())
         return
     try:
@@ -75,7 +68,7 @@ def read_json(path: Path) -> Any:
 
 
 def make_folder(folder: Path) -> None:
-    """With those above it; each is on the disk when this returns."""
+    """Make `folder` and its parents; they are on the disk when this returns."""
     missing = [p for p in (folder, *folder.parents) if not p.is_dir()]
     for made in reversed(missing):
         made.mkdir(exist_ok=True)
@@ -83,7 +76,7 @@ def make_folder(folder: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Which files are in it, and under what names, is on the disk when this returns."""
+    """The names in `folder` are on the disk when this returns."""
     if os.name == "nt":  # a folder cannot be opened there
         return
     descriptor = os.open(folder, os.O_RDONLY)
@@ -94,20 +87,20 @@ def sync_folder(folder: Path) -> None:
 
 
 def settle(folder: Path) -> None:
-    """A folder that others made is on the disk when this returns, with those above it."""
-    for above in folder.resolve().parents:
+    """A folder that a library has made, and its parents, are on the disk when this returns."""
+    for parent in folder.resolve().parents:
         with contextlib.suppress(OSError):  # not all can be opened
-            sync_folder(above)
+            sync_folder(parent)
 
 
 def remove_unfinished(folder: Path) -> None:
-    """What `write_bytes` left there when its process was killed."""
+    """Remove the temporary files of `write_bytes` in a process that was killed."""
     for path in folder.glob(f".*{TEMPORARY}"):
         path.unlink(missing_ok=True)
 
 
 def require_writable(folder: Path) -> None:
-    """Write a megabyte where it is to be, and drop it.
+    """Write a temporary file of 1 MB into `folder`, or into the parent that exists.
 
     ConfigError: a file is there. StorageError: the disk is full or read-only, or not permitted.
     """
@@ -116,7 +109,7 @@ def require_writable(folder: Path) -> None:
         raise ConfigError(f"{folder}: {there} is a file")
     try:
         with tempfile.TemporaryFile(dir=there) as probe:
-            probe.write(bytes(PROBE))
+            probe.write(bytes(1 << 20))
             probe.flush()
             os.fsync(probe.fileno())
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Commands in processes of their own, which end when their parent ends."""
+"""Commands as child processes, which end when their parent ends."""
 
 import multiprocessing
 import os
@@ -11,10 +11,10 @@ from multiprocessing import forkserver
 from typing import Any
 
 from mnv2_lightning.schema.errors import Terminated
-from mnv2_lightning.system import ranks
+from mnv2_lightning.system import ranks, signals
 
-# Imported once, by the server that the processes are forked from: most of a command's start. Not
-# the command's own module, which each process imports under the name __mp_main__.
+# Most of a command's start, imported once by the server that forks the processes. Not the command's
+# own module, which each process imports under the name __mp_main__.
 PRELOAD = ["mnv2_lightning.build", "mnv2_lightning.cli.command", "torchvision"]
 HAS_SERVER = "forkserver" in multiprocessing.get_all_start_methods()  # not on Windows
 PARENT = int(os.environ.get(ranks.LAUNCHED) or os.getppid())  # of a rank: the command
@@ -22,17 +22,17 @@ _POLL_SECONDS = 0.5
 
 
 def start_server() -> None:
-    """Start to import what commands need; returns at once."""
+    """Start the server, which imports PRELOAD; return at once."""
     if HAS_SERVER:
         forkserver.set_forkserver_preload(PRELOAD)
         forkserver.ensure_running()
 
 
-def run_command(module: str, arguments: Sequence[str], *, follow_parent: bool = False) -> int:
-    """`python -m module *arguments`; its exit status, or minus the signal that killed it.
+def run_command(module: str, arguments: Sequence[str]) -> int:
+    """Run `python -m module *arguments`; return its exit status, or -N if signal N killed it.
 
-    What interrupts this process is passed on, once: the other has a process group of its own, and
-    is waited for. `follow_parent`: end with the parent of this process, a launcher.
+    It has its own process group, and gets each signal from this process once. In a worker of a
+    launcher it ends when the worker's parent ends.
     """
     start_server()
     if multiprocessing.get_start_method() not in multiprocessing.get_all_start_methods():
@@ -45,7 +45,7 @@ def run_command(module: str, arguments: Sequence[str], *, follow_parent: bool = 
     try:
         while process.is_alive():
             process.join(_POLL_SECONDS)
-            if follow_parent and os.getppid() != PARENT:
+            if not signals.is_installed() and os.getppid() != PARENT:
                 sys.exit(Terminated.exit_status)
     except BaseException as error:
         sent = signal.SIGINT if isinstance(error, KeyboardInterrupt) else signal.SIGTERM

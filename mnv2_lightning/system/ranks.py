@@ -17,7 +17,7 @@ def rank() -> int:
 
 
 def are_several() -> bool:
-    """Whether something outside has started more processes than this one."""
+    """Whether torchrun or SLURM has started several processes."""
     sizes = ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS")
     return any(int(os.environ.get(name) or 1) > 1 for name in sizes)
 
@@ -38,7 +38,7 @@ def is_launched() -> bool:
 
 
 def report(message: str) -> bool:
-    """Leave the message to the command that waits for this rank; False: none does."""
+    """Write the message for the command that waits for this rank. False: there is none."""
     if not is_launched():
         return False
     with suppress(OSError, KeyError):

@@ -15,7 +15,7 @@ ERRORS: dict[int, type[UserError]] = {signal.SIGINT: Interrupted, signal.SIGTERM
 
 class _Process:
     received: int | None = None  # the first signal
-    is_silent = False
+    is_silent: bool | None = None  # None: not installed
     status: int | None = None  # to exit with
 
 
@@ -30,6 +30,11 @@ def install(*, is_silent: bool) -> None:
     _Process.is_silent = is_silent
     _replace(signal.default_int_handler, _exit_now)
     _replace(signal.SIG_DFL, _exit_now)
+
+
+def is_installed() -> bool:
+    """Whether this process is a command; False in a worker of a launcher."""
+    return _Process.is_silent is not None
 
 
 def raise_errors() -> None:

@@ -15,7 +15,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from mnv2_lightning.schema.errors import RankError
 from mnv2_lightning.system import ranks
 
-SECONDS = 4  # from a signal to the end of the last rank
+SECONDS = 4  # that ranks have to end after a signal
 
 
 def run(arguments: Sequence[str], count: int) -> None:

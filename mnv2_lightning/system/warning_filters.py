@@ -1,11 +1,11 @@
-"""What Lightning says that is wrong or said already, each with the reason to hush it."""
+"""Warnings and log messages of libraries that are ignored, each with the reason."""
 
 import logging
 import threading
 import warnings
 from typing import Any
 
-QUIET = (
+IGNORED = (
     # The loader hands out slices of an array in memory; workers would only slow it down.
     ".*does not have many workers.*",
     # A run may validate on nothing: data.val_size=0.
@@ -23,14 +23,14 @@ QUIET = (
 )
 
 
-def quiet() -> None:
-    for message in QUIET:
+def install() -> None:
+    for message in IGNORED:
         warnings.filterwarnings("ignore", message=message)
-    # The run says in its own words what it computes on.
+    # The run's first lines name the device.
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.getLogger("lightning.pytorch.profilers").setLevel(logging.INFO)  # by option only
-    # On a full disk a log is not what matters most: the run ends with one line on what did.
+    # On a full disk the run ends with one line on the file that could not be written.
     logging.raiseExceptions = False
     threading.excepthook = _thread_failed
 
@@ -39,6 +39,6 @@ _plain_excepthook = threading.excepthook
 
 
 def _thread_failed(failed: Any) -> None:
-    # TensorBoard's writer raises the same again in the main thread.
+    # TensorBoard's writer raises the error again in the main thread.
     if type(failed.thread).__name__ != "_AsyncWriterThread":
         _plain_excepthook(failed)
