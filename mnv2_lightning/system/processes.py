@@ -46,7 +46,7 @@ def run_command(module: str, arguments: Sequence[str]) -> int:
         while process.is_alive():
             process.join(_POLL_SECONDS)
             if not signals.is_installed() and os.getppid() != PARENT:
-                sys.exit(Terminated.exit_status)
+                os._exit(Terminated.exit_status)  # joblib would catch SystemExit
     except BaseException as error:
         sent = signal.SIGINT if isinstance(error, KeyboardInterrupt) else signal.SIGTERM
         with suppress(ProcessLookupError):
