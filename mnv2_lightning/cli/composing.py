@@ -135,6 +135,8 @@ def explain(error: Exception, command: str) -> str:
     if sweep := re.search(r"(?:Ambiguous value for argument|Sweep parameters) '(.+?)' ", message):
         return f"{sweep[1]}: several values need -m, for a sweep"
     known = dotted_keys(OmegaConf.to_container(compose(command)))
+    if other := re.match(r"Could not override '(.+?)'", message):  # such as of another model's keys
+        known = [key for key in known if key != other[1]]
     for key in re.findall(r"'([\w./@-]+)'", message):
         if key not in known:
             return f"{key}: unknown key{did_you_mean(key, known)}"
