@@ -7,7 +7,10 @@ ARGS ?=
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help train test test-slow test-crash evidence audit lint format clean
+NEXT := $(VENV)/next-hydra
+ON_NEXT := command conf bad_configs multirun sweep launchers search signals resume
+
+.PHONY: help train test test-slow test-next test-crash evidence audit lint format clean
 
 help: ## show this
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -21,6 +24,14 @@ test: $(READY) ## the tests that need no network and no minutes, one process for
 test-slow: $(READY) ## the tests on the real MNIST and of the wheel; last, those that watch the clock
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slow and not alone" -n auto --dist worksteal $(ARGS)
 	$(BIN)/python -m pytest -m "slow and alone" $(ARGS)
+
+test-next: $(READY) ## those of the command line on the next Hydra, with the other packages as they are
+	$(BIN)/python -m venv $(NEXT)
+	$(BIN)/python -c 'import site; print(site.getsitepackages()[0])' \
+		> "$$($(NEXT)/bin/python -c 'import site; print(site.getsitepackages()[0])')/others.pth"
+	$(NEXT)/bin/python -m pip install --quiet --no-deps hydra-core==1.4.0rc3 omegaconf==2.4.1rc1
+	OMP_NUM_THREADS=1 PYTHONPATH="$(CURDIR)" $(NEXT)/bin/python -m pytest -m "not slow" -n auto --dist loadfile \
+		$(ON_NEXT:%=tests/test_%.py) $(ARGS)
 
 test-crash: $(READY) ## kill, damage, cut the power many times (30 min); writes outputs/reliability/
 	$(BIN)/python -m pytest tests/reliability --reliability outputs/reliability/record.json $(ARGS)
