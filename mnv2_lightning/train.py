@@ -139,8 +139,9 @@ def _checkpoint_to_resume(run_dir: Path) -> tuple[Path | None, int]:
     if newest is None:
         log.info("goes on: %s, from its beginning: no epoch was finished", run_dir)
         return None, 0
-    log.info("goes on: after epoch %d, %s", checkpoints.epochs(newest), newest)
-    return newest, checkpoints.global_step(newest)
+    checkpoint = checkpoints.read(newest)
+    log.info("goes on: after epoch %d, %s", checkpoint["epoch"] + 1, newest)
+    return newest, checkpoint["global_step"]
 
 
 def launch(cfg: DictConfig) -> dict[str, Any]:

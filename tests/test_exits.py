@@ -75,7 +75,7 @@ EXITS: dict[str, tuple[int, tuple[str, ...], Callable[[pytest.MonkeyPatch], None
     "nothing to resume": (0, ("resume=null",), nothing, ""),
     "diverged": (3, ("optimizer.lr=1e30",), diverge, "diverged in epoch 1 at step"),
     "full at the start": (4, (), full_at_start, "cannot be written to (No space left"),
-    "full in mid-run": (4, (), full_in_mid_run, "manifest.json: cannot be written (No space left"),
+    "full in mid-run": (4, (), full_in_mid_run, ".ckpt: cannot be written (No space left"),
     "diverged, then full": (3, (), full_from(Diverged("diverged")), "error: diverged\n"),
     "Ctrl-C, then full": (130, (), full_from(KeyboardInterrupt()), "interrupted; "),
     "unforeseen, then full": (1, (), full_from(RuntimeError("x")), "RuntimeError: x (traceback="),

@@ -93,7 +93,7 @@ def _check_epochs(cfg: DictConfig) -> None:
     newest = checkpoints.newest(Path(cfg.run_dir))
     if newest is None or max_epochs in (None, -1):
         return
-    if max_epochs < (done := checkpoints.epochs(newest)):
+    if max_epochs < (done := checkpoints.read(newest)["epoch"] + 1):
         raise ConfigError(
             f"trainer.max_epochs={max_epochs}: {cfg.resume} has trained {done} already"
         )
