@@ -93,7 +93,7 @@ def test_another_base_is_refused(call: Call, tmp_path: Path) -> None:
     assert ended.err == f"error: {told}"
     ended = call(*SWEEP, *few, "optimizer.lr=0.3,0.4", "callbacks=[default,ema]")
     assert ended.status == 2
-    assert "holds a sweep with callbacks.ema._target_=nothing, not mnv2" in ended.err
+    assert "holds a sweep with callbacks.ema._target_=None, not mnv2" in ended.err
     ended = call(*SWEEP, *few, "seed=1,2")
     assert ended.status == 2
     assert "holds a sweep over optimizer.lr, not seed; take another name" in ended.err

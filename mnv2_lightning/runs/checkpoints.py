@@ -14,7 +14,6 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from mnv2_lightning.runs import config
-from mnv2_lightning.runs.config import MAY_CHANGE, outcome
 from mnv2_lightning.runs.folder import read_record
 from mnv2_lightning.schema.errors import ConfigError, StorageError
 from mnv2_lightning.system.durable_files import remove_unfinished
@@ -102,12 +101,10 @@ def _read_own(folder: Path, path: Path) -> dict[str, Any]:
     """Load a checkpoint of the run in `folder`. StorageError: damaged, or of another config."""
     checkpoint = read(path)
     if (folder / "config.yaml").is_file():
-        expected = outcome(config.read(folder / "config.yaml"))
-        found = outcome(config.moved(checkpoint["hyper_parameters"]))
-        for key in expected | found:
-            old, new = expected.get(key), found.get(key)
-            if old != new and key not in MAY_CHANGE:
-                raise StorageError(f"{path}: another run's ({key}={new}, not {old})")
+        expected = config.read(folder / "config.yaml")
+        found = config.moved(checkpoint["hyper_parameters"])
+        for key, old, new in config.forbidden_changes(expected, found):
+            raise StorageError(f"{path}: another run's ({key}={new}, not {old})")
     return checkpoint
 
 

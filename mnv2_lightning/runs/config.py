@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -181,6 +181,18 @@ def outcome(config: dict[str, Any]) -> dict[str, Any]:
         if not any(key == out or key.startswith(f"{out}.") for out in outside)
         and not key.endswith(".dirpath")
     }
+
+
+def differences(old: dict[str, Any], new: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    """(key, old value, new value) of each key that differs; None stands for a missing value."""
+    for key in old | new:
+        if old.get(key) != new.get(key):
+            yield key, old.get(key), new.get(key)
+
+
+def forbidden_changes(old: dict[str, Any], new: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    """The differences by which the second config is not one to resume a run of the first with."""
+    return (x for x in differences(outcome(old), outcome(new)) if x[0] not in MAY_CHANGE)
 
 
 def typed(overrides: Sequence[str]) -> dict[str, Any]:

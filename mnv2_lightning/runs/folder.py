@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from mnv2_lightning.data.sets import DATA_DIR
 from mnv2_lightning.runs import config
-from mnv2_lightning.runs.config import MAY_CHANGE, OF_THE_COMMAND, outcome, plain
+from mnv2_lightning.runs.config import MAY_CHANGE, OF_THE_COMMAND, plain
 from mnv2_lightning.runs.record import EMPTY, LOCK, read_record
 from mnv2_lightning.schema.check import check, targeted_nodes
 from mnv2_lightning.schema.errors import ConfigError
@@ -185,8 +185,7 @@ def resumed_config(composed: DictConfig, overrides: Sequence[str]) -> DictConfig
     """
     folder = require_run("resume", composed.resume)
     cfg = read_checked(folder)
-    before = outcome(plain(cfg))
-    typed = set()
+    before, typed = plain(cfg), set()
     for override in OverridesParser.create().parse_overrides(list(overrides)):
         key = override.key_or_group
         if key in OF_THE_COMMAND or key.startswith("hydra."):
@@ -206,14 +205,11 @@ def resumed_config(composed: DictConfig, overrides: Sequence[str]) -> DictConfig
     kept = [o for o in cfg.overrides if _key(o) not in typed]
     cfg.overrides = kept + [o for o in overrides if _key(o) in typed and "${" not in o]
     _require_typed(plain(cfg), typed)
-    after = outcome(plain(cfg))
-    for key in before | after:
-        old, value = before.get(key), after.get(key)
-        if value != old and key not in MAY_CHANGE:
-            raise ConfigError(
-                f"{key}={value}: cannot change when a run goes on (it is {old}); what can: "
-                f"{', '.join(MAY_CHANGE)}, logger, progress bar, paths"
-            )
+    for key, old, new in config.forbidden_changes(before, plain(cfg)):
+        raise ConfigError(
+            f"{key}={new}: cannot change when a run goes on (it is {old}); what can: "
+            f"{', '.join(MAY_CHANGE)}, logger, progress bar, paths"
+        )
     cfg.resume = str(folder)
     return cfg
 
@@ -249,12 +245,10 @@ def holds_this_run(folder: Path, cfg: DictConfig, *, is_swept: bool = False) -> 
         if (folder / "result.json").exists() and not is_begun:
             raise ConfigError(f"{folder}: holds a result.json of something else")
         return False
-    before, now = outcome(plain(read_config(folder))), outcome(plain(cfg))
-    for key in before | now:
-        if before.get(key) != now.get(key) and key not in MAY_CHANGE:
-            other = f"take another folder, or go on with that run by resume={folder}"
-            raise ConfigError(
-                f"{folder}: holds a run with {key}={before.get(key)} already; "
-                + ("take another name for the sweep" if is_swept else other)
-            )
+    for key, old, _ in config.forbidden_changes(plain(read_config(folder)), plain(cfg)):
+        other = f"take another folder, or go on with that run by resume={folder}"
+        raise ConfigError(
+            f"{folder}: holds a run with {key}={old} already; "
+            + ("take another name for the sweep" if is_swept else other)
+        )
     return True

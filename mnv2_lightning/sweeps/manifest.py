@@ -6,13 +6,12 @@ from typing import Any
 
 from mnv2_lightning.cli.command import Job
 from mnv2_lightning.reports.collect import SWEEP
-from mnv2_lightning.runs.config import outcome, plain
+from mnv2_lightning.runs.config import differences, outcome, plain
 from mnv2_lightning.runs.folder import require_closed
 from mnv2_lightning.schema.errors import ConfigError
 from mnv2_lightning.system import durable_files
 
 log = logging.getLogger(__name__)
-_ABSENT = "nothing"
 
 
 def check(jobs: list[Job]) -> None:
@@ -35,9 +34,9 @@ def check(jobs: list[Job]) -> None:
         elif set(now["keys"]) < set(before["keys"]):
             other = "; type two values or more of each, or take another name"
         raise ConfigError(f"{folder}: holds a sweep over {next(keys)}, not {next(keys)}{other}")
-    for key in before["base"] | now["base"]:
-        old, new = (x["base"].get(key, _ABSENT) for x in (before, now))
-        if old != new and not (_ABSENT in (old, new) and _follows(key, now["keys"])):
+    for key, old, new in differences(before["base"], now["base"]):
+        is_shared = key in before["base"] and key in now["base"]
+        if is_shared or not _follows(key, now["keys"]):
             raise ConfigError(f"{folder}: holds a sweep with {key}={old}, not {new}{other}")
 
 
@@ -82,6 +81,6 @@ def _describe(jobs: list[Job]) -> dict[str, Any]:
         "base": {
             key: value
             for key, value in configs[0].items()
-            if all(c.get(key, _ABSENT) == value for c in configs)
+            if all(key in c and c[key] == value for c in configs)
         },
     }

@@ -21,6 +21,7 @@ from optuna.distributions import (
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from mnv2_lightning.runs.config import differences
 from mnv2_lightning.schema.errors import ConfigError
 from mnv2_lightning.system.durable_files import make_folder, write_text
 from mnv2_lightning.system.hydra_compat import instantiate
@@ -80,13 +81,13 @@ def open_study(cfg: DictConfig, folder: Path, base: dict[str, Any]) -> optuna.St
         if before is None:
             study.set_user_attr("base", base)
             return study
-    for key in sorted(before | base, key=lambda key: not key.startswith("search.space.")):
-        old, new = (x.get(key, "nothing") for x in (before, base))
-        if old != new:
-            raise ConfigError(
-                f"search.name={study.study_name}: is a search with {key}={old}, not {new}; take "
-                "another name"
-            )
+    # The space first: with it the keys that all trials share differ.
+    changed = sorted(differences(before, base), key=lambda x: not x[0].startswith("search.space."))
+    for key, old, new in changed:
+        raise ConfigError(
+            f"search.name={study.study_name}: is a search with {key}={old}, not {new}; take "
+            "another name"
+        )
     return study
 
 
