@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from mnv2_lightning.data.sets import DATA_DIR
 from mnv2_lightning.runs import config
 from mnv2_lightning.runs.config import MAY_CHANGE, OF_THE_COMMAND, plain
-from mnv2_lightning.runs.record import EMPTY, LOCK, read_record
+from mnv2_lightning.runs.record import EMPTY, LOCK, RECORD, read_record
 from mnv2_lightning.schema.check import check, targeted_nodes
 from mnv2_lightning.schema.errors import ConfigError
 from mnv2_lightning.schema.nearest import did_you_mean, dotted_keys
@@ -242,7 +242,7 @@ def holds_this_run(folder: Path, cfg: DictConfig, *, is_swept: bool = False) -> 
     require_closed(folder)
     if not (folder / "config.yaml").is_file():
         is_begun = read_record(folder).keys() == EMPTY.keys()  # cut before its config was there
-        if (folder / "result.json").exists() and not is_begun:
+        if (folder / RECORD).exists() and not is_begun:
             raise ConfigError(f"{folder}: holds a result.json of something else")
         return False
     for key, old, _ in config.forbidden_changes(plain(read_config(folder)), plain(cfg)):

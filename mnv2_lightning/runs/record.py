@@ -16,6 +16,7 @@ from mnv2_lightning.schema.errors import Diverged, Pruned, StorageError, is_of_s
 from mnv2_lightning.system import signals
 from mnv2_lightning.system.durable_files import read_json, write_json
 
+RECORD = "result.json"
 LOCK = ".lock"  # held by the process that trains in a run's folder
 LAST_RANK_SECONDS = 5.0  # in which the ranks of a run end after their first process was killed
 PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "hydra-core", "numpy")
@@ -51,7 +52,7 @@ class Record:
     """The record of the run in `folder`; only the process that is to write it does."""
 
     def __init__(self, folder: Path, *, writes: bool = True) -> None:
-        self.path = folder / "result.json"
+        self.path = folder / RECORD
         self.writes = writes
         self.data = dict(EMPTY)
 
@@ -97,12 +98,17 @@ class Record:
 
 
 def read_record(folder: Path) -> dict[str, Any]:
-    """result.json of the run in `folder`; empty where there is none that can be read."""
+    """The record of the run in `folder`; empty if it is missing or cannot be read."""
+    return read_dict(folder / RECORD)
+
+
+def read_dict(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; empty if it is missing or cannot be read."""
     try:
-        record = read_json(folder / "result.json")
+        found = read_json(path)
     except (OSError, ValueError, RecursionError):  # UnicodeDecodeError is a ValueError
         return {}
-    return record if isinstance(record, dict) else {}
+    return found if isinstance(found, dict) else {}
 
 
 def record_death(folder: Path, status: int) -> str | None:
@@ -122,7 +128,7 @@ def record_death(folder: Path, status: int) -> str | None:
         pass
     with suppress(StorageError):
         record = EMPTY | read_record(folder) | {"status": "failed", "error": error}
-        write_json(folder / "result.json", record)
+        write_json(folder / RECORD, record)
     return error
 
 
