@@ -37,24 +37,14 @@ LONGEST = 120  # characters of a folder's name
 RUN_ID = ranks.shared_id() or f"{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
 
 
-def run_id() -> str:
-    """Of this process: a run, or a whole sweep."""
-    return RUN_ID
+def folder_name(name: Any = None) -> str:
+    """The name of a sweep or a search as that of its folder; by default that of a new one."""
+    return RUN_ID if name is None else _safe(name)
 
 
 def run_folder(resume: str | None, experiment: Any) -> str:
     """Where a run goes: on in the folder of the one that it resumes, or into a new one."""
     return resume or f"outputs/runs/{_safe(experiment) or 'none'}/{RUN_ID}"
-
-
-def sweep_folder(name: Any) -> str:
-    """Where a sweep goes: on with the one of that name, or into a new folder."""
-    return f"outputs/sweeps/{_safe(name) if name is not None else RUN_ID}"
-
-
-def search_folder(name: Any) -> str:
-    """Where a search goes: on with the one of that name, or into a new folder."""
-    return f"outputs/searches/{_safe(name) if name is not None else RUN_ID}"
 
 
 def report_folder(run_dir: str | None) -> str:
