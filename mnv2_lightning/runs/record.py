@@ -23,27 +23,11 @@ PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "hydra-core", "
 # Everything that a record holds; what does not exist is null.
 EMPTY: dict[str, Any] = dict.fromkeys(
     (
-        "status",
-        "error",
-        "overrides",
-        "command",
-        "test_accuracy",
-        "test_loss",
-        "val_accuracy",
-        "tested_checkpoint",
-        "epochs",
-        "train_seconds",
-        "images_per_second",
-        "peak_rss_bytes",
-        "parameters",
-        "multiply_adds",
-        "map_sizes",
-        "precision",
-        "seed",
-        "config_hash",
-        "versions",
-        "hardware",
-        "git_commit",
+        *("status", "error", "overrides", "command"),
+        *("test_accuracy", "test_loss", "val_accuracy", "tested_checkpoint"),
+        *("epochs", "train_seconds", "images_per_second", "peak_rss_bytes"),
+        *("parameters", "multiply_adds", "map_sizes", "precision"),
+        *("seed", "config_hash", "versions", "hardware", "git_commit"),
     )
 )
 
@@ -160,13 +144,10 @@ def git_commit() -> str | None:
     here = Path(__file__).resolve().parents[2]
     if not (here / ".git").exists():
         return None
-
-    def git(*args: str) -> str:
-        command = ["git", "-C", str(here), *args]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-
+    options = ("--always", "--exclude=*", "--abbrev=40", "--dirty=+changes")
+    command = ["git", "-C", str(here), "describe", *options]
     try:
-        changed = git("status", "--porcelain", "--untracked-files=no")
-        return git("rev-parse", "HEAD") + ("+changes" if changed else "")
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return None
+    return done.stdout.strip()
