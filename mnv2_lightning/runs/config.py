@@ -17,20 +17,17 @@ from mnv2_lightning.schema.check import targeted_nodes
 from mnv2_lightning.schema.errors import ConfigError
 from mnv2_lightning.system.durable_files import write_text
 
+# Keys of a command, and not of a run.
+OF_THE_COMMAND = ("command", "resume", "run_dir", "sweep", "traceback")
 # What a run's outcome does not depend on: where things are, what is shown and logged.
-OF_THE_COMMAND = ("command", "resume", "run_dir", "sweep", "traceback")  # and not of the run
-OUTSIDE = (*OF_THE_COMMAND, "overrides", "logger", "data.dir", "data.classes")
-OUTSIDE_TRAINER = (
-    "enable_autolog_hparams",
-    "enable_model_summary",
-    "enable_progress_bar",
-    "log_every_n_steps",
-    "model_registry",
-    "profiler",
-)
-OUTSIDE_CALLBACKS = (
-    *("last", "non_finite_guard", "progress", "test_images", "throughput"),
-    *("divergence", "pictures"),  # as earlier versions named two of them
+OUTSIDE = (
+    *(*OF_THE_COMMAND, "overrides", "logger", "data.dir", "data.classes"),
+    *("trainer.enable_autolog_hparams", "trainer.enable_model_summary"),
+    *("trainer.enable_progress_bar", "trainer.log_every_n_steps"),
+    *("trainer.model_registry", "trainer.profiler"),
+    *("callbacks.last", "callbacks.non_finite_guard", "callbacks.progress"),
+    *("callbacks.test_images", "callbacks.throughput"),
+    *("callbacks.divergence", "callbacks.pictures"),  # earlier names of two of them
 )
 # May change when a run goes on, though the outcome depends on it.
 MAY_CHANGE = tuple(
@@ -56,14 +53,7 @@ MOVED = {
 }
 
 # What reading a config raises where it is none: no YAML, no text, not of JSON types or our keys.
-NOT_A_CONFIG = (
-    yaml.YAMLError,
-    ValueError,
-    AttributeError,
-    KeyError,
-    TypeError,
-    RecursionError,
-)
+NOT_A_CONFIG = (yaml.YAMLError, ValueError, AttributeError, LookupError, TypeError, RecursionError)
 
 
 def plain(cfg: DictConfig) -> dict[str, Any]:
@@ -101,14 +91,11 @@ def read(path: Path) -> dict[str, Any]:
     return {"overrides": []} | config | of_the_command
 
 
-def moved(node: Any) -> Any:
-    """`node` with the present names of classes."""
-    if isinstance(node, dict):
-        return {
-            key: MOVED.get(str(value), value) if key == "_target_" else moved(value)
-            for key, value in node.items()
-        }
-    return [moved(value) for value in node] if isinstance(node, list) else node
+def moved(config: dict[str, Any]) -> dict[str, Any]:
+    """`config`, changed in place, with the present names of classes."""
+    for _, node in targeted_nodes(config):
+        node["_target_"] = MOVED.get(str(node["_target_"]), node["_target_"])
+    return config
 
 
 class _Dumper(yaml.SafeDumper):
@@ -168,19 +155,13 @@ def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def _is_outside(key: str) -> bool:
+    return any(f"{key}.".startswith(f"{out}.") for out in OUTSIDE) or key.endswith(".dirpath")
+
+
 def outcome(config: dict[str, Any]) -> dict[str, Any]:
     """The flat part of a config on which the outcome depends."""
-    outside = [
-        *OUTSIDE,
-        *(f"trainer.{key}" for key in OUTSIDE_TRAINER),
-        *(f"callbacks.{key}" for key in OUTSIDE_CALLBACKS),
-    ]
-    return {
-        key: value
-        for key, value in flatten(config).items()
-        if not any(key == out or key.startswith(f"{out}.") for out in outside)
-        and not key.endswith(".dirpath")
-    }
+    return {key: value for key, value in flatten(config).items() if not _is_outside(key)}
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
@@ -198,11 +179,7 @@ def forbidden_changes(old: dict[str, Any], new: dict[str, Any]) -> Iterator[tupl
 def typed(overrides: Sequence[str]) -> dict[str, Any]:
     """Overrides that the outcome depends on, as values by key."""
     parsed = OverridesParser.create().parse_overrides(list(overrides))
-    return {
-        key: value
-        for key, value in ((o.key_or_group, o.value()) for o in parsed)
-        if not any(key == out or key.startswith(f"{out}.") for out in OUTSIDE)
-    }
+    return {o.key_or_group: o.value() for o in parsed if not _is_outside(o.key_or_group)}
 
 
 def outcome_hash(config: dict[str, Any]) -> str:
