@@ -43,9 +43,10 @@ def check(cfg: DictConfig) -> None:
             raise ConfigError(f"search.storage={kind}://...: {why}") from error
         except (sqlalchemy.exc.ArgumentError, ValueError) as error:
             raise ConfigError(f"search.storage={kind}: not the URL of a database") from error
-    builders = {"search.pruner": lambda: instantiate(cfg.search.pruner)}
-    builders["search.sampler"] = lambda: _sampler(cfg, 0)
-    for key, build in builders.items():
+    for key, build in (
+        ("search.pruner", lambda: instantiate(cfg.search.pruner)),
+        ("search.sampler", lambda: _sampler(cfg, 0)),
+    ):
         try:
             build()
         except Exception as error:  # whatever its constructor raises
@@ -60,16 +61,11 @@ def open_study(cfg: DictConfig, folder: Path, base: dict[str, Any]) -> optuna.St
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     make_folder(folder / LOCKS)
-    url = cfg.search.storage or f"sqlite:///{(folder / 'study.db').absolute()}"
-    # Another process may hold the file for a moment.
-    is_file = url.startswith("sqlite")
-    # A server may have ended a connection that was idle while a trial was trained.
-    options = {"connect_args": {"timeout": 60}} if is_file else {"pool_pre_ping": True}
     with alone(folder):
         try:
             study = optuna.create_study(
                 study_name=str(cfg.search.name or folder.name),
-                storage=RDBStorage(url, engine_kwargs=options),
+                storage=_storage(cfg, folder),
                 pruner=instantiate(cfg.search.pruner),
                 direction="maximize",
                 load_if_exists=True,
@@ -89,6 +85,14 @@ def open_study(cfg: DictConfig, folder: Path, base: dict[str, Any]) -> optuna.St
             "another name"
         )
     return study
+
+
+def _storage(cfg: DictConfig, folder: Path) -> RDBStorage:
+    url = cfg.search.storage or f"sqlite:///{(folder / 'study.db').absolute()}"
+    if url.startswith("sqlite"):  # another process may lock the file for a moment
+        return RDBStorage(url, engine_kwargs={"connect_args": {"timeout": 60}})
+    # A server may have closed a connection that was idle while a trial was trained.
+    return RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
 
 
 def alone(folder: Path) -> FileLock:
@@ -136,7 +140,10 @@ def _orphan(study: optuna.Study, cfg: DictConfig, folder: Path) -> tuple[Trial, 
             continue
         if trial.user_attrs.get("attempts", 0) < ATTEMPTS:
             study.sampler = _sampler(cfg, trial.number)
-            return Trial(study, trial._trial_id), lock
+            storage = _storage(cfg, folder)
+            study_id = storage.get_study_id_from_name(study.study_name)
+            trial_id = storage.get_trial_id_from_study_id_trial_number(study_id, trial.number)
+            return Trial(study, trial_id), lock
         study.tell(trial.number, state=TrialState.FAIL)
         lock.release()
     return None
