@@ -129,11 +129,11 @@ def resume_hint(folder: Path | None) -> str:
 
 def require_checkpoint(key: str, folder: Path, name: str | None) -> Path:
     """The checkpoint of that name; None: the best, or the last where there is no best."""
-    files = {n: folder / "checkpoints" / f"{n}.ckpt" for n in ("best", "last", "previous")}
-    name = name or ("best" if files["best"].is_file() else "last")
-    path = files[name]
+    checkpoints = folder / "checkpoints"
+    name = name or ("best" if (checkpoints / "best.ckpt").is_file() else "last")
+    path = checkpoints / f"{name}.ckpt"
     if not path.is_file():
-        there = sorted(p.stem for p in path.parent.glob("*.ckpt")) or ["none"]
+        there = sorted(p.stem for p in checkpoints.glob("*.ckpt")) or ["none"]
         raise ConfigError(f"{key}={folder}: has no {name} checkpoint (there: {', '.join(there)})")
     return path
 
@@ -213,10 +213,9 @@ def _require_typed(config: dict[str, Any], typed: set[str]) -> None:
     named = [(path, str(node["_target_"])) for path, node in targeted_nodes(config)]
     if registry := config["trainer"].get("model_registry"):
         named.append(("trainer.model_registry", f"the registry {registry}"))
-    for path, name in named:
-        for part in TYPED:
-            is_in = path == part or path.startswith(f"{part}.")
-            if is_in and part not in typed and not name.startswith("mnv2_lightning."):
+    for part in (part for part in TYPED if part not in typed):
+        for path, name in named:
+            if f"{path}.".startswith(f"{part}.") and not name.startswith("mnv2_lightning."):
                 without = "logger=default" if part == "logger" else f"{part}=null"
                 raise ConfigError(
                     f"{path}: {name} is not taken from a run's config; type {part}=... again, or "

@@ -203,15 +203,11 @@ def distributions(space: dict[str, Any], prefix: str = "") -> dict[str, BaseDist
         if "choices" in node:
             found[name] = CategoricalDistribution(node["choices"])
         elif "low" in node:
-            of = IntDistribution if _is_of_integers(node) else FloatDistribution
-            found[name] = of(**node)
+            are_integers = all(isinstance(value, int) for value in node.values())  # True is too
+            found[name] = (IntDistribution if are_integers else FloatDistribution)(**node)
         else:
             found |= distributions(node, f"{name}.")
     return found
-
-
-def _is_of_integers(node: dict[str, Any]) -> bool:
-    return all(isinstance(node[key], int) for key in ("low", "high", "step") if key in node)
 
 
 def ends(distribution: BaseDistribution) -> list[Any]:
@@ -232,7 +228,7 @@ def summary(study: optuna.Study, name: str) -> dict[str, Any]:
     pruned = [trial for trial in trials if trial.state == TrialState.PRUNED]
     best = max(done, key=lambda trial: trial.value or 0.0, default=None)
     ended = len(done) + len(pruned)
-    saved = sum(1 - _point(trial) / 100 for trial in pruned)
+    saved = sum(1 - min(100, trial.last_step or 0) / 100 for trial in pruned)
     is_known = ended and not any("points" in trial.user_attrs for trial in pruned)
     return {
         "name": name,
@@ -249,11 +245,6 @@ def summary(study: optuna.Study, name: str) -> dict[str, Any]:
         },
         "importances": _importances(study) if len(done) > 1 else None,
     }
-
-
-def _point(trial: FrozenTrial) -> int:
-    """Per cent of its steps."""
-    return min(100, trial.last_step or 0)
 
 
 def _importances(study: optuna.Study) -> dict[str, float]:
