@@ -11,7 +11,7 @@ from mnv2_lightning import train
 from mnv2_lightning.cli.command import Command, Job
 from mnv2_lightning.cli.composing import config_dir, quoted
 from mnv2_lightning.cli.report_error import report_error
-from mnv2_lightning.runs.config import flatten, outcome, plain, to_yaml
+from mnv2_lightning.runs.config import flatten, plain, reproducibility_config, to_yaml
 from mnv2_lightning.schema.errors import ConfigError, DataError, Pruned, SearchError, StorageError
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ CHOSEN_BY = {  # off, there is no accuracy to choose by
     "trainer.limit_val_batches": 0,
     "trainer.enable_checkpointing": False,
 }
-LEFT_OUT = ("overrides", "resume", "trainer.limit_test_batches")  # ends of an experiment's keys
+OMITTED = ("overrides", "resume", "trainer.limit_test_batches")  # ends of an experiment's keys
 _CHECKED: set[tuple[str, ...]] = set()  # trials; the searches of a sweep have the same ends
 
 
@@ -43,12 +43,12 @@ def search(cfg: DictConfig) -> dict[str, Any]:
     space = studies.distributions(plain(cfg)["search"]["space"])
     study = studies.open_study(cfg, folder, _base(cfg, list(space)))
     while True:
-        with studies.claimed(study, cfg, space, folder) as claim:
+        with studies.claim(study, cfg, space, folder) as claim:
             if claim is None:
                 break
             _run(study, *claim, _folder(folder, claim[1].number), cfg)
             log.info("%s", tables.trial(study.trials[claim[1].number], study.trials))
-    with studies.alone(folder):
+    with studies.lock_study(folder):
         result = studies.summary(study, folder.name)
         durable_files.write_json(folder / SEARCH, result)
         write.report([folder], folder / "report")
@@ -103,11 +103,11 @@ def _folder(folder: Path, number: int) -> Path:
 
 def _job(cfg: DictConfig, folder: Path, params: dict[str, Any]) -> Job:
     """The run of a trial, composed as if its parameters had been typed. ConfigError."""
-    chosen = [f"{key}={typed(value)}" for key, value in params.items()]
+    chosen = [f"{key}={as_override(value)}" for key, value in params.items()]
     return train.COMMAND.job([*cfg.overrides, *FIXED, *chosen], folder)
 
 
-def typed(value: Any) -> str:
+def as_override(value: Any) -> str:
     """As it is typed for Hydra."""
     if value is None:
         return "null"
@@ -120,10 +120,10 @@ def _base(cfg: DictConfig, searched: list[str]) -> dict[str, Any]:
     space = config.pop("search")["space"]
     shared = {
         key: value
-        for key, value in outcome(config).items()
+        for key, value in reproducibility_config(config).items()
         if not any(f"{key}.".startswith(f"{name}.") for name in searched)
     }
-    return shared | outcome({"search": {"space": space}})
+    return shared | reproducibility_config({"search": {"space": space}})
 
 
 def experiment(cfg: DictConfig, result: dict[str, Any]) -> str:
@@ -131,7 +131,7 @@ def experiment(cfg: DictConfig, result: dict[str, Any]) -> str:
     was based on.
     """
     name, chosen = result["name"], result["best"]
-    best = _job(cfg, _nowhere(cfg), chosen["params"])
+    best = _job(cfg, _unused_folder(cfg), chosen["params"])
     based_on = best.choices["experiment"]
     base = _composed(cfg, [f"experiment={based_on}"])
     groups = {g: choice for g, choice in best.choices.items() if base.choices[g] != choice}
@@ -141,7 +141,7 @@ def experiment(cfg: DictConfig, result: dict[str, Any]) -> str:
     for key, value in now.items():
         follows = key in best.following and best.following[key] == base.following.get(key)
         is_same = key in before and before[key] == value
-        if not (key.endswith(LEFT_OUT) or follows or is_same):
+        if not (key.endswith(OMITTED) or follows or is_same):
             OmegaConf.update(values, key, value)
     for key in before.keys() - now.keys():  # ~callbacks.test_images
         OmegaConf.update(values, ".".join(key.split(".")[:2]), None)
@@ -158,10 +158,10 @@ def experiment(cfg: DictConfig, result: dict[str, Any]) -> str:
 
 
 def _composed(cfg: DictConfig, overrides: list[str]) -> Job:
-    return train.COMMAND.job(overrides, _nowhere(cfg))
+    return train.COMMAND.job(overrides, _unused_folder(cfg))
 
 
-def _nowhere(cfg: DictConfig) -> Path:
+def _unused_folder(cfg: DictConfig) -> Path:
     """A folder that no run lies in, for configs that are composed only to be looked at."""
     return Path(cfg.run_dir) / "none"
 
@@ -205,13 +205,13 @@ def check_job(job: Job) -> None:
     for key in space:
         if key in spoken:
             raise ConfigError(f"{key}: is typed, and searched for in search.space")
-    ends = {key: studies.ends(distribution) for key, distribution in space.items()}
+    ends = {key: studies.extremes(distribution) for key, distribution in space.items()}
     firsts = {key: values[0] for key, values in ends.items()}
     for chosen in (firsts | {key: value} for key, values in ends.items() for value in values):
         known_by = (*cfg.overrides, *map(str, chosen.items()))
         if known_by in _CHECKED:
             continue
-        trial = _job(cfg, _nowhere(cfg), chosen)
+        trial = _job(cfg, _unused_folder(cfg), chosen)
         if build.build_trainer(trial.cfg, [], []).world_size > 1:
             raise ConfigError(f"trainer.devices={cfg.trainer.devices}: a trial is one process")
         _CHECKED.add(known_by)

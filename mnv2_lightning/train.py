@@ -51,8 +51,8 @@ def train(cfg: DictConfig, more_callbacks: Sequence["Callback"] = ()) -> dict[st
         return read_record(run_dir)
     is_first = rank_zero_only.rank == 0  # type: ignore[attr-defined]
     record = Record(run_dir, writes=is_first)
-    with folder.locked(run_dir) if is_first else nullcontext(), record.following():
-        record.update(overrides=config.typed(cfg.overrides), command=cfg.command)
+    with folder.locked(run_dir) if is_first else nullcontext(), record.tracking():
+        record.update(overrides=config.override_values(cfg.overrides), command=cfg.command)
         if is_first:
             _prepare_folder(run_dir, cfg)
         checkpoint, purge_step = _checkpoint_to_resume(run_dir) if cfg.resume else (None, None)
@@ -66,7 +66,7 @@ def train(cfg: DictConfig, more_callbacks: Sequence["Callback"] = ()) -> dict[st
         record.update(
             precision=trainer.precision,
             seed=cfg.seed,
-            config_hash=config.outcome_hash(config.plain(cfg)),
+            config_hash=config.config_hash(config.plain(cfg)),
             versions=versions(),
             hardware=hardware(),
             git_commit=git_commit(),

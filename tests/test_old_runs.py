@@ -31,8 +31,8 @@ EARLIER = [
 
 
 def test_new_names_are_those_of_classes() -> None:
-    assert set(config.MOVED.values()) <= BY_TARGET.keys()
-    assert not set(config.MOVED) & BY_TARGET.keys()
+    assert set(config.RENAMED_TARGETS.values()) <= BY_TARGET.keys()
+    assert not set(config.RENAMED_TARGETS) & BY_TARGET.keys()
 
 
 @pytest.mark.parametrize("names", EARLIER)

@@ -20,7 +20,7 @@ from mnv2_lightning.classifier import Classifier
 from mnv2_lightning.cli.composing import config_dir
 from mnv2_lightning.runs.config import flatten, plain
 from mnv2_lightning.runs.folder import read_config
-from mnv2_lightning.search import LEFT_OUT
+from mnv2_lightning.search import OMITTED
 from mnv2_lightning.sweeps import studies
 from mnv2_lightning.system import hydra_compat
 from tests.conftest import SMALL, Call, record
@@ -70,7 +70,7 @@ def test_a_search(call: Call, tmp_path: Path) -> None:
     again.data.dir = None
     trial_config = flatten(plain(read_config(Path(again.run_dir))))
     composed = flatten(plain(again))
-    outside = (*LEFT_OUT, "command", "data.dir", "sweep", "traceback", "run_dir", "trainer.devices")
+    outside = (*OMITTED, "command", "data.dir", "sweep", "traceback", "run_dir", "trainer.devices")
     for key in trial_config.keys() | composed.keys():
         if not key.endswith(outside) and not key.startswith("callbacks.test_images"):
             assert composed[key] == trial_config[key], key

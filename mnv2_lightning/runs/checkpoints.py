@@ -102,7 +102,7 @@ def _read_own(folder: Path, path: Path) -> dict[str, Any]:
     checkpoint = read(path)
     if (folder / "config.yaml").is_file():
         expected = config.read(folder / "config.yaml")
-        found = config.moved(checkpoint["hyper_parameters"])
+        found = config.rename_targets(checkpoint["hyper_parameters"])
         for key, old, new in config.forbidden_changes(expected, found):
             raise StorageError(f"{path}: another run's ({key}={new}, not {old})")
     return checkpoint

@@ -18,10 +18,10 @@ from mnv2_lightning.schema.errors import ConfigError
 from mnv2_lightning.system.durable_files import write_text
 
 # Keys of a command, and not of a run.
-OF_THE_COMMAND = ("command", "resume", "run_dir", "sweep", "traceback")
+COMMAND_KEYS = ("command", "resume", "run_dir", "sweep", "traceback")
 # What a run's outcome does not depend on: where things are, what is shown and logged.
-OUTSIDE = (
-    *(*OF_THE_COMMAND, "overrides", "logger", "data.dir", "data.classes"),
+IGNORED_KEYS = (
+    *(*COMMAND_KEYS, "overrides", "logger", "data.dir", "data.classes"),
     *("trainer.enable_autolog_hparams", "trainer.enable_model_summary"),
     *("trainer.enable_progress_bar", "trainer.log_every_n_steps"),
     *("trainer.model_registry", "trainer.profiler"),
@@ -39,7 +39,7 @@ FOLDERS = ("run_dir", "dirpath", "save_dir", "log_dir")  # keys of what is writt
 FILENAME = re.compile(r"([\w =,+.-]|\{\w+(/\w+)*(:[\d.]*[defg%]?)?\})+")
 
 # Classes under the names that earlier versions wrote into a run's config.
-MOVED = {
+RENAMED_TARGETS = {
     "mnv2_lightning.callbacks.checkpoint.Checkpoint": (
         "mnv2_lightning.callbacks.model_checkpoint.Checkpoint"
     ),
@@ -66,7 +66,7 @@ def save(path: Path, config: dict[str, Any]) -> None:
 
     A folder of data that was typed is kept, whole; one that the environment named is not.
     """
-    kept = {k: v for k, v in config.items() if k not in OF_THE_COMMAND}
+    kept = {k: v for k, v in config.items() if k not in COMMAND_KEYS}
     run_dir = Path(config["run_dir"]).resolve()
     kept = _with_paths(kept, lambda p: os.path.relpath(Path(p).resolve(), run_dir))
     typed = kept["data"]["dir"]
@@ -83,18 +83,20 @@ def read(path: Path) -> dict[str, Any]:
         text = json.dumps(yaml.safe_load(path.read_text(encoding="utf-8")))
         if "${" in text:  # `save` resolves them; what they stand for could change after a check
             raise ValueError("it holds an interpolation")
-        config = _with_paths(moved(json.loads(text)), lambda p: os.path.normpath(run_dir / p))
+        config = _with_paths(
+            rename_targets(json.loads(text)), lambda p: os.path.normpath(run_dir / p)
+        )
         config["data"]["dir"] = os.environ.get(DATA_DIR) or config["data"]["dir"]
     except NOT_A_CONFIG as error:
         raise ConfigError(f"{path}: not a run's config ({str(error).splitlines()[0]})") from error
-    of_the_command = dict.fromkeys(OF_THE_COMMAND) | {"run_dir": str(run_dir), "traceback": False}
+    of_the_command = dict.fromkeys(COMMAND_KEYS) | {"run_dir": str(run_dir), "traceback": False}
     return {"overrides": []} | config | of_the_command
 
 
-def moved(config: dict[str, Any]) -> dict[str, Any]:
+def rename_targets(config: dict[str, Any]) -> dict[str, Any]:
     """`config`, changed in place, with the present names of classes."""
     for _, node in targeted_nodes(config):
-        node["_target_"] = MOVED.get(str(node["_target_"]), node["_target_"])
+        node["_target_"] = RENAMED_TARGETS.get(str(node["_target_"]), node["_target_"])
     return config
 
 
@@ -155,13 +157,13 @@ def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _is_outside(key: str) -> bool:
-    return any(f"{key}.".startswith(f"{out}.") for out in OUTSIDE) or key.endswith(".dirpath")
+def _is_ignored(key: str) -> bool:
+    return any(f"{key}.".startswith(f"{out}.") for out in IGNORED_KEYS) or key.endswith(".dirpath")
 
 
-def outcome(config: dict[str, Any]) -> dict[str, Any]:
+def reproducibility_config(config: dict[str, Any]) -> dict[str, Any]:
     """The flat part of a config on which the outcome depends."""
-    return {key: value for key, value in flatten(config).items() if not _is_outside(key)}
+    return {key: value for key, value in flatten(config).items() if not _is_ignored(key)}
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
@@ -173,20 +175,24 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> Iterator[tuple[str,
 
 def forbidden_changes(old: dict[str, Any], new: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
     """The differences by which the second config is not one to resume a run of the first with."""
-    return (x for x in differences(outcome(old), outcome(new)) if x[0] not in MAY_CHANGE)
+    return (
+        x
+        for x in differences(reproducibility_config(old), reproducibility_config(new))
+        if x[0] not in MAY_CHANGE
+    )
 
 
-def typed(overrides: Sequence[str]) -> dict[str, Any]:
+def override_values(overrides: Sequence[str]) -> dict[str, Any]:
     """Overrides that the outcome depends on, as values by key."""
     parsed = OverridesParser.create().parse_overrides(list(overrides))
-    return {o.key_or_group: o.value() for o in parsed if not _is_outside(o.key_or_group)}
+    return {o.key_or_group: o.value() for o in parsed if not _is_ignored(o.key_or_group)}
 
 
-def outcome_hash(config: dict[str, Any]) -> str:
+def config_hash(config: dict[str, Any]) -> str:
     text = json.dumps(
         {
             key: int(value) if isinstance(value, float) and value.is_integer() else value
-            for key, value in outcome(config).items()
+            for key, value in reproducibility_config(config).items()
         },
         sort_keys=True,
     )

@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from mnv2_lightning.data.sets import DATA_DIR
 from mnv2_lightning.runs import config
-from mnv2_lightning.runs.config import MAY_CHANGE, OF_THE_COMMAND, plain
+from mnv2_lightning.runs.config import COMMAND_KEYS, MAY_CHANGE, plain
 from mnv2_lightning.runs.record import EMPTY, LOCK, RECORD, read_record
 from mnv2_lightning.schema.check import check, targeted_nodes
 from mnv2_lightning.schema.errors import ConfigError
@@ -29,9 +29,9 @@ log = logging.getLogger(__name__)
 
 _ABSENT: Any = object()
 # What of a run's config that is not ours writes where it likes, or sends: it is typed, or not used.
-TYPED = ("logger", "trainer.profiler", "trainer.model_registry")
-PARTS_OF = {"sweep.json": "sweep", ".locks": "search.name"}  # a file beside a run's folder
-LONGEST = 120  # characters of a folder's name
+OVERRIDE_ONLY = ("logger", "trainer.profiler", "trainer.model_registry")
+MARKERS = {"sweep.json": "sweep", ".locks": "search.name"}  # a file beside a run's folder
+MAX_LENGTH = 120  # characters of a folder's name
 # The time and chance: no two runs share a folder, not if they start within one second. The ranks of
 # one run do; SLURM and torchrun know it by a name, under which it also starts again.
 RUN_ID = ranks.shared_id() or f"{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
@@ -39,12 +39,12 @@ RUN_ID = ranks.shared_id() or f"{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_he
 
 def folder_name(name: Any = None) -> str:
     """The name of a sweep or a search as that of its folder; by default that of a new one."""
-    return RUN_ID if name is None else _safe(name)
+    return RUN_ID if name is None else _safe_name(name)
 
 
 def run_folder(resume: str | None, experiment: Any) -> str:
     """Where a run goes: on in the folder of the one that it resumes, or into a new one."""
-    return resume or f"outputs/runs/{_safe(experiment) or 'none'}/{RUN_ID}"
+    return resume or f"outputs/runs/{_safe_name(experiment) or 'none'}/{RUN_ID}"
 
 
 def report_folder(run_dir: str | None) -> str:
@@ -62,15 +62,15 @@ def job_folder(overrides: Sequence[str], fixed: Sequence[str] = ()) -> str:
     # Hydra writes 1e18 as 1e+18, whose + would become the - of 1e-18.
     kept = [(key, re.sub(r"(?<=\de)\+(?=\d)", "", value)) for key, value in kept]
     parts = [f"{re.split(r'[./@+~]', key)[-1]}-{value}" for key, value in kept]
-    return _safe("_".join(parts)) or "job"
+    return _safe_name("_".join(parts)) or "job"
 
 
-def _safe(name: Any) -> str:
+def _safe_name(name: Any) -> str:
     """A folder's name that can be typed anywhere; a long one is cut, with a hash of all of it."""
     safe = re.sub(r"[^A-Za-z0-9._-]+", "-", str(name)).strip("-.")
-    if len(safe) <= LONGEST:
+    if len(safe) <= MAX_LENGTH:
         return safe
-    return f"{safe[:LONGEST]}-{hashlib.sha256(safe.encode()).hexdigest()[:8]}"
+    return f"{safe[:MAX_LENGTH]}-{hashlib.sha256(safe.encode()).hexdigest()[:8]}"
 
 
 def require_run(key: str, path: str) -> Path:
@@ -84,7 +84,7 @@ def require_run(key: str, path: str) -> Path:
         jobs = sorted(p.parent.name for p in folder.glob("*/config.yaml"))
         why = f"it holds runs, such as {jobs[0]}" if jobs else "it has no config.yaml"
         raise ConfigError(f"{key}={path}: not a run's folder ({why})")
-    require_closed(folder)
+    check_links(folder)
     return folder
 
 
@@ -103,7 +103,7 @@ def locked(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def require_closed(folder: Path) -> None:
+def check_links(folder: Path) -> None:
     """ConfigError: a link in it leads out of it, and what is written there would follow.
 
     To be called before Hydra opens the log.
@@ -118,7 +118,7 @@ def resume_hint(folder: Path | None) -> str:
     """How to resume after an interruption: a run, or the sweep or search that it belongs to."""
     if folder is None:
         return ""
-    for name, key in PARTS_OF.items():
+    for name, key in MARKERS.items():
         for place in (folder, folder.parent):
             if (place / name).exists():
                 where = f"{key}={place.name}"
@@ -178,7 +178,7 @@ def resumed_config(composed: DictConfig, overrides: Sequence[str]) -> DictConfig
     before, typed = plain(cfg), set()
     for override in OverridesParser.create().parse_overrides(list(overrides)):
         key = override.key_or_group
-        if key in OF_THE_COMMAND or key.startswith("hydra."):
+        if key in COMMAND_KEYS or key.startswith("hydra."):
             continue
         old, value = OmegaConf.select(cfg, key, default=_ABSENT), override.value()
         typed.add(key)
@@ -191,10 +191,10 @@ def resumed_config(composed: DictConfig, overrides: Sequence[str]) -> DictConfig
         elif isinstance(old, DictConfig) and not (value is None or isinstance(value, dict)):
             raise ConfigError(f"{key}={value}: a group cannot change when a run goes on")
         else:
-            OmegaConf.update(cfg, key, value, merge=key not in TYPED)
+            OmegaConf.update(cfg, key, value, merge=key not in OVERRIDE_ONLY)
     kept = [o for o in cfg.overrides if _key(o) not in typed]
     cfg.overrides = kept + [o for o in overrides if _key(o) in typed and "${" not in o]
-    _require_typed(plain(cfg), typed)
+    _require_overrides(plain(cfg), typed)
     for key, old, new in config.forbidden_changes(before, plain(cfg)):
         raise ConfigError(
             f"{key}={new}: cannot change when a run goes on (it is {old}); what can: "
@@ -208,12 +208,12 @@ def _key(override: str) -> str:
     return override.partition("=")[0].lstrip("+~")
 
 
-def _require_typed(config: dict[str, Any], typed: set[str]) -> None:
-    """ConfigError: the run's config has something of TYPED that was not typed now."""
+def _require_overrides(config: dict[str, Any], typed: set[str]) -> None:
+    """ConfigError: the run's config has something of OVERRIDE_ONLY that was not typed now."""
     named = [(path, str(node["_target_"])) for path, node in targeted_nodes(config)]
     if registry := config["trainer"].get("model_registry"):
         named.append(("trainer.model_registry", f"the registry {registry}"))
-    for part in (part for part in TYPED if part not in typed):
+    for part in (part for part in OVERRIDE_ONLY if part not in typed):
         for path, name in named:
             if f"{path}.".startswith(f"{part}.") and not name.startswith("mnv2_lightning."):
                 without = "logger=default" if part == "logger" else f"{part}=null"
@@ -228,7 +228,7 @@ def holds_this_run(folder: Path, cfg: DictConfig, *, is_swept: bool = False) -> 
 
     ConfigError: the folder holds another one, or a link that leads out of it.
     """
-    require_closed(folder)
+    check_links(folder)
     if not (folder / "config.yaml").is_file():
         is_begun = read_record(folder).keys() == EMPTY.keys()  # cut before its config was there
         if (folder / RECORD).exists() and not is_begun:

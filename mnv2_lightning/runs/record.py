@@ -56,13 +56,13 @@ class Record:
         }
 
     @contextmanager
-    def following(self) -> Iterator[None]:
+    def tracking(self) -> Iterator[None]:
         """Status "running", and how the block ended where it did not by itself."""
         self.update(status="running", error=None)
         try:
             yield
         except BaseException as error:
-            first = _first(error)
+            first = _root_error(error)
             if signals.interruption(first) is not None:
                 self._end(status="interrupted")
                 raise first from None
@@ -116,7 +116,7 @@ def record_death(folder: Path, status: int) -> str | None:
     return error
 
 
-def _first(error: BaseException) -> BaseException:
+def _root_error(error: BaseException) -> BaseException:
     """What ended the run, where a disk that does not take what a logger has of it came on top."""
     while is_of_storage(error):
         root = error

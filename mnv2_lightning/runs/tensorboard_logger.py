@@ -14,7 +14,7 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from torch import Tensor, nn
 from torch.utils.tensorboard.summary import hparams
 
-from mnv2_lightning.runs.config import outcome, to_yaml, typed
+from mnv2_lightning.runs.config import override_values, reproducibility_config, to_yaml
 
 
 class TensorBoardLogger(loggers.TensorBoardLogger):
@@ -32,7 +32,7 @@ class TensorBoardLogger(loggers.TensorBoardLogger):
             run_dir, name="", version="", default_hp_metric=False, purge_step=purge_step
         )
         self._described = False
-        self._typed = typed(overrides)
+        self._overrides = override_values(overrides)
         self._end: Summary | None = None  # of HPARAMS' session
 
     @rank_zero_only
@@ -46,12 +46,12 @@ class TensorBoardLogger(loggers.TensorBoardLogger):
         self.experiment.add_text("config", "\n".join(f"    {x}" for x in text.splitlines()))
         shown = {
             key: value if type(value) in (int, float, str) else str(value)
-            for key, value in outcome(dict(params)).items()
+            for key, value in reproducibility_config(dict(params)).items()
             if value is not None and "._" not in key and not key.startswith("callbacks.best.")
         }
         shown |= {  # files of a folder: model=tutorial
             key: str(value)
-            for key, value in self._typed.items()
+            for key, value in self._overrides.items()
             if key not in shown and value is not None
         }
         _, start, self._end = hparams(shown, {})

@@ -6,8 +6,8 @@ from typing import Any
 
 from mnv2_lightning.cli.command import Job
 from mnv2_lightning.reports.collect import SWEEP
-from mnv2_lightning.runs.config import differences, outcome, plain
-from mnv2_lightning.runs.folder import require_closed
+from mnv2_lightning.runs.config import differences, plain, reproducibility_config
+from mnv2_lightning.runs.folder import check_links
 from mnv2_lightning.schema.errors import ConfigError
 from mnv2_lightning.system import durable_files
 
@@ -21,7 +21,7 @@ def check(jobs: list[Job]) -> None:
     if len({str(job.cfg.sweep) for job in jobs}) > 1:
         raise ConfigError("sweep: one name, not several")
     folder = _folder(jobs)
-    require_closed(folder)
+    check_links(folder)
     if not (folder / SWEEP).is_file():
         return
     before, now = durable_files.read_json(folder / SWEEP), _describe(jobs)
@@ -36,11 +36,11 @@ def check(jobs: list[Job]) -> None:
         raise ConfigError(f"{folder}: holds a sweep over {next(keys)}, not {next(keys)}{other}")
     for key, old, new in differences(before["base"], now["base"]):
         is_shared = key in before["base"] and key in now["base"]
-        if is_shared or not _follows(key, now["keys"]):
+        if is_shared or not _may_follow(key, now["keys"]):
             raise ConfigError(f"{folder}: holds a sweep with {key}={old}, not {new}{other}")
 
 
-def _follows(key: str, swept: list[str]) -> bool:
+def _may_follow(key: str, swept: list[str]) -> bool:
     """Whether a sweep over these may have `key` in some jobs only: a group's own differ."""
     return any(of in ("experiment", key) or key.startswith(f"{of}.") for of in swept)
 
@@ -74,7 +74,7 @@ def _folder(jobs: list[Job]) -> Path:
 def _describe(jobs: list[Job]) -> dict[str, Any]:
     """The keys that were swept, the jobs' folders, and the config that they share."""
     typed = [dict(o.partition("=")[::2] for o in job.overrides) for job in jobs]
-    configs = [outcome(plain(job.cfg)) for job in jobs]
+    configs = [reproducibility_config(plain(job.cfg)) for job in jobs]
     return {
         "keys": [key for key in typed[0] if any(t[key] != typed[0][key] for t in typed)],
         "jobs": [job.folder.name for job in jobs],

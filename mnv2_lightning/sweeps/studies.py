@@ -61,7 +61,7 @@ def open_study(cfg: DictConfig, folder: Path, base: dict[str, Any]) -> optuna.St
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     make_folder(folder / LOCKS)
-    with alone(folder):
+    with lock_study(folder):
         try:
             study = optuna.create_study(
                 study_name=str(cfg.search.name or folder.name),
@@ -95,20 +95,20 @@ def _storage(cfg: DictConfig, folder: Path) -> RDBStorage:
     return RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
 
 
-def alone(folder: Path) -> FileLock:
+def lock_study(folder: Path) -> FileLock:
     """Held by one process of the search at a time."""
     return FileLock(folder / LOCKS / "study")
 
 
 @contextmanager
-def claimed(
+def claim(
     study: optuna.Study, cfg: DictConfig, space: dict[str, BaseDistribution], folder: Path
 ) -> Iterator[tuple[Trial, FrozenTrial] | None]:
     """The next trial for this process alone, and what is known of it: one whose process has died,
     or a new one. None: all have been begun.
     """
-    with alone(folder):
-        found = _orphan(study, cfg, folder) or _new(study, cfg, folder)
+    with lock_study(folder):
+        found = _abandoned(study, cfg, folder) or _new(study, cfg, folder)
         if found is not None:
             trial, lock = found
             for name, distribution in space.items():
@@ -123,15 +123,15 @@ def claimed(
         lock.release()
 
 
-def _orphan(study: optuna.Study, cfg: DictConfig, folder: Path) -> tuple[Trial, FileLock] | None:
+def _abandoned(study: optuna.Study, cfg: DictConfig, folder: Path) -> tuple[Trial, FileLock] | None:
     """A trial that was begun in this folder and that no living process holds.
 
     A database may hold trials of other folders too, whose locks are not seen here.
     """
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        path = _lock(folder, trial.number)
+        path = _lock_path(folder, trial.number)
         # Without an owner its process died right after `ask`, and had the lock before.
-        if not path.is_file() or trial.user_attrs.get("owner", _own(folder)) != _own(folder):
+        if not path.is_file() or trial.user_attrs.get("owner", _owner(folder)) != _owner(folder):
             continue
         lock = FileLock(path, blocking=False)
         try:
@@ -153,25 +153,25 @@ def _new(study: optuna.Study, cfg: DictConfig, folder: Path) -> tuple[Trial, Fil
     number = len(study.get_trials(deepcopy=False))
     if number >= cfg.search.trials:
         return None
-    lock = FileLock(_lock(folder, number))
+    lock = FileLock(_lock_path(folder, number))
     lock.acquire()  # first: a crash after `ask` leaves a trial that is known to be ours
     study.sampler = _sampler(cfg, number)
     trial = study.ask()
-    trial.set_user_attr("owner", _own(folder))
+    trial.set_user_attr("owner", _owner(folder))
     if trial.number != number:  # a machine that shares the database, not the lock, was first
-        own = FileLock(_lock(folder, trial.number))
+        own = FileLock(_lock_path(folder, trial.number))
         own.acquire()
-        _lock(folder, number).unlink()
+        _lock_path(folder, number).unlink()
         lock.release()
         return trial, own
     return trial, lock
 
 
-def _lock(folder: Path, number: int) -> Path:
+def _lock_path(folder: Path, number: int) -> Path:
     return folder / LOCKS / str(number)
 
 
-def _own(folder: Path) -> str:
+def _owner(folder: Path) -> str:
     """What the folder is known by in a study that it may share with others; kept in it."""
     path = folder / LOCKS / "owner"
     if not path.is_file():
@@ -210,7 +210,7 @@ def distributions(space: dict[str, Any], prefix: str = "") -> dict[str, BaseDist
     return found
 
 
-def ends(distribution: BaseDistribution) -> list[Any]:
+def extremes(distribution: BaseDistribution) -> list[Any]:
     """The values that have to work for all to work."""
     if isinstance(distribution, CategoricalDistribution):
         return list(distribution.choices)
