@@ -137,10 +137,10 @@ def _checkpoint_to_resume(run_dir: Path) -> tuple[Path | None, int]:
 
     newest = checkpoints.newest(run_dir)
     if newest is None:
-        log.info("goes on: %s, from its beginning: no epoch was finished", run_dir)
+        log.info("resumes from the beginning, as no epoch was finished: %s", run_dir)
         return None, 0
     checkpoint = checkpoints.read(newest)
-    log.info("goes on: after epoch %d, %s", checkpoint["epoch"] + 1, newest)
+    log.info("resumes after epoch %d: %s", checkpoint["epoch"] + 1, newest)
     return newest, checkpoint["global_step"]
 
 

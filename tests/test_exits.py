@@ -192,7 +192,7 @@ def test_the_same_command_goes_on(call: Call, tmp_path: Path) -> None:
         assert "no epoch was finished" in call(*typed).err
     ended = call(*typed, "resume=null")  # as without it
     assert ended.status == 0, ended.err
-    assert "from its beginning" in ended.out
+    assert "from the beginning" in ended.out
     steps = [line.split(",")[0] for line in (tmp_path / "a" / "metrics.csv").read_text().split()]
     assert len(steps) == len(set(steps))
     before = (tmp_path / "a" / "result.json").read_text()
@@ -205,5 +205,5 @@ def test_the_same_command_goes_on(call: Call, tmp_path: Path) -> None:
     assert "a: holds a run with optimizer.lr=0.1 already; take another folder" in ended.err
     ended = call(*typed, "trainer.max_epochs=3")
     assert ended.status == 0
-    assert "goes on: " in ended.out
+    assert "resumes after epoch" in ended.out
     assert record(tmp_path / "a")["epochs"] == 3

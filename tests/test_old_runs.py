@@ -58,6 +58,6 @@ def test_it_is_evaluated_and_resumed(
     assert accuracy == record(run)["test_accuracy"]
     ended = call("train", "resume=old", "trainer.max_epochs=3")
     assert ended.status == 0, ended.err
-    assert "goes on: after epoch 2" in ended.out
+    assert "resumes after epoch 2" in ended.out
     assert record(old)["epochs"] == 3
     assert "callbacks.non_finite_guard.NonFiniteGuard" in (old / "config.yaml").read_text()

@@ -164,7 +164,7 @@ def test_interrupted(call: Call, tmp_path: Path) -> None:
     assert [trial.state.name for trial in trials(folder)] == ["RUNNING"]
     ended = call(*SEARCH)
     assert ended.status == 0, ended.err
-    assert "goes on: after epoch 1" in ended.out
+    assert "resumes after epoch 1" in ended.out
     assert [trial.state.name for trial in trials(folder)] == ["COMPLETE"] * 3
     assert [trial.user_attrs["attempts"] for trial in trials(folder)] == [1, 1, 1]
 

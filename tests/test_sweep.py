@@ -239,7 +239,7 @@ def test_a_job_that_the_system_kills(tmp_path: Path) -> None:
     process, _ = start_a_sweep(tmp_path, f"sweep={job.parent.name}")
     out, err = process.communicate()
     assert process.returncode == 0, err
-    assert "goes on: after epoch" in out
+    assert "resumes after epoch" in out
     assert record(job)["status"] == "finished"
 
 
@@ -259,6 +259,6 @@ def test_signals_to_a_sweep(
         process.send_signal(sent)
     _, err = process.communicate(timeout=10)  # ends when both have closed it
     assert process.returncode == status
-    assert re.fullmatch(r"error: (interrupted|terminated); the same command goes on .*\n", err)
+    assert re.fullmatch(r"error: (interrupted|terminated); the same command resumes it .*\n", err)
     assert record(job)["status"] == "interrupted"
     assert not job.with_name("seed-3").exists()

@@ -300,7 +300,7 @@ def test_what_is_typed_takes_the_place_of_a_strangers(run: Path, tmp_path: Path)
     assert cfg.trainer.profiler == {"_target_": f"{PROFILERS}.AdvancedProfiler"}
     assert resumed_config(composed, ["trainer.profiler=null"]).trainer.profiler is None
     with pytest.raises(
-        ConfigError, match=r"trainer\.profiler: .* type trainer\.profiler=\.\.\. aga"
+        ConfigError, match=r"trainer\.profiler: .* set trainer\.profiler=\.\.\. aga"
     ):
         resumed_config(composed, ["trainer.profiler.dirpath=x"])
 
@@ -324,7 +324,7 @@ def test_a_logger_of_ones_own(call: Call, tmp_path: Path) -> None:
     ended = call("train", "resume=run", "trainer.max_epochs=3")
     assert ended.status == 2
     assert f"logger.mine: {LOGGERS}.CSVLogger" in ended.err
-    assert "type logger=" in ended.err
+    assert "set logger=" in ended.err
     ended = call("train", "resume=run", "trainer.max_epochs=3", "logger=default")
     assert ended.status == 0, ended.err
 
