@@ -98,7 +98,7 @@ def test_another_base_is_refused(call: Call, tmp_path: Path) -> None:
     assert ended.status == 2
     assert "holds a sweep over optimizer.lr, not seed; take another name" in ended.err
     ended = call(*SWEEP, *few, "optimizer.lr=0.3")
-    told = "holds a sweep over optimizer.lr, not nothing; type two values or more of each, or take"
+    told = "holds a sweep over optimizer.lr, not nothing; give two values or more of each, or take"
     assert told in ended.err
     assert not (folder / "seed-1").exists()
     ended = call(*SWEEP, *few, "optimizer.lr=0.2,0.3")

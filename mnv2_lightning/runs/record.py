@@ -1,4 +1,4 @@
-"""result.json: what a run is, how far it came, and what it reached."""
+"""result.json: the status, results and provenance of a run."""
 
 import math
 import platform
@@ -17,10 +17,10 @@ from mnv2_lightning.system import signals
 from mnv2_lightning.system.durable_files import read_json, write_json
 
 RECORD = "result.json"
-LOCK = ".lock"  # held by the process that trains in a run's folder
-LAST_RANK_SECONDS = 5.0  # in which the ranks of a run end after their first process was killed
+LOCK = ".lock"  # locked by the process that trains in the folder
+LAST_RANK_SECONDS = 5.0  # for the ranks of a run to end after their first process was killed
 PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "hydra-core", "numpy")
-# Everything that a record holds; what does not exist is null.
+# The keys of every record; a missing value is null.
 EMPTY: dict[str, Any] = dict.fromkeys(
     (
         *("status", "error", "overrides", "command"),
@@ -33,7 +33,10 @@ EMPTY: dict[str, Any] = dict.fromkeys(
 
 
 class Record:
-    """The record of the run in `folder`; only the process that is to write it does."""
+    """The record of the run in `folder`.
+
+    `writes`: whether this process writes the file; only one rank does.
+    """
 
     def __init__(self, folder: Path, *, writes: bool = True) -> None:
         self.path = folder / RECORD
@@ -41,13 +44,13 @@ class Record:
         self.data = dict(EMPTY)
 
     def update(self, **values: Any) -> None:
-        """Set `values` and write the file, whole or not at all. StorageError."""
+        """Set `values` and replace the file. StorageError."""
         self.note(**values)
         if self.writes:
             write_json(self.path, self.data)
 
     def note(self, **values: Any) -> None:
-        """Set `values`, for the next `update` to write."""
+        """Set `values` without writing; NaN and infinity become null."""
         unknown = values.keys() - EMPTY.keys()
         assert not unknown, unknown
         self.data |= {
@@ -57,7 +60,10 @@ class Record:
 
     @contextmanager
     def tracking(self) -> Iterator[None]:
-        """Status "running", and how the block ended where it did not by itself."""
+        """Record the status "running", and the error if the block raises one.
+
+        A SystemExit that no signal has raised becomes a RuntimeError.
+        """
         self.update(status="running", error=None)
         try:
             yield
@@ -77,7 +83,7 @@ class Record:
             raise
 
     def _end(self, **values: Any) -> None:
-        with suppress(StorageError):  # which may be what ended the run
+        with suppress(StorageError):  # a full disk may have ended the run
             self.update(**values)
 
 
@@ -96,8 +102,9 @@ def read_dict(path: Path) -> dict[str, Any]:
 
 
 def record_death(folder: Path, status: int) -> str | None:
-    """Record that the process of the run in `folder` ended without doing so itself, and return the
-    reason; None: it did. `status`: its exit status, or minus the signal that killed it.
+    """Record that the process of a run died without recording an error, and return the reason.
+
+    `status`: its exit status, or minus the signal that killed it. None: it recorded its end.
     """
     record = read_record(folder)
     if status == 0 or (status > 0 and record.get("status") != "running"):
@@ -117,7 +124,7 @@ def record_death(folder: Path, status: int) -> str | None:
 
 
 def _root_error(error: BaseException) -> BaseException:
-    """What ended the run, where a disk that does not take what a logger has of it came on top."""
+    """The error that ended the run, if a logger that closed after it has failed on a full disk."""
     while is_of_storage(error):
         root = error
         while root.__cause__ is not None:
@@ -129,7 +136,7 @@ def _root_error(error: BaseException) -> BaseException:
 
 
 def versions() -> dict[str, str | None]:
-    """Of Python and of the packages that the outcome depends on."""
+    """Versions of Python and of the packages that the result depends on."""
     found: dict[str, str | None] = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
@@ -140,7 +147,7 @@ def versions() -> dict[str, str | None]:
 
 
 def git_commit() -> str | None:
-    """Of the checkout that this code runs from, "+changes" where it differs; None: no checkout."""
+    """The commit of this code, followed by "+changes" if files differ. None: not a checkout."""
     here = Path(__file__).resolve().parents[2]
     if not (here / ".git").exists():
         return None

@@ -1,4 +1,4 @@
-"""A sweep, beside its jobs: one base config, and a report of what came of them all."""
+"""sweep.json: the jobs of a sweep, the keys they differ by, and the config they share."""
 
 import logging
 from pathlib import Path
@@ -15,8 +15,9 @@ log = logging.getLogger(__name__)
 
 
 def check(jobs: list[Job]) -> None:
-    """ConfigError where the folder holds a sweep over other keys or with another base config, or
-    links that lead out of it.
+    """Check that the jobs can be added to the sweep in the folder, if there is one.
+
+    ConfigError: it is over other keys, its shared config differs, or a link leads out of it.
     """
     if len({str(job.cfg.sweep) for job in jobs}) > 1:
         raise ConfigError("sweep: one name, not several")
@@ -30,23 +31,23 @@ def check(jobs: list[Job]) -> None:
         keys = (" and ".join(x["keys"]) or "nothing" for x in (before, now))
         is_order = set(before["keys"]) == set(now["keys"])
         if is_order:
-            other = "; type them in that order, or take another name"
+            other = "; list them in that order, or take another name"
         elif set(now["keys"]) < set(before["keys"]):
-            other = "; type two values or more of each, or take another name"
+            other = "; give two values or more of each, or take another name"
         raise ConfigError(f"{folder}: holds a sweep over {next(keys)}, not {next(keys)}{other}")
     for key, old, new in differences(before["base"], now["base"]):
         is_shared = key in before["base"] and key in now["base"]
-        if is_shared or not _may_follow(key, now["keys"]):
+        if is_shared or not _is_optional(key, now["keys"]):
             raise ConfigError(f"{folder}: holds a sweep with {key}={old}, not {new}{other}")
 
 
-def _may_follow(key: str, swept: list[str]) -> bool:
-    """Whether a sweep over these may have `key` in some jobs only: a group's own differ."""
+def _is_optional(key: str, swept: list[str]) -> bool:
+    """Whether some jobs of a sweep may lack `key`: it belongs to a group that is swept."""
     return any(of in ("experiment", key) or key.startswith(f"{of}.") for of in swept)
 
 
 def begin(jobs: list[Job]) -> None:
-    """Write which jobs there are, with those of an earlier command. StorageError."""
+    """Write sweep.json, with the jobs of earlier commands. StorageError."""
     path, now = _folder(jobs) / SWEEP, _describe(jobs)
     if path.is_file():
         before = durable_files.read_json(path)
@@ -56,7 +57,7 @@ def begin(jobs: list[Job]) -> None:
 
 
 def end(jobs: list[Job]) -> bool:
-    """Report on all jobs of the sweep; whether those of this command have finished."""
+    """Write the report on the whole sweep, and return whether all of these jobs have finished."""
     from mnv2_lightning.reports import tables, write
 
     folder = _folder(jobs)
@@ -72,11 +73,12 @@ def _folder(jobs: list[Job]) -> Path:
 
 
 def _describe(jobs: list[Job]) -> dict[str, Any]:
-    """The keys that were swept, the jobs' folders, and the config that they share."""
-    typed = [dict(o.partition("=")[::2] for o in job.overrides) for job in jobs]
+    """The swept keys, the names of the jobs' folders, and the config that the jobs share."""
+    overrides = [dict(o.partition("=")[::2] for o in job.overrides) for job in jobs]
+    first = overrides[0]
     configs = [reproducibility_config(plain(job.cfg)) for job in jobs]
     return {
-        "keys": [key for key in typed[0] if any(t[key] != typed[0][key] for t in typed)],
+        "keys": [key for key in first if any(other[key] != first[key] for other in overrides)],
         "jobs": [job.folder.name for job in jobs],
         "base": {
             key: value

@@ -1,4 +1,4 @@
-"""A search's study: trials in a database, which any number of processes may add to, and die."""
+"""The Optuna study of a search, for any number of processes, each of which may be killed."""
 
 import uuid
 import warnings
@@ -26,18 +26,16 @@ from mnv2_lightning.schema.errors import ConfigError
 from mnv2_lightning.system.durable_files import make_folder, write_text
 from mnv2_lightning.system.hydra_compat import instantiate
 
-ATTEMPTS = 3  # after which a trial that ends its process has failed
-LOCKS = ".locks"
+ATTEMPTS = 3  # of a trial that kills its process; then it has failed
+LOCKS = ".locks"  # a folder: a lock for the study, and one for each trial
 
 
 def check(cfg: DictConfig) -> None:
-    """ConfigError where the pruner or the sampler is not to be had with its arguments, or there is
-    nothing to reach the database with.
-    """
+    """ConfigError: the pruner or sampler cannot be built, or the database's driver is missing."""
     if cfg.search.storage is not None:
         kind = cfg.search.storage.partition(":")[0]
         try:
-            sqlalchemy.create_engine(cfg.search.storage)  # which connects later
+            sqlalchemy.create_engine(cfg.search.storage)  # does not connect yet
         except ImportError as error:
             why = "its driver is not installed, such as psycopg for postgresql://"
             raise ConfigError(f"search.storage={kind}://...: {why}") from error
@@ -49,15 +47,15 @@ def check(cfg: DictConfig) -> None:
     ):
         try:
             build()
-        except Exception as error:  # whatever its constructor raises
+        except Exception as error:  # of any type, from a constructor
             why = str(error.__cause__ or error).splitlines()[0]
             raise ConfigError(f"{key}: {why}") from error
 
 
 def open_study(cfg: DictConfig, folder: Path, base: dict[str, Any]) -> optuna.Study:
-    """The study of `cfg.search`, begun or gone on with. `base`: the config that its trials share.
+    """Create or load the study. `base`: the search space, and the config that all trials share.
 
-    ConfigError: the database cannot be had, or holds a study of that name on something else.
+    ConfigError: the database cannot be used, or its study of that name has another `base`.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     make_folder(folder / LOCKS)
@@ -71,13 +69,13 @@ def open_study(cfg: DictConfig, folder: Path, base: dict[str, Any]) -> optuna.St
                 load_if_exists=True,
             )
         except Exception as error:
-            # The URL may hold a password.
+            # Without the error's text, in which the URL may show a password.
             raise ConfigError(f"search.storage: cannot be used ({type(error).__name__})") from error
         before = study.user_attrs.get("base")
         if before is None:
             study.set_user_attr("base", base)
             return study
-    # The space first: with it the keys that all trials share differ.
+    # The space comes first, as a change of it also changes which keys are shared.
     changed = sorted(differences(before, base), key=lambda x: not x[0].startswith("search.space."))
     for key, old, new in changed:
         raise ConfigError(
@@ -96,7 +94,7 @@ def _storage(cfg: DictConfig, folder: Path) -> RDBStorage:
 
 
 def lock_study(folder: Path) -> FileLock:
-    """Held by one process of the search at a time."""
+    """A lock on the study; processes on machines that share only the database have others."""
     return FileLock(folder / LOCKS / "study")
 
 
@@ -104,11 +102,12 @@ def lock_study(folder: Path) -> FileLock:
 def claim(
     study: optuna.Study, cfg: DictConfig, space: dict[str, BaseDistribution], folder: Path
 ) -> Iterator[tuple[Trial, FrozenTrial] | None]:
-    """The next trial for this process alone, and what is known of it: one whose process has died,
-    or a new one. None: all have been begun.
+    """Lock the next trial: one whose process has died, or a new one. None: no trial is left.
+
+    Yields the trial to report to, and a FrozenTrial with its parameters and reported values.
     """
     with lock_study(folder):
-        found = _abandoned(study, cfg, folder) or _new(study, cfg, folder)
+        found = _abandoned_trial(study, cfg, folder) or _new_trial(study, cfg, folder)
         if found is not None:
             trial, lock = found
             for name, distribution in space.items():
@@ -123,14 +122,16 @@ def claim(
         lock.release()
 
 
-def _abandoned(study: optuna.Study, cfg: DictConfig, folder: Path) -> tuple[Trial, FileLock] | None:
-    """A trial that was begun in this folder and that no living process holds.
+def _abandoned_trial(
+    study: optuna.Study, cfg: DictConfig, folder: Path
+) -> tuple[Trial, FileLock] | None:
+    """A running trial of this folder that no process has locked.
 
-    A database may hold trials of other folders too, whose locks are not seen here.
+    The locks of other folders that share the database are not visible here.
     """
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         path = _lock_path(folder, trial.number)
-        # Without an owner its process died right after `ask`, and had the lock before.
+        # A trial without an owner: its process locked it, and died right after `ask`.
         if not path.is_file() or trial.user_attrs.get("owner", _owner(folder)) != _owner(folder):
             continue
         lock = FileLock(path, blocking=False)
@@ -149,16 +150,16 @@ def _abandoned(study: optuna.Study, cfg: DictConfig, folder: Path) -> tuple[Tria
     return None
 
 
-def _new(study: optuna.Study, cfg: DictConfig, folder: Path) -> tuple[Trial, FileLock] | None:
+def _new_trial(study: optuna.Study, cfg: DictConfig, folder: Path) -> tuple[Trial, FileLock] | None:
     number = len(study.get_trials(deepcopy=False))
     if number >= cfg.search.trials:
         return None
     lock = FileLock(_lock_path(folder, number))
-    lock.acquire()  # first: a crash after `ask` leaves a trial that is known to be ours
+    lock.acquire()  # before `ask`: after a crash, the lock shows that the trial is ours
     study.sampler = _sampler(cfg, number)
     trial = study.ask()
     trial.set_user_attr("owner", _owner(folder))
-    if trial.number != number:  # a machine that shares the database, not the lock, was first
+    if trial.number != number:  # a machine that shares the database but not the lock was faster
         own = FileLock(_lock_path(folder, trial.number))
         own.acquire()
         _lock_path(folder, number).unlink()
@@ -172,7 +173,7 @@ def _lock_path(folder: Path, number: int) -> Path:
 
 
 def _owner(folder: Path) -> str:
-    """What the folder is known by in a study that it may share with others; kept in it."""
+    """The folder's ID in a study that other folders may share; stored in the folder."""
     path = folder / LOCKS / "owner"
     if not path.is_file():
         write_text(path, uuid.uuid4().hex)
@@ -180,12 +181,12 @@ def _owner(folder: Path) -> str:
 
 
 def _sampler(cfg: DictConfig, number: int) -> optuna.samplers.BaseSampler:
-    """Seeded by the trial: one that goes on, or is drawn after a crash, gets the same values."""
+    """Seeded by the trial's number, so that a trial drawn again after a crash is the same."""
     return instantiate(cfg.search.sampler)(seed=(cfg.search.seed * 1_000_003 + number) % 2**32)
 
 
 def _suggest(trial: Trial, name: str, distribution: BaseDistribution) -> None:
-    """Draw the value of `name`; where the trial goes on it keeps the one that it has."""
+    """Draw the value of `name`; a resumed trial keeps its value."""
     match distribution:
         case CategoricalDistribution(choices=choices):
             trial.suggest_categorical(name, choices)
@@ -203,7 +204,7 @@ def distributions(space: dict[str, Any], prefix: str = "") -> dict[str, BaseDist
         if "choices" in node:
             found[name] = CategoricalDistribution(node["choices"])
         elif "low" in node:
-            are_integers = all(isinstance(value, int) for value in node.values())  # True is too
+            are_integers = all(isinstance(value, int) for value in node.values())  # `log` too
             found[name] = (IntDistribution if are_integers else FloatDistribution)(**node)
         else:
             found |= distributions(node, f"{name}.")
@@ -211,7 +212,7 @@ def distributions(space: dict[str, Any], prefix: str = "") -> dict[str, BaseDist
 
 
 def extremes(distribution: BaseDistribution) -> list[Any]:
-    """The values that have to work for all to work."""
+    """The values to check: all choices, or both ends of a range."""
     if isinstance(distribution, CategoricalDistribution):
         return list(distribution.choices)
     assert isinstance(distribution, FloatDistribution | IntDistribution)
@@ -219,8 +220,9 @@ def extremes(distribution: BaseDistribution) -> list[Any]:
 
 
 def summary(study: optuna.Study, name: str) -> dict[str, Any]:
-    """How many trials there are and how they ended, the best, the share of steps that pruning
-    saved, what a report draws: the number and value of each trial, what the value depends on.
+    """The content of search.json: counts by state, the best trial, and data for the figures.
+
+    `steps_saved` is the share of steps that pruning saved; None if it is not known.
     """
     trials = study.trials
     states = Counter(trial.state for trial in trials)
