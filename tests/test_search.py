@@ -169,6 +169,21 @@ def test_interrupted(call: Call, tmp_path: Path) -> None:
     assert [trial.user_attrs["attempts"] for trial in trials(folder)] == [1, 1, 1]
 
 
+def test_killed_before_parameters_are_drawn(call: Call, tmp_path: Path) -> None:
+    """The same command takes the trial."""
+
+    def killed(*args: Any) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(studies, "_trial", killed)
+        assert call(*SEARCH).status == 130
+    (begun,) = trials(folder_of(tmp_path))
+    assert (begun.state.name, begun.params) == ("RUNNING", {})
+    assert call(*SEARCH).status == 0
+    assert [trial.state.name for trial in trials(folder_of(tmp_path))] == ["COMPLETE"] * 3
+
+
 def test_two_machines_on_one_database(call: Call, tmp_path: Path) -> None:
     """Each resumes its own trials alone, and has a folder of its own."""
     shared = (*SEARCH, f"search.storage=sqlite:///{tmp_path / 'shared.db'}")
@@ -183,8 +198,6 @@ def test_two_machines_on_one_database(call: Call, tmp_path: Path) -> None:
         storage = f"sqlite:///{tmp_path / 'shared.db'}"
         return [t.state.name for t in optuna.load_study(study_name="s", storage=storage).trials]
 
-    (tmp_path / "b" / ".locks").mkdir(parents=True)
-    (tmp_path / "b" / ".locks" / "0").touch()  # b died as it was about to ask for a first trial
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Classifier, "training_step", interrupted)
         assert on("a") == 130

@@ -5,6 +5,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from optuna.distributions import (
     IntDistribution,
 )
 from optuna.storages import RDBStorage
-from optuna.trial import FrozenTrial, Trial, TrialState
+from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from mnv2_lightning.runs.config import differences
 from mnv2_lightning.schema.errors import ConfigError
@@ -63,7 +64,7 @@ def open_study(cfg: DictConfig, folder: Path, base: dict[str, Any]) -> optuna.St
         try:
             study = optuna.create_study(
                 study_name=str(cfg.search.name or folder.name),
-                storage=_storage(cfg, folder),
+                storage=_storage(cfg.search.storage, folder),
                 pruner=instantiate(cfg.search.pruner),
                 direction="maximize",
                 load_if_exists=True,
@@ -85,8 +86,9 @@ def open_study(cfg: DictConfig, folder: Path, base: dict[str, Any]) -> optuna.St
     return study
 
 
-def _storage(cfg: DictConfig, folder: Path) -> RDBStorage:
-    url = cfg.search.storage or f"sqlite:///{(folder / 'study.db').absolute()}"
+@cache
+def _storage(url: str | None, folder: Path) -> RDBStorage:
+    url = url or f"sqlite:///{(folder / 'study.db').absolute()}"
     if url.startswith("sqlite"):  # another process may lock the file for a moment
         return RDBStorage(url, engine_kwargs={"connect_args": {"timeout": 60}})
     # A server may have closed a connection that was idle while a trial was trained.
@@ -107,7 +109,12 @@ def claim(
     Yields the trial to report to, and a FrozenTrial with its parameters and reported values.
     """
     with lock_study(folder):
-        found = _abandoned_trial(study, cfg, folder) or _new_trial(study, cfg, folder)
+        found = _lock_trial(study, cfg, folder)
+        if found is None and len(study.get_trials(deepcopy=False)) < cfg.search.trials:
+            # With its owner, so that the trial is resumed if this process dies here.
+            owner = {"owner": _owner(folder)}
+            study.add_trial(create_trial(state=TrialState.RUNNING, user_attrs=owner))
+            found = _lock_trial(study, cfg, folder)
         if found is not None:
             trial, lock = found
             for name, distribution in space.items():
@@ -122,54 +129,36 @@ def claim(
         lock.release()
 
 
-def _abandoned_trial(
+def _lock_trial(
     study: optuna.Study, cfg: DictConfig, folder: Path
 ) -> tuple[Trial, FileLock] | None:
-    """A running trial of this folder that no process has locked.
-
-    The locks of other folders that share the database are not visible here.
-    """
-    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        path = _lock_path(folder, trial.number)
-        # A trial without an owner: its process locked it, and died right after `ask`.
-        if not path.is_file() or trial.user_attrs.get("owner", _owner(folder)) != _owner(folder):
+    """A running trial of this folder that no process has locked, and the lock on it."""
+    for known in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        if known.user_attrs.get("owner") != _owner(folder):
             continue
-        lock = FileLock(path, blocking=False)
+        lock = FileLock(folder / LOCKS / str(known.number), blocking=False)
         try:
             lock.acquire()
         except Timeout:
             continue
-        if trial.user_attrs.get("attempts", 0) < ATTEMPTS:
-            study.sampler = _sampler(cfg, trial.number)
-            storage = _storage(cfg, folder)
-            study_id = storage.get_study_id_from_name(study.study_name)
-            trial_id = storage.get_trial_id_from_study_id_trial_number(study_id, trial.number)
-            return Trial(study, trial_id), lock
-        study.tell(trial.number, state=TrialState.FAIL)
+        if known.user_attrs.get("attempts", 0) < ATTEMPTS:
+            return _trial(study, known.number, cfg, folder), lock
+        study.tell(known.number, state=TrialState.FAIL)
         lock.release()
     return None
 
 
-def _new_trial(study: optuna.Study, cfg: DictConfig, folder: Path) -> tuple[Trial, FileLock] | None:
-    number = len(study.get_trials(deepcopy=False))
-    if number >= cfg.search.trials:
-        return None
-    lock = FileLock(_lock_path(folder, number))
-    lock.acquire()  # before `ask`: after a crash, the lock shows that the trial is ours
-    study.sampler = _sampler(cfg, number)
-    trial = study.ask()
-    trial.set_user_attr("owner", _owner(folder))
-    if trial.number != number:  # a machine that shares the database but not the lock was faster
-        own = FileLock(_lock_path(folder, trial.number))
-        own.acquire()
-        _lock_path(folder, number).unlink()
-        lock.release()
-        return trial, own
-    return trial, lock
-
-
-def _lock_path(folder: Path, number: int) -> Path:
-    return folder / LOCKS / str(number)
+def _trial(study: optuna.Study, number: int, cfg: DictConfig, folder: Path) -> Trial:
+    """The trial to draw parameters with and to report to."""
+    storage = _storage(cfg.search.storage, folder)
+    loaded = optuna.load_study(  # anew: a study shows its samplers the trials of its last `ask`
+        study_name=study.study_name,
+        storage=storage,
+        sampler=_sampler(cfg, number),
+        pruner=study.pruner,
+    )
+    study_id = storage.get_study_id_from_name(study.study_name)
+    return Trial(loaded, storage.get_trial_id_from_study_id_trial_number(study_id, number))
 
 
 def _owner(folder: Path) -> str:
