@@ -40,16 +40,13 @@ FILENAME = re.compile(r"([\w =,+.-]|\{\w+(/\w+)*(:[\d.]*[defg%]?)?\})+")
 
 # Class names in configs of earlier versions, and their present names.
 RENAMED_TARGETS = {
-    "mnv2_lightning.callbacks.checkpoint.Checkpoint": (
-        "mnv2_lightning.callbacks.model_checkpoint.Checkpoint"
-    ),
-    "mnv2_lightning.callbacks.divergence.Divergence": (
-        "mnv2_lightning.callbacks.non_finite_guard.NonFiniteGuard"
-    ),
-    "mnv2_lightning.callbacks.non_finite_guard.Divergence": (
-        "mnv2_lightning.callbacks.non_finite_guard.NonFiniteGuard"
-    ),
-    "mnv2_lightning.callbacks.pictures.Pictures": "mnv2_lightning.callbacks.test_images.TestImages",
+    f"mnv2_lightning.callbacks.{earlier}": f"mnv2_lightning.callbacks.{present}"
+    for earlier, present in (
+        ("checkpoint.Checkpoint", "model_checkpoint.Checkpoint"),
+        ("divergence.Divergence", "non_finite_guard.NonFiniteGuard"),
+        ("non_finite_guard.Divergence", "non_finite_guard.NonFiniteGuard"),
+        ("pictures.Pictures", "test_images.TestImages"),
+    )
 }
 
 # Errors of reading a file that is not a config: not YAML, other types than JSON's, missing keys.
