@@ -16,7 +16,7 @@ from mnv2_lightning.callbacks.process_guard import ProcessGuard
 from mnv2_lightning.classifier import Classifier
 from mnv2_lightning.data.datamodule import MNISTDataModule
 from mnv2_lightning.runs.checkpoint_io import DurableCheckpointIO
-from mnv2_lightning.runs.config import OF_THE_COMMAND, plain
+from mnv2_lightning.runs.config import COMMAND_KEYS, plain
 from mnv2_lightning.schema.errors import ConfigError
 from mnv2_lightning.system.hydra_compat import instantiate
 
@@ -49,7 +49,7 @@ def build_classifier(cfg: DictConfig, network: nn.Module) -> Classifier:
         num_classes=len(cfg.data.classes),
         seed=cfg.seed,
     )
-    outside = (*OF_THE_COMMAND, "overrides")
+    outside = (*COMMAND_KEYS, "overrides")
     config = {key: value for key, value in plain(cfg).items() if key not in outside}
     classifier.save_hyperparameters(config)
     classifier.example_input_array = torch.zeros(1, 1, cfg.data.image_size, cfg.data.image_size)

@@ -26,6 +26,7 @@ def report(cfg: DictConfig) -> dict[str, Any]:
 def check_job(job: Job) -> None:
     """ConfigError where there is nothing to report on."""
     from mnv2_lightning.reports import collect
+    from mnv2_lightning.runs.record import RECORD
 
     cfg = job.cfg
     if cfg.run_dir is None and cfg.runs is None:
@@ -36,7 +37,7 @@ def check_job(job: Job) -> None:
         if not folder.is_dir():
             raise ConfigError(f"{folder}: there is no such folder")
         if not collect.runs(folder):
-            raise ConfigError(f"{folder}: holds no run (no {collect.RECORD} in it or its folders)")
+            raise ConfigError(f"{folder}: holds no run (no {RECORD} in it or its folders)")
 
 
 def _folders(cfg: DictConfig) -> list[Path]:

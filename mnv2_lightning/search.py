@@ -13,7 +13,7 @@ from mnv2_lightning.cli import composing
 from mnv2_lightning.cli.command import Command, Job
 from mnv2_lightning.cli.composing import config_dir, quoted
 from mnv2_lightning.cli.report_error import report_error
-from mnv2_lightning.runs.config import outcome, plain, to_yaml
+from mnv2_lightning.runs.config import plain, reproducibility_config, to_yaml
 from mnv2_lightning.schema.errors import ConfigError, DataError, Pruned, SearchError, StorageError
 
 if TYPE_CHECKING:
@@ -21,19 +21,20 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# A trial has no say by the test set: it is read by the run of the best, at its end.
+# Trials do not use the test set: the run of the best one does, at its end.
 FIXED = ("trainer.limit_test_batches=0",)
-CHOSEN_BY = {  # off, there is no accuracy to choose by
+WITHOUT_ACCURACY = {  # values with which a trial has no validation accuracy to choose by
     "data.val_size": 0,
     "trainer.limit_val_batches": 0,
     "trainer.enable_checkpointing": False,
 }
-_CHECKED: set[tuple[str, ...]] = set()  # trials; the searches of a sweep have the same ends
+_CHECKED: set[tuple[str, ...]] = set()  # trials that passed; jobs of a sweep repeat them
 
 
 def search(cfg: DictConfig) -> dict[str, Any]:
-    """Train trial after trial, each a run in a folder of its own in `cfg.run_dir`, until the study
-    has as many as it is to have; what came of it. ConfigError, DataError, StorageError.
+    """Train trials, each in its own folder in `cfg.run_dir`, until the study has `search.trials`.
+
+    Returns the content of search.json. ConfigError, DataError, SearchError, StorageError.
     """
     from mnv2_lightning.reports import tables, write
     from mnv2_lightning.reports.collect import SEARCH
@@ -44,12 +45,12 @@ def search(cfg: DictConfig) -> dict[str, Any]:
     space = studies.distributions(plain(cfg)["search"]["space"])
     study = studies.open_study(cfg, folder, _base(cfg, list(space)))
     while True:
-        with studies.claimed(study, cfg, space, folder) as claim:
+        with studies.claim(study, cfg, space, folder) as claim:
             if claim is None:
                 break
             _run(study, *claim, _folder(folder, claim[1].number), cfg)
             log.info("%s", tables.trial(study.trials[claim[1].number], study.trials))
-    with studies.alone(folder):
+    with studies.lock_study(folder):
         result = studies.summary(study, folder.name)
         durable_files.write_json(folder / SEARCH, result)
         write.report([folder], folder / "report")
@@ -64,8 +65,10 @@ def search(cfg: DictConfig) -> dict[str, Any]:
 
 
 def _run(study: Any, trial: "Trial", known: "FrozenTrial", folder: Path, cfg: DictConfig) -> None:
-    """Train a trial and report its result to the study. KeyboardInterrupt; SystemExit: the disk or
-    the data would end every other trial too.
+    """Train a trial and report its result to the study.
+
+    An error of the trial fails the trial only. KeyboardInterrupt ends the search; so does
+    SystemExit, for errors of the disk or the data, which would end every other trial too.
     """
     from optuna.trial import TrialState
 
@@ -102,31 +105,31 @@ def _folder(folder: Path, number: int) -> Path:
 
 
 def _job(cfg: DictConfig, folder: Path, params: dict[str, Any]) -> Job:
-    """The run of a trial, composed as if its parameters had been typed. ConfigError."""
+    """The run of a trial, with its parameters as overrides. ConfigError."""
     return train.COMMAND.job([*cfg.overrides, *FIXED, *_overrides(params)], folder)
 
 
 def _overrides(params: dict[str, Any]) -> list[str]:
-    return [f"{key}={typed(value)}" for key, value in params.items()]
+    return [f"{key}={as_override(value)}" for key, value in params.items()]
 
 
-def typed(value: Any) -> str:
-    """As it is typed for Hydra."""
+def as_override(value: Any) -> str:
+    """`value` in the grammar of Hydra's overrides."""
     if value is None:
         return "null"
     return quoted(value) if isinstance(value, str) else str(value).lower()
 
 
 def _base(cfg: DictConfig, searched: list[str]) -> dict[str, Any]:
-    """What all trials share, and the space: that by which a study is known to be the same."""
+    """The search space and the config that all trials share, which identify a study."""
     config = plain(cfg)
     space = config.pop("search")["space"]
     shared = {
         key: value
-        for key, value in outcome(config).items()
+        for key, value in reproducibility_config(config).items()
         if not any(f"{key}.".startswith(f"{name}.") for name in searched)
     }
-    return shared | outcome({"search": {"space": space}})
+    return shared | reproducibility_config({"search": {"space": space}})
 
 
 def experiment(cfg: DictConfig, result: dict[str, Any]) -> str:
@@ -154,13 +157,13 @@ def experiment(cfg: DictConfig, result: dict[str, Any]) -> str:
     )
 
 
-def _nowhere(cfg: DictConfig) -> Path:
-    """A folder without a run, for configs that are only checked."""
+def _unused_folder(cfg: DictConfig) -> Path:
+    """A folder without a run, for configs that are composed but not run."""
     return Path(cfg.run_dir) / "none"
 
 
 def final_config(cfg: DictConfig, overrides: list[str]) -> DictConfig:
-    """`overrides`: what is typed for each trial."""
+    """Record the overrides that each trial gets: all but those of the search itself."""
     cfg.overrides = [o for o in overrides if not _is_of_search(o)]
     return cfg
 
@@ -171,14 +174,14 @@ def _is_of_search(override: str) -> bool:
 
 
 def check_job(job: Job) -> None:
-    """Each end of a range and each choice, as a run that is typed. ConfigError."""
+    """Check a trial with each choice and with both ends of each range. ConfigError."""
     from mnv2_lightning.schema.targets import check_targets
 
     cfg = job.cfg
     for key, value in (("resume", cfg.resume), ("sweep", cfg.sweep)):
         if value is not None:
-            raise ConfigError(f"{key}={value}: is train's; search.name=NAME goes on with a search")
-    for key, off in CHOSEN_BY.items():
+            raise ConfigError(f"{key}={value}: is train's; search.name=NAME resumes a search")
+    for key, off in WITHOUT_ACCURACY.items():
         if OmegaConf.select(cfg, key) == off:
             why = "a search chooses by held-out images, such as of data.val_size=10000"
             raise ConfigError(f"{key}={off}: {why}")
@@ -186,25 +189,25 @@ def check_job(job: Job) -> None:
     if (config_dir() / "experiment" / f"{name}.yaml").exists():
         raise ConfigError(f"search.name={name}: is an experiment of conf/; take another name")
     if cfg.search.storage is not None and cfg.search.name is None:
-        raise ConfigError("search.name: a study in a database of yours needs a name")
+        raise ConfigError("search.name: a study in search.storage needs a name")
     check_targets(plain(cfg))
 
     from mnv2_lightning import build
     from mnv2_lightning.sweeps import studies
 
     studies.check(cfg)
-    spoken = {override.partition("=")[0].lstrip("+~") for override in cfg.overrides}
+    overridden = {override.partition("=")[0].lstrip("+~") for override in cfg.overrides}
     space = studies.distributions(plain(cfg)["search"]["space"])
     for key in space:
-        if key in spoken:
-            raise ConfigError(f"{key}: is typed, and searched for in search.space")
-    ends = {key: studies.ends(distribution) for key, distribution in space.items()}
+        if key in overridden:
+            raise ConfigError(f"{key}: is set by an override, and searched in search.space")
+    ends = {key: studies.extremes(distribution) for key, distribution in space.items()}
     firsts = {key: values[0] for key, values in ends.items()}
     for chosen in (firsts | {key: value} for key, values in ends.items() for value in values):
         known_by = (*cfg.overrides, *map(str, chosen.items()))
         if known_by in _CHECKED:
             continue
-        trial = _job(cfg, _nowhere(cfg), chosen)
+        trial = _job(cfg, _unused_folder(cfg), chosen)
         if build.build_trainer(trial.cfg, [], []).world_size > 1:
             raise ConfigError(f"trainer.devices={cfg.trainer.devices}: a trial is one process")
         _CHECKED.add(known_by)

@@ -52,8 +52,8 @@ def train(cfg: DictConfig, more_callbacks: Sequence["Callback"] = ()) -> dict[st
         return read_record(run_dir)
     is_first = rank_zero_only.rank == 0  # type: ignore[attr-defined]
     record = Record(run_dir, writes=is_first)
-    with folder.locked(run_dir) if is_first else nullcontext(), record.following():
-        record.update(overrides=config.typed(cfg.overrides), command=cfg.command)
+    with folder.locked(run_dir) if is_first else nullcontext(), record.tracking():
+        record.update(overrides=config.override_values(cfg.overrides), command=cfg.command)
         if is_first:
             _prepare_folder(run_dir, cfg)
         checkpoint, purge_step = _checkpoint_to_resume(run_dir) if cfg.resume else (None, None)
@@ -67,7 +67,7 @@ def train(cfg: DictConfig, more_callbacks: Sequence["Callback"] = ()) -> dict[st
         record.update(
             precision=trainer.precision,
             seed=cfg.seed,
-            config_hash=config.outcome_hash(config.plain(cfg)),
+            config_hash=config.config_hash(config.plain(cfg)),
             versions=versions(),
             hardware=hardware(),
             git_commit=git_commit(),
@@ -138,10 +138,11 @@ def _checkpoint_to_resume(run_dir: Path) -> tuple[Path | None, int]:
 
     newest = checkpoints.newest(run_dir)
     if newest is None:
-        log.info("goes on: %s, from its beginning: no epoch was finished", run_dir)
+        log.info("resumes from the beginning, as no epoch was finished: %s", run_dir)
         return None, 0
-    log.info("goes on: after epoch %d, %s", checkpoints.epochs(newest), newest)
-    return newest, checkpoints.global_step(newest)
+    checkpoint = checkpoints.read(newest)
+    log.info("resumes after epoch %d: %s", checkpoint["epoch"] + 1, newest)
+    return newest, checkpoint["global_step"]
 
 
 def launch(cfg: DictConfig) -> dict[str, Any]:
@@ -274,7 +275,7 @@ def _check_epochs(cfg: DictConfig) -> None:
     newest = checkpoints.newest(Path(cfg.run_dir))
     if newest is None or max_epochs in (None, -1):
         return
-    if max_epochs < (done := checkpoints.epochs(newest)):
+    if max_epochs < (done := checkpoints.read(newest)["epoch"] + 1):
         raise ConfigError(
             f"trainer.max_epochs={max_epochs}: {cfg.resume} has trained {done} already"
         )

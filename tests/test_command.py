@@ -71,15 +71,15 @@ def test_a_run_and_its_folder(call: Call, tmp_path: Path) -> None:
 
     ended = call("train", f"hydra.run.dir={run}")
     assert ended.status == 2
-    assert f"already; take another folder, or go on with that run by resume={run}" in ended.err
+    assert f"already; take another folder, or resume that run with resume={run}" in ended.err
 
     ended = call("train", f"resume={run}", "experiment=tutorial")
     assert ended.status == 2
-    assert "experiment: cannot change when a run goes on" in ended.err
+    assert "experiment: cannot change when a run is resumed" in ended.err
 
     ended = call("train", f"resume={run}", "optimizer.lr=1.0")
     assert ended.status == 2
-    assert "optimizer.lr=1.0: cannot change when a run goes on" in ended.err
+    assert "optimizer.lr=1.0: cannot change when a run is resumed" in ended.err
 
     ended = call("train", "-m", f"resume={run}", "trainer.max_epochs=2,3")
     assert ended.status == 2

@@ -13,7 +13,7 @@ from lightning.pytorch.strategies import StrategyRegistry
 import mnv2_lightning
 from mnv2_lightning import build, networks
 from mnv2_lightning.cli.composing import config_dir
-from mnv2_lightning.runs.config import outcome, outcome_hash, plain
+from mnv2_lightning.runs.config import config_hash, plain, reproducibility_config
 from mnv2_lightning.schema.check import check
 from mnv2_lightning.schema.errors import ConfigError
 from mnv2_lightning.schema.models import BY_COMMAND, BY_TARGET, STRATEGIES, TargetConfig
@@ -121,12 +121,12 @@ def test_trainer_config_has_every_argument_at_its_default(configure: Configure) 
         assert ours[key] == theirs[key].default, key
 
 
-def test_outcome_hash(configure: Configure, tmp_path: Path) -> None:
+def test_config_hash(configure: Configure, tmp_path: Path) -> None:
     """Changes with what changes the outcome, and with nothing else."""
-    base = outcome_hash(plain(configure()))
+    base = config_hash(plain(configure()))
     for override in ("seed=1", "optimizer.lr=0.3", "trainer.max_epochs=9", "model=tutorial"):
-        assert outcome_hash(plain(configure(override))) != base, override
-    assert outcome_hash(plain(configure("optimizer.lr=1"))) == outcome_hash(
+        assert config_hash(plain(configure(override))) != base, override
+    assert config_hash(plain(configure("optimizer.lr=1"))) == config_hash(
         plain(configure("optimizer.lr=1.0"))
     )
     for override in (
@@ -137,9 +137,9 @@ def test_outcome_hash(configure: Configure, tmp_path: Path) -> None:
         "traceback=true",
         "data.dir=elsewhere",
     ):
-        assert outcome_hash(plain(configure(override))) == base, override
+        assert config_hash(plain(configure(override))) == base, override
     moved = plain(configure(run_dir=tmp_path / "other"))
-    assert outcome(moved) == outcome(plain(configure()))
+    assert reproducibility_config(moved) == reproducibility_config(plain(configure()))
 
 
 @pytest.mark.parametrize(

@@ -71,7 +71,7 @@ EXITS: dict[str, tuple[int, tuple[str, ...], Callable[[pytest.MonkeyPatch], None
     "nothing to resume": (0, ("resume=null",), nothing, ""),
     "diverged": (3, ("optimizer.lr=1e30",), diverge, "diverged in epoch 1 at step"),
     "full at the start": (4, (), full_at_start, "cannot be written to (No space left"),
-    "full in mid-run": (4, (), full_in_mid_run, "manifest.json: cannot be written (No space left"),
+    "full in mid-run": (4, (), full_in_mid_run, ".ckpt: cannot be written (No space left"),
     "diverged, then full": (3, (), full_from(Diverged("diverged")), "error: diverged\n"),
     "Ctrl-C, then full": (130, (), full_from(KeyboardInterrupt()), "interrupted; "),
     "unforeseen, then full": (1, (), full_from(RuntimeError("x")), "RuntimeError: x (traceback="),
@@ -189,7 +189,7 @@ def test_the_same_command_goes_on(call: Call, tmp_path: Path) -> None:
         assert "no epoch was finished" in call(*typed).err
     ended = call(*typed, "resume=null")  # as without it
     assert ended.status == 0, ended.err
-    assert "from its beginning" in ended.out
+    assert "from the beginning" in ended.out
     steps = [line.split(",")[0] for line in (tmp_path / "a" / "metrics.csv").read_text().split()]
     assert len(steps) == len(set(steps))
     before = (tmp_path / "a" / "result.json").read_text()
@@ -202,5 +202,5 @@ def test_the_same_command_goes_on(call: Call, tmp_path: Path) -> None:
     assert "a: holds a run with optimizer.lr=0.1 already; take another folder" in ended.err
     ended = call(*typed, "trainer.max_epochs=3")
     assert ended.status == 0
-    assert "goes on: " in ended.out
+    assert "resumes after epoch" in ended.out
     assert record(tmp_path / "a")["epochs"] == 3

@@ -99,7 +99,7 @@ def test_the_sweeps_process_is_killed(tmp_path: Path) -> None:
     process = start(tmp_path, *LAUNCHERS["joblib"], *short)
     out, _ = process.communicate(timeout=180)
     assert process.returncode == 0, out
-    assert out.count("goes on: after epoch") == 2
+    assert out.count("resumes after epoch") == 2
     assert "2 of 2 runs finished" in out
 
 

@@ -1,4 +1,4 @@
-"""Going on with a run: exact, in its own folder, and only as the run it was."""
+"""Resuming a run: bit-exact, in its own folder, with the same config."""
 
 import re
 from pathlib import Path
@@ -64,7 +64,7 @@ def assert_same(a: Any, b: Any, path: str = "") -> None:
 
 
 def comparable(checkpoint: dict[str, Any]) -> dict[str, Any]:
-    """All of it but for times, paths, how many epochs were asked for, and what was typed."""
+    """All of it but for times, paths, max_epochs and overrides."""
     callbacks = {
         name: {k: v for k, v in state.items() if not re.search("path|best_k_models", k)}
         for name, state in checkpoint["callbacks"].items()
@@ -156,7 +156,7 @@ def test_killed_while_a_finished_run_is_extended(configure: Configure, tmp_path:
 
 
 def test_killed_at_its_very_start(configure: Configure, tmp_path: Path) -> None:
-    """With a record and no config yet: the same command goes on with it."""
+    """With a record and no config yet: the same command starts it again."""
     cfg = configure(*SMALL, run_dir=tmp_path)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("mnv2_lightning.runs.config.save", raise_killed)

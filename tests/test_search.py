@@ -41,8 +41,8 @@ def test_a_search(call: Call, tmp_path: Path) -> None:
     """Trials are runs; the test set is not read; the best is an experiment that composes to the
     trial's config; more trials may be asked for.
     """
-    typed = (*SEARCH, "model.depthwise_activation=none", "optimizer=adamw", "seed=1")
-    ended = call(*typed)
+    overrides = (*SEARCH, "model.depthwise_activation=none", "optimizer=adamw", "seed=1")
+    ended = call(*overrides)
     assert ended.status == 0, ended.err
     folder = folder_of(tmp_path)
     found = json.loads((folder / "search.json").read_text())
@@ -93,7 +93,7 @@ def test_a_search(call: Call, tmp_path: Path) -> None:
     assert record(tmp_path / "best")["val_accuracy"] == best["value"]
 
     before = [(run, os.stat(run)) for run in folder.glob("*/result.json")]
-    ended = call(*typed, "search.trials=4")
+    ended = call(*overrides, "search.trials=4")
     assert ended.status == 0, ended.err
     assert len(trials(folder)) == 4
     assert all(os.stat(run) == stat for run, stat in before)
@@ -110,7 +110,7 @@ def test_another_search_of_that_name(call: Call) -> None:
 
 
 def test_trials_that_fail(call: Call, tmp_path: Path) -> None:
-    """Each is recorded, with its traceback; the search goes on."""
+    """Each is recorded, with its traceback; the search continues."""
     errors = {
         0: ValueError("broken"),
         1: MemoryError("no memory left"),
@@ -158,7 +158,7 @@ def test_pruned_trials_stop_early(call: Call, tmp_path: Path) -> None:
 
 
 def test_interrupted(call: Call, tmp_path: Path) -> None:
-    """Ctrl-C ends the search; the same command goes on with the trial."""
+    """Ctrl-C ends the search; the same command resumes the trial."""
     steps = iter(range(1000))
 
     def step(self: Classifier, batch: Any, batch_idx: int) -> torch.Tensor:
@@ -173,13 +173,28 @@ def test_interrupted(call: Call, tmp_path: Path) -> None:
     assert [trial.state.name for trial in trials(folder)] == ["RUNNING"]
     ended = call(*SEARCH)
     assert ended.status == 0, ended.err
-    assert "goes on: after epoch 1" in ended.out
+    assert "resumes after epoch 1" in ended.out
     assert [trial.state.name for trial in trials(folder)] == ["COMPLETE"] * 3
     assert [trial.user_attrs["attempts"] for trial in trials(folder)] == [1, 1, 1]
 
 
+def test_killed_before_parameters_are_drawn(call: Call, tmp_path: Path) -> None:
+    """The same command takes the trial."""
+
+    def killed(*args: Any) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(studies, "_trial", killed)
+        assert call(*SEARCH).status == 130
+    (begun,) = trials(folder_of(tmp_path))
+    assert (begun.state.name, begun.params) == ("RUNNING", {})
+    assert call(*SEARCH).status == 0
+    assert [trial.state.name for trial in trials(folder_of(tmp_path))] == ["COMPLETE"] * 3
+
+
 def test_two_machines_on_one_database(call: Call, tmp_path: Path) -> None:
-    """Each goes on with its own trials alone, and has a folder of its own."""
+    """Each resumes its own trials alone, and has a folder of its own."""
     shared = (*SEARCH, f"search.storage=sqlite:///{tmp_path / 'shared.db'}")
 
     def on(machine: str) -> int:
@@ -192,8 +207,6 @@ def test_two_machines_on_one_database(call: Call, tmp_path: Path) -> None:
         storage = f"sqlite:///{tmp_path / 'shared.db'}"
         return [t.state.name for t in optuna.load_study(study_name="s", storage=storage).trials]
 
-    (tmp_path / "b" / ".locks").mkdir(parents=True)
-    (tmp_path / "b" / ".locks" / "0").touch()  # b died as it was about to ask for a first trial
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Classifier, "training_step", interrupted)
         assert on("a") == 130
@@ -255,7 +268,7 @@ BAD = {
     "+search.space.model.depth={low:1,high:2}": "model.depth: unknown key",
     "~search.space.optimizer +search.space.optimizer.choices=[sgd,adam]": "optimizer=adam: there",
     "~search.space.optimizer ~search.space.model": "must hold a parameter",
-    "optimizer.lr=0.1": "optimizer.lr: is typed, and searched for in search.space",
+    "optimizer.lr=0.1": "optimizer.lr: is set by an override, and searched in search.space",
     "data.val_size=0": "data.val_size=0: a search chooses by held-out images",
     "trainer.limit_val_batches=0": "trainer.limit_val_batches=0: a search chooses by",
     "trainer.enable_checkpointing=false": "trainer.enable_checkpointing=False: a search",
@@ -268,20 +281,20 @@ BAD = {
     "search.storage=sqlite:////no/x.db search.name=s": "search.storage: cannot be used (",
     "search.storage=sqlite://h:a/x search.name=s": "search.storage=sqlite: not the URL of a",
     "search.storage=postgresql://x search.name=s": "postgresql://...: its driver is not installed",
-    "search.storage=sqlite:///x.db": "search.name: a study in a database of yours needs a name",
+    "search.storage=sqlite:///x.db": "search.name: a study in search.storage needs a name",
     "sweep=s": "sweep=s: is train's",
     "trainer.devices=2 trainer.strategy=ddp trainer.accelerator=cpu": "a trial is one process",
     "search/sampler=foo": "search/sampler=foo: there is none such",
 }
 
 
-@pytest.mark.parametrize("typed", BAD)
-def test_bad_searches(call: Call, tmp_path: Path, typed: str) -> None:
-    ended = call("search", *FEW, *typed.split())
+@pytest.mark.parametrize("overrides", BAD)
+def test_bad_searches(call: Call, tmp_path: Path, overrides: str) -> None:
+    ended = call("search", *FEW, *overrides.split())
     assert ended.status == 2
-    assert BAD[typed] in ended.err
+    assert BAD[overrides] in ended.err
     assert ended.err.count("\n") == 1
-    if "search.storage: " not in BAD[typed]:
+    if "search.storage: " not in BAD[overrides]:
         assert list(tmp_path.iterdir()) == []
 
 

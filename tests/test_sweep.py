@@ -93,12 +93,12 @@ def test_another_base_is_refused(call: Call, tmp_path: Path) -> None:
     assert ended.err == f"error: {told}"
     ended = call(*SWEEP, *few, "optimizer.lr=0.3,0.4", "callbacks=[default,ema]")
     assert ended.status == 2
-    assert "holds a sweep with callbacks.ema._target_=nothing, not mnv2" in ended.err
+    assert "holds a sweep with callbacks.ema._target_=None, not mnv2" in ended.err
     ended = call(*SWEEP, *few, "seed=1,2")
     assert ended.status == 2
     assert "holds a sweep over optimizer.lr, not seed; take another name" in ended.err
     ended = call(*SWEEP, *few, "optimizer.lr=0.3")
-    told = "holds a sweep over optimizer.lr, not nothing; type two values or more of each, or take"
+    told = "holds a sweep over optimizer.lr, not nothing; give two values or more of each, or take"
     assert told in ended.err
     assert not (folder / "seed-1").exists()
     ended = call(*SWEEP, *few, "optimizer.lr=0.2,0.3")
@@ -239,7 +239,7 @@ def test_a_job_that_the_system_kills(tmp_path: Path) -> None:
     process, _ = start_a_sweep(tmp_path, f"sweep={job.parent.name}")
     out, err = process.communicate()
     assert process.returncode == 0, err
-    assert "goes on: after epoch" in out
+    assert "resumes after epoch" in out
     assert record(job)["status"] == "finished"
 
 
@@ -259,6 +259,6 @@ def test_signals_to_a_sweep(
         process.send_signal(sent)
     _, err = process.communicate(timeout=10)  # ends when both have closed it
     assert process.returncode == status
-    assert re.fullmatch(r"error: (interrupted|terminated); the same command goes on .*\n", err)
+    assert re.fullmatch(r"error: (interrupted|terminated); the same command resumes it .*\n", err)
     assert record(job)["status"] == "interrupted"
     assert not job.with_name("seed-3").exists()

@@ -36,7 +36,6 @@ def test_leaves_a_whole_run(run: Path) -> None:
         "result.json",
         "checkpoints/last.ckpt",
         "checkpoints/previous.ckpt",
-        "checkpoints/manifest.json",
         "checkpoints/best.ckpt",
     }
     result = record(run)
@@ -209,7 +208,7 @@ def test_without_validation(configure: Configure, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     result = train(configure(*SMALL, "data.val_size=0", run_dir=folder))
     there = {p.name for p in (folder / "checkpoints").iterdir()}
-    assert there == {"last.ckpt", "previous.ckpt", "manifest.json"}
+    assert there == {"last.ckpt", "previous.ckpt"}
     assert result["tested_checkpoint"] == "last"
     assert result["val_accuracy"] is None
     assert result["test_accuracy"] > 0
@@ -234,7 +233,7 @@ def test_last_is_last_where_best_is_first(configure: Configure, tmp_path: Path) 
         few = ("trainer.limit_train_batches=1", "callbacks.test_images=null")
         train(configure(*SMALL, *few, "trainer.max_epochs=10", run_dir=folder))
     assert [load(folder, name)["epoch"] for name in ("best", "previous", "last")] == [0, 8, 9]
-    assert max(held) == 4  # with the manifest
+    assert max(held) == 3
 
 
 @pytest.mark.parametrize(

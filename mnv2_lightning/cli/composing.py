@@ -35,10 +35,7 @@ def config_dir() -> Path:
 
 
 # Resolvers that `conf/` uses, registered on import because workers of launchers need them too.
-for resolver in (
-    *(folder.run_id, folder.run_folder, folder.sweep_folder, folder.search_folder),
-    *(folder.report_folder, folder.job_folder),
-):
+for resolver in (folder.folder_name, folder.run_folder, folder.report_folder, folder.job_folder):
     hydra_compat.register_resolver(resolver.__name__, resolver, replace=True)
 
 

@@ -1,7 +1,6 @@
 """Rows for reports, read from result.json and metrics.csv of each run."""
 
 import csv
-import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,10 +8,11 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from mnv2_lightning.runs.record import LOCK, RECORD, read_dict, read_record
+
 Row = dict[str, Any]
 
 SWEEP, SEARCH = "sweep.json", "search.json"
-RECORD, LOCK = "result.json", ".lock"
 
 
 def rows(folders: Sequence[Path]) -> list[Row]:
@@ -34,10 +34,8 @@ def runs(folder: Path) -> list[Path]:
     """The folder itself if it is a run, or else the jobs of a sweep in the order of their start."""
     if (folder / RECORD).is_file():
         return [folder]
-    known = []
-    sweep = _read(folder / SWEEP)
-    if isinstance(sweep, dict) and isinstance(sweep.get("jobs"), list):
-        known = [name for name in sweep["jobs"] if isinstance(name, str)]
+    jobs = read_dict(folder / SWEEP).get("jobs")
+    known = [name for name in jobs if isinstance(name, str)] if isinstance(jobs, list) else []
     found = sorted(path.parent.name for path in folder.glob(f"*/{RECORD}"))
     return [folder / name for name in dict.fromkeys([*known, *found])]
 
@@ -45,10 +43,10 @@ def runs(folder: Path) -> list[Path]:
 def _row(run: Path) -> Row:
     row: Row = {"name": run.name, "folder": str(run), "status": "not started", "error": None}
     row |= {"overrides": None, "curve": _curve(run / "metrics.csv")}
-    record = _read(run / RECORD)
-    if record is None:
+    if not (run / RECORD).is_file():
         return row
-    if not isinstance(record, dict) or "status" not in record:
+    record = read_record(run)
+    if "status" not in record:
         return row | {"status": "failed", "error": f"{RECORD} cannot be read"}
     if record["status"] == "running" and not _is_locked(run):
         record |= {"status": "interrupted", "error": "its process was killed"}
@@ -64,16 +62,6 @@ def _is_locked(run: Path) -> bool:
             return False
     except (OSError, Timeout):  # OSError: the folder is read-only
         return True
-
-
-def _read(path: Path) -> Any:
-    """The content of a JSON file, None if it is missing, "" if it is not JSON."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, RecursionError):  # UnicodeDecodeError is a ValueError
-        return ""
 
 
 def _curve(path: Path) -> list[tuple[int, float]]:

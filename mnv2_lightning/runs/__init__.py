@@ -1,1 +1,1 @@
-"""What a run leaves behind: its folder, its record, its logs."""
+"""The files of a run: config, record, checkpoints, logs."""

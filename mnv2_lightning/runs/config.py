@@ -1,10 +1,10 @@
-"""A run's config: as plain data, as a file, and the part of it that makes the outcome."""
+"""The config of a run: as a dict, as a file, and the part that its result depends on."""
 
 import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,110 +17,94 @@ from mnv2_lightning.schema.check import targeted_nodes
 from mnv2_lightning.schema.errors import ConfigError
 from mnv2_lightning.system.durable_files import write_text
 
-# What a run's outcome does not depend on: where things are, what is shown and logged.
-OF_THE_COMMAND = ("command", "resume", "run_dir", "sweep", "traceback")  # and not of the run
-OUTSIDE = (*OF_THE_COMMAND, "overrides", "logger", "data.dir", "data.classes")
-OUTSIDE_TRAINER = (
-    "enable_autolog_hparams",
-    "enable_model_summary",
-    "enable_progress_bar",
-    "log_every_n_steps",
-    "model_registry",
-    "profiler",
+# Keys that belong to a command, not to the run; config.yaml does not hold them.
+COMMAND_KEYS = ("command", "resume", "run_dir", "sweep", "traceback")
+# Keys that the result of a run does not depend on: paths, logging, progress.
+IGNORED_KEYS = (
+    *(*COMMAND_KEYS, "overrides", "logger", "data.dir", "data.classes"),
+    *("trainer.enable_autolog_hparams", "trainer.enable_model_summary"),
+    *("trainer.enable_progress_bar", "trainer.log_every_n_steps"),
+    *("trainer.model_registry", "trainer.profiler"),
+    *("callbacks.last", "callbacks.non_finite_guard", "callbacks.progress"),
+    *("callbacks.test_images", "callbacks.throughput"),
+    *("callbacks.divergence", "callbacks.pictures"),  # in runs of earlier versions
 )
-OUTSIDE_CALLBACKS = (
-    *("last", "non_finite_guard", "progress", "test_images", "throughput"),
-    *("divergence", "pictures"),  # as earlier versions named two of them
-)
-# May change when a run goes on, though the outcome depends on it.
+# Keys that the result depends on, but that may change when a run is resumed.
 MAY_CHANGE = tuple(
     f"trainer.{key}" for key in ("max_epochs", "accelerator", "devices", "strategy", "num_nodes")
 )
 
-FOLDERS = ("run_dir", "dirpath", "save_dir", "log_dir")  # keys of what is written into
-# `last`, `{epoch}-{val/loss:.3f}`: no more, as a format can make a slash of a number.
+FOLDERS = ("run_dir", "dirpath", "save_dir", "log_dir")  # keys of folders that are written to
+# File names such as `last` and `{epoch}-{val/loss:.3f}`. Other format specs could yield a slash.
 FILENAME = re.compile(r"([\w =,+.-]|\{\w+(/\w+)*(:[\d.]*[defg%]?)?\})+")
 
-# Classes under the names that earlier versions wrote into a run's config.
-MOVED = {
-    "mnv2_lightning.callbacks.checkpoint.Checkpoint": (
-        "mnv2_lightning.callbacks.model_checkpoint.Checkpoint"
-    ),
-    "mnv2_lightning.callbacks.divergence.Divergence": (
-        "mnv2_lightning.callbacks.non_finite_guard.NonFiniteGuard"
-    ),
-    "mnv2_lightning.callbacks.non_finite_guard.Divergence": (
-        "mnv2_lightning.callbacks.non_finite_guard.NonFiniteGuard"
-    ),
-    "mnv2_lightning.callbacks.pictures.Pictures": "mnv2_lightning.callbacks.test_images.TestImages",
+# Class names in configs of earlier versions, and their present names.
+RENAMED_TARGETS = {
+    f"mnv2_lightning.callbacks.{earlier}": f"mnv2_lightning.callbacks.{present}"
+    for earlier, present in (
+        ("checkpoint.Checkpoint", "model_checkpoint.Checkpoint"),
+        ("divergence.Divergence", "non_finite_guard.NonFiniteGuard"),
+        ("non_finite_guard.Divergence", "non_finite_guard.NonFiniteGuard"),
+        ("pictures.Pictures", "test_images.TestImages"),
+    )
 }
 
-# What reading a config raises where it is none: no YAML, no text, not of JSON types or our keys.
-NOT_A_CONFIG = (
-    yaml.YAMLError,
-    ValueError,
-    AttributeError,
-    KeyError,
-    TypeError,
-    RecursionError,
-)
+# Errors of reading a file that is not a config: not YAML, other types than JSON's, missing keys.
+NOT_A_CONFIG = (yaml.YAMLError, ValueError, AttributeError, LookupError, TypeError, RecursionError)
 
 
 def plain(cfg: DictConfig) -> dict[str, Any]:
-    """Resolved, of JSON types only."""
+    """The resolved config as a dict of JSON types."""
     return OmegaConf.to_container(cfg, resolve=True)  # type: ignore[return-value]
 
 
 def save(path: Path, config: dict[str, Any]) -> None:
-    """As YAML, without what holds for this command only; paths in the run's folder relative to it.
+    """Write `config` as YAML, without COMMAND_KEYS.
 
-    A folder of data that was typed is kept, whole; one that the environment named is not.
+    Paths in the run's folder become relative to it, so that the folder can be moved. `data.dir` is
+    written as an absolute path, unless it comes from the environment.
     """
-    kept = {k: v for k, v in config.items() if k not in OF_THE_COMMAND}
+    kept = {k: v for k, v in config.items() if k not in COMMAND_KEYS}
     run_dir = Path(config["run_dir"]).resolve()
     kept = _with_paths(kept, lambda p: os.path.relpath(Path(p).resolve(), run_dir))
-    typed = kept["data"]["dir"]
-    if typed == os.environ.get(DATA_DIR):
-        typed = None
-    kept["data"] = kept["data"] | {"dir": typed and str(Path(typed).expanduser().resolve())}
+    data_dir = kept["data"]["dir"]
+    if data_dir == os.environ.get(DATA_DIR):
+        data_dir = None
+    kept["data"] |= {"dir": data_dir and str(Path(data_dir).expanduser().resolve())}
     write_text(path, to_yaml(kept))
 
 
 def read(path: Path) -> dict[str, Any]:
-    """What `save` wrote, for the folder that the file lies in now. ConfigError: it did not."""
+    """Read what `save` wrote, with paths in the folder of the file. ConfigError: not a config."""
     run_dir = path.parent.resolve()
     try:
         text = json.dumps(yaml.safe_load(path.read_text(encoding="utf-8")))
-        if "${" in text:  # `save` resolves them; what they stand for could change after a check
+        if "${" in text:  # `save` writes none, and its value could change after the checks
             raise ValueError("it holds an interpolation")
-        config = _with_paths(moved(json.loads(text)), lambda p: os.path.normpath(run_dir / p))
+        config = rename_targets(json.loads(text))
+        config = _with_paths(config, lambda p: os.path.normpath(run_dir / p))
         config["data"]["dir"] = os.environ.get(DATA_DIR) or config["data"]["dir"]
     except NOT_A_CONFIG as error:
         raise ConfigError(f"{path}: not a run's config ({str(error).splitlines()[0]})") from error
-    of_the_command = dict.fromkeys(OF_THE_COMMAND) | {"run_dir": str(run_dir), "traceback": False}
-    return {"overrides": []} | config | of_the_command
+    of_command = dict.fromkeys(COMMAND_KEYS) | {"run_dir": str(run_dir), "traceback": False}
+    return {"overrides": []} | config | of_command
 
 
-def moved(node: Any) -> Any:
-    """`node` with the present names of classes."""
-    if isinstance(node, dict):
-        return {
-            key: MOVED.get(str(value), value) if key == "_target_" else moved(value)
-            for key, value in node.items()
-        }
-    return [moved(value) for value in node] if isinstance(node, list) else node
+def rename_targets(config: dict[str, Any]) -> dict[str, Any]:
+    """Replace the class names of earlier versions in place, and return `config`."""
+    for _, node in targeted_nodes(config):
+        node["_target_"] = RENAMED_TARGETS.get(str(node["_target_"]), node["_target_"])
+    return config
 
 
 class _Dumper(yaml.SafeDumper):
-    """Lists of plain values on one line, as `conf/` has them."""
+    """Writes lists of scalars on one line, as in `conf/`."""
 
 
 _Dumper.add_representer(
     list,
-    lambda dumper, value: dumper.represent_sequence(
-        "tag:yaml.org,2002:seq",
-        value,
-        flow_style=not any(isinstance(item, dict | list) for item in value),
+    lambda dumper, data: dumper.represent_sequence(
+        "tag:yaml.org,2002:seq", data, flow_style=not any(isinstance(x, dict | list) for x in data)
     ),
 )
 
@@ -130,19 +114,18 @@ def to_yaml(config: dict[str, Any]) -> str:
 
 
 def _with_paths(config: dict[str, Any], change: Callable[[str], str]) -> dict[str, Any]:
-    """`config` with the keys that name a folder to write into changed."""
-    return {
-        key: _with_paths(value, change)
-        if isinstance(value, dict)
-        else change(value)
-        if key in FOLDERS and value is not None
-        else value
-        for key, value in config.items()
-    }
+    """A copy of `config`, with `change` applied to the value of each key in FOLDERS."""
+    changed: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, dict):
+            changed[key] = _with_paths(value, change)
+        else:
+            changed[key] = change(value) if key in FOLDERS and value is not None else value
+    return changed
 
 
 def require_inside(config: dict[str, Any]) -> None:
-    """ConfigError where a folder that the run writes into, or a checkpoint's name, leads out."""
+    """Check that the run writes into its own folder only. ConfigError."""
     run_dir = Path(config["run_dir"]).resolve()
     for path, node in targeted_nodes(config):
         for key in FOLDERS:
@@ -158,7 +141,7 @@ def require_inside(config: dict[str, Any]) -> None:
 
 
 def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """`{"a": {"b": 1}}` -> `{"a.b": 1}`; lists stay."""
+    """`{"a": {"b": 1}}` -> `{"a.b": 1}`; lists stay as they are."""
     flat: dict[str, Any] = {}
     for key, value in config.items():
         if isinstance(value, dict):
@@ -168,37 +151,42 @@ def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def outcome(config: dict[str, Any]) -> dict[str, Any]:
-    """The flat part of a config on which the outcome depends."""
-    outside = [
-        *OUTSIDE,
-        *(f"trainer.{key}" for key in OUTSIDE_TRAINER),
-        *(f"callbacks.{key}" for key in OUTSIDE_CALLBACKS),
-    ]
-    return {
-        key: value
-        for key, value in flatten(config).items()
-        if not any(key == out or key.startswith(f"{out}.") for out in outside)
-        and not key.endswith(".dirpath")
-    }
+def _is_ignored(key: str) -> bool:
+    return any(f"{key}.".startswith(f"{k}.") for k in IGNORED_KEYS) or key.endswith(".dirpath")
 
 
-def typed(overrides: Sequence[str]) -> dict[str, Any]:
-    """Overrides that the outcome depends on, as values by key."""
+def reproducibility_config(config: dict[str, Any]) -> dict[str, Any]:
+    """The part of a config that the result depends on, flat."""
+    return {key: value for key, value in flatten(config).items() if not _is_ignored(key)}
+
+
+def override_values(overrides: Sequence[str]) -> dict[str, Any]:
+    """The values by key of those overrides that the result depends on."""
     parsed = OverridesParser.create().parse_overrides(list(overrides))
-    return {
-        key: value
-        for key, value in ((o.key_or_group, o.value()) for o in parsed)
-        if not any(key == out or key.startswith(f"{out}.") for out in OUTSIDE)
+    return {o.key_or_group: o.value() for o in parsed if not _is_ignored(o.key_or_group)}
+
+
+def config_hash(config: dict[str, Any]) -> str:
+    """A hash of the part that the result depends on; 1 and 1.0 are equal."""
+    values = {
+        key: int(value) if isinstance(value, float) and value.is_integer() else value
+        for key, value in reproducibility_config(config).items()
     }
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def outcome_hash(config: dict[str, Any]) -> str:
-    text = json.dumps(
-        {
-            key: int(value) if isinstance(value, float) and value.is_integer() else value
-            for key, value in outcome(config).items()
-        },
-        sort_keys=True,
-    )
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+def differences(old: dict[str, Any], new: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    """(key, old value, new value) of each key that differs between two flat configs.
+
+    A missing key is the same as None.
+    """
+    for key in old | new:
+        if old.get(key) != new.get(key):
+            yield key, old.get(key), new.get(key)
+
+
+def forbidden_changes(old: dict[str, Any], new: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    """The differences between two configs that prevent resuming a run of one with the other."""
+    for change in differences(reproducibility_config(old), reproducibility_config(new)):
+        if change[0] not in MAY_CHANGE:
+            yield change

@@ -13,14 +13,14 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from mnv2_lightning.system.durable_files import write_text
 
-SECONDS = 2.0  # within an epoch it is written no more often: each time costs some 10 ms
+SECONDS = 2.0  # between writes within an epoch; a write takes about 10 ms
 
 
 class CSVLogger(Logger):
-    """Writes `run_dir`/metrics.csv, and goes on with one that is there.
+    """Writes metrics.csv into `run_dir`, and appends to it when a run resumes.
 
-    Lightning's deletes it. `purge_step`: rows from this step on are dropped first, as they were
-    logged after the checkpoint that the run goes on from.
+    Lightning's CSVLogger deletes it. `purge_step`: the step that the run resumes from; rows from
+    this step on are dropped.
     """
 
     def __init__(self, *, run_dir: str, purge_step: int | None = None) -> None:
@@ -47,7 +47,7 @@ class CSVLogger(Logger):
     def log_hyperparams(
         self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any
     ) -> None:
-        """config.yaml has them."""
+        """Does nothing: config.yaml has them."""
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
@@ -65,7 +65,7 @@ class CSVLogger(Logger):
 
     @rank_zero_only
     def save(self) -> None:
-        """Called after each validation, and before a checkpoint is written."""
+        """Write the file. Called after each validation, and before a checkpoint is written."""
         if not self.is_written:
             text = io.StringIO()
             writer = csv.DictWriter(text, self.columns, lineterminator="\n")

@@ -1,4 +1,4 @@
-"""A run's folder, and going on with the run in it."""
+"""The folder of a run: its name, the checks when it is read, and resuming the run in it."""
 
 import hashlib
 import logging
@@ -17,8 +17,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from mnv2_lightning.data.sets import DATA_DIR
 from mnv2_lightning.runs import config
-from mnv2_lightning.runs.config import MAY_CHANGE, OF_THE_COMMAND, outcome, plain
-from mnv2_lightning.runs.record import EMPTY, LOCK, read_record
+from mnv2_lightning.runs.config import COMMAND_KEYS, MAY_CHANGE, plain
+from mnv2_lightning.runs.record import EMPTY, LOCK, RECORD, read_record
 from mnv2_lightning.schema.check import check, targeted_nodes
 from mnv2_lightning.schema.errors import ConfigError
 from mnv2_lightning.schema.nearest import did_you_mean, dotted_keys
@@ -27,64 +27,57 @@ from mnv2_lightning.system.durable_files import make_folder
 
 log = logging.getLogger(__name__)
 
-_ABSENT: Any = object()
-# What of a run's config that is not ours writes where it likes, or sends: it is typed, or not used.
-TYPED = ("logger", "trainer.profiler", "trainer.model_registry")
-PARTS_OF = {"sweep.json": "sweep", ".locks": "search.name"}  # a file beside a run's folder
-LONGEST = 120  # characters of a folder's name
-# The time and chance: no two runs share a folder, not if they start within one second. The ranks of
-# one run do; SLURM and torchrun know it by a name, under which it also starts again.
+_MISSING: Any = object()
+# Classes of other packages that can write anywhere or send data. A resumed run uses them only if
+# the command's overrides name them; its config may be a stranger's.
+OVERRIDE_ONLY = ("logger", "trainer.profiler", "trainer.model_registry")
+# A file in the folder of a sweep or a search, and the key of its name.
+MARKERS = {"sweep.json": "sweep", ".locks": "search.name"}
+MAX_LENGTH = 120  # characters of a folder's name
+# Unique, also for two runs that start in the same second. The ranks of a run share the ID that
+# SLURM or torchrun gives it, and a run that they restart gets the same ID.
 RUN_ID = ranks.shared_id() or f"{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
 
 
-def run_id() -> str:
-    """Of this process: a run, or a whole sweep."""
-    return RUN_ID
+def folder_name(name: Any = None) -> str:
+    """The folder's name for a sweep or search called `name`; the run ID by default."""
+    return RUN_ID if name is None else _safe_name(name)
 
 
 def run_folder(resume: str | None, experiment: Any) -> str:
-    """Where a run goes: on in the folder of the one that it resumes, or into a new one."""
-    return resume or f"outputs/runs/{_safe(experiment) or 'none'}/{RUN_ID}"
-
-
-def sweep_folder(name: Any) -> str:
-    """Where a sweep goes: on with the one of that name, or into a new folder."""
-    return f"outputs/sweeps/{_safe(name) if name is not None else RUN_ID}"
-
-
-def search_folder(name: Any) -> str:
-    """Where a search goes: on with the one of that name, or into a new folder."""
-    return f"outputs/searches/{_safe(name) if name is not None else RUN_ID}"
+    """The folder of the run to resume, or else a new one."""
+    return resume or f"outputs/runs/{_safe_name(experiment) or 'none'}/{RUN_ID}"
 
 
 def report_folder(run_dir: str | None) -> str:
-    """In the folder that it is about, or, where it is about several, a new one."""
+    """A folder in `run_dir`, or else a new one, for a report on several folders."""
     return f"{run_dir}/report" if run_dir else f"outputs/reports/{RUN_ID}"
 
 
-def job_folder(overrides: Sequence[str], fixed: Sequence[str] = ()) -> str:
-    """A job's folder in its sweep: `[optimizer.lr=0.1, seed=1]` -> `lr-0.1_seed-1`.
+def job_folder(overrides: Sequence[str], shared: Sequence[str] = ()) -> str:
+    """The folder's name of a job of a sweep: `[optimizer.lr=0.1, seed=1]` -> `lr-0.1_seed-1`.
 
-    `fixed`: keys of overrides that are the same in all jobs, and are left out.
+    `shared`: keys with the same value in all jobs, which are left out.
     """
-    typed = (override.partition("=") for override in overrides)
-    kept = [(key, value) for key, _, value in typed if key.lstrip("+~") not in fixed]
-    # Hydra writes 1e18 as 1e+18, whose + would become the - of 1e-18.
-    kept = [(key, re.sub(r"(?<=\de)\+(?=\d)", "", value)) for key, value in kept]
-    parts = [f"{re.split(r'[./@+~]', key)[-1]}-{value}" for key, value in kept]
-    return _safe("_".join(parts)) or "job"
+    parts = []
+    for key, _, value in (override.partition("=") for override in overrides):
+        if key.lstrip("+~") not in shared:
+            # Hydra writes 1e18 as 1e+18; without the +, it does not become 1e-18.
+            text = re.sub(r"(?<=\de)\+(?=\d)", "", value)
+            parts.append(f"{re.split(r'[./@+~]', key)[-1]}-{text}")
+    return _safe_name("_".join(parts)) or "job"
 
 
-def _safe(name: Any) -> str:
-    """A folder's name that can be typed anywhere; a long one is cut, with a hash of all of it."""
+def _safe_name(name: Any) -> str:
+    """`name` without characters that need quoting; a long name is cut and ends in its hash."""
     safe = re.sub(r"[^A-Za-z0-9._-]+", "-", str(name)).strip("-.")
-    if len(safe) <= LONGEST:
+    if len(safe) <= MAX_LENGTH:
         return safe
-    return f"{safe[:LONGEST]}-{hashlib.sha256(safe.encode()).hexdigest()[:8]}"
+    return f"{safe[:MAX_LENGTH]}-{hashlib.sha256(safe.encode()).hexdigest()[:8]}"
 
 
 def require_run(key: str, path: str) -> Path:
-    """The run folder that `key` names. ConfigError: it is none."""
+    """The folder `path`, the value of `key`. ConfigError: it is not the folder of a run."""
     folder = Path(path)
     if "://" in path:
         raise ConfigError(f"{key}={path}: must be a folder on this machine")
@@ -94,13 +87,13 @@ def require_run(key: str, path: str) -> Path:
         jobs = sorted(p.parent.name for p in folder.glob("*/config.yaml"))
         why = f"it holds runs, such as {jobs[0]}" if jobs else "it has no config.yaml"
         raise ConfigError(f"{key}={path}: not a run's folder ({why})")
-    require_closed(folder)
+    check_links(folder)
     return folder
 
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """For as long as a process trains there. ConfigError: another one does."""
+    """Hold the lock of a run's folder. ConfigError: another process trains there."""
     make_folder(folder)
     lock = FileLock(folder / LOCK, blocking=False)
     try:
@@ -113,58 +106,58 @@ def locked(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def require_closed(folder: Path) -> None:
-    """ConfigError: a link in it leads out of it, and what is written there would follow.
+def check_links(folder: Path) -> None:
+    """ConfigError: a link in the folder leads out of it, so that a run would write elsewhere.
 
     To be called before Hydra opens the log.
     """
     for link in (p for p in folder.rglob("*") if p.is_symlink()):
-        # Path.resolve() fails where a link leads to itself.
+        # Path.resolve() fails if a link leads to itself.
         if not Path(os.path.realpath(link)).is_relative_to(folder.resolve()):
             raise ConfigError(f"{link}: leads out of the run's folder")
 
 
 def resume_hint(folder: Path | None) -> str:
-    """How to resume after an interruption: a run, or the sweep or search that it belongs to."""
+    """For the message after an interruption: how to resume the run, sweep or search."""
     if folder is None:
         return ""
-    for name, key in PARTS_OF.items():
+    for marker, key in MARKERS.items():
         for place in (folder, folder.parent):
-            if (place / name).exists():
-                where = f"{key}={place.name}"
-                return f"; the same command goes on (with {where}, if it had no name)"
+            if (place / marker).exists():
+                name = f"{key}={place.name}"
+                return f"; the same command resumes it (with {name}, if it had no name)"
     saved = any((folder / "checkpoints").glob("*.ckpt"))
-    return f"; go on with resume={folder}" if saved else "; no epoch was finished"
+    return f"; resume it with resume={folder}" if saved else "; no epoch was finished"
 
 
 def require_checkpoint(key: str, folder: Path, name: str | None) -> Path:
-    """The checkpoint of that name; None: the best, or the last where there is no best."""
-    files = {n: folder / "checkpoints" / f"{n}.ckpt" for n in ("best", "last", "previous")}
-    name = name or ("best" if files["best"].is_file() else "last")
-    path = files[name]
+    """The checkpoint called `name`, by default `best` if there is one, else `last`. ConfigError."""
+    checkpoints = folder / "checkpoints"
+    name = name or ("best" if (checkpoints / "best.ckpt").is_file() else "last")
+    path = checkpoints / f"{name}.ckpt"
     if not path.is_file():
-        there = sorted(p.stem for p in path.parent.glob("*.ckpt")) or ["none"]
+        there = sorted(p.stem for p in checkpoints.glob("*.ckpt")) or ["none"]
         raise ConfigError(f"{key}={folder}: has no {name} checkpoint (there: {', '.join(there)})")
     return path
 
 
 def is_finished(folder: Path, max_epochs: int | None) -> bool:
-    """Whether its run has ended, and had been asked for as many epochs as now."""
+    """Whether the run has finished, with the same `max_epochs`."""
     status = read_record(folder).get("status")
     return status == "finished" and read_config(folder).trainer.max_epochs == max_epochs
 
 
 def read_config(folder: Path) -> DictConfig:
-    """The config that the run in `folder` was started with."""
+    """The config of the run in `folder`. ConfigError."""
     return OmegaConf.create(config.read(folder / "config.yaml"))
 
 
 def read_checked(folder: Path) -> DictConfig:
-    """The same, to be used: checked as one that is typed, and its `data.dir` only read from.
+    """The config of the run in `folder`, checked like one from the command line. ConfigError.
 
-    ConfigError.
+    Its `data.dir` is used only if the files are there: nothing is downloaded into it.
     """
-    from mnv2_lightning.data import idx_files  # late: imports numpy
+    from mnv2_lightning.data import idx_files  # late: imports NumPy
 
     cfg = read_config(folder)
     try:
@@ -179,41 +172,37 @@ def read_checked(folder: Path) -> DictConfig:
 
 
 def resumed_config(composed: DictConfig, overrides: Sequence[str]) -> DictConfig:
-    """The config of the run `composed.resume`, with what was typed now on top.
+    """The config of the run `composed.resume` with `overrides` applied.
 
-    ConfigError: no such run, or an override that changes what the run means.
+    ConfigError: there is no such run, or an override changes what its result depends on.
     """
     folder = require_run("resume", composed.resume)
     cfg = read_checked(folder)
-    before = outcome(plain(cfg))
-    typed = set()
+    before, changed = plain(cfg), set()
     for override in OverridesParser.create().parse_overrides(list(overrides)):
         key = override.key_or_group
-        if key in OF_THE_COMMAND or key.startswith("hydra."):
+        if key in COMMAND_KEYS or key.startswith("hydra."):
             continue
-        old, value = OmegaConf.select(cfg, key, default=_ABSENT), override.value()
-        typed.add(key)
+        old, value = OmegaConf.select(cfg, key, default=_MISSING), override.value()
+        changed.add(key)
         if key == "experiment":
-            raise ConfigError("experiment: cannot change when a run goes on")
-        if old is _ABSENT:
+            raise ConfigError("experiment: cannot change when a run is resumed")
+        if old is _MISSING:
             raise ConfigError(f"{key}: unknown key{did_you_mean(key, dotted_keys(plain(cfg)))}")
         if key == "logger":
             cfg.logger = composed.logger
         elif isinstance(old, DictConfig) and not (value is None or isinstance(value, dict)):
-            raise ConfigError(f"{key}={value}: a group cannot change when a run goes on")
+            raise ConfigError(f"{key}={value}: a group cannot change when a run is resumed")
         else:
-            OmegaConf.update(cfg, key, value, merge=key not in TYPED)
-    kept = [o for o in cfg.overrides if _key(o) not in typed]
-    cfg.overrides = kept + [o for o in overrides if _key(o) in typed and "${" not in o]
-    _require_typed(plain(cfg), typed)
-    after = outcome(plain(cfg))
-    for key in before | after:
-        old, value = before.get(key), after.get(key)
-        if value != old and key not in MAY_CHANGE:
-            raise ConfigError(
-                f"{key}={value}: cannot change when a run goes on (it is {old}); what can: "
-                f"{', '.join(MAY_CHANGE)}, logger, progress bar, paths"
-            )
+            OmegaConf.update(cfg, key, value, merge=key not in OVERRIDE_ONLY)
+    kept = [o for o in cfg.overrides if _key(o) not in changed]
+    cfg.overrides = kept + [o for o in overrides if _key(o) in changed and "${" not in o]
+    _require_overrides(plain(cfg), changed)
+    for key, old, new in config.forbidden_changes(before, plain(cfg)):
+        raise ConfigError(
+            f"{key}={new}: cannot change when a run is resumed (it is {old}); what can: "
+            f"{', '.join(MAY_CHANGE)}, logger, progress bar, paths"
+        )
     cfg.resume = str(folder)
     return cfg
 
@@ -222,39 +211,36 @@ def _key(override: str) -> str:
     return override.partition("=")[0].lstrip("+~")
 
 
-def _require_typed(config: dict[str, Any], typed: set[str]) -> None:
-    """ConfigError: the run's config has something of TYPED that was not typed now."""
+def _require_overrides(config: dict[str, Any], overridden: set[str]) -> None:
+    """ConfigError: the run's config has a part of OVERRIDE_ONLY that no override replaces."""
     named = [(path, str(node["_target_"])) for path, node in targeted_nodes(config)]
     if registry := config["trainer"].get("model_registry"):
         named.append(("trainer.model_registry", f"the registry {registry}"))
-    for path, name in named:
-        for part in TYPED:
-            is_in = path == part or path.startswith(f"{part}.")
-            if is_in and part not in typed and not name.startswith("mnv2_lightning."):
+    for part in (part for part in OVERRIDE_ONLY if part not in overridden):
+        for path, name in named:
+            if f"{path}.".startswith(f"{part}.") and not name.startswith("mnv2_lightning."):
                 without = "logger=default" if part == "logger" else f"{part}=null"
                 raise ConfigError(
-                    f"{path}: {name} is not taken from a run's config; type {part}=... again, or "
+                    f"{path}: {name} is not taken from a run's config; set {part}=... again, or "
                     f"{without}"
                 )
 
 
 def holds_this_run(folder: Path, cfg: DictConfig, *, is_swept: bool = False) -> bool:
-    """Whether a run of this config was started there, which the same command goes on with.
+    """Whether the folder holds a run of this config, which the same command resumes.
 
-    ConfigError: the folder holds another one, or a link that leads out of it.
+    ConfigError: it holds another run, or a link that leads out of it.
     """
-    require_closed(folder)
+    check_links(folder)
     if not (folder / "config.yaml").is_file():
-        is_begun = read_record(folder).keys() == EMPTY.keys()  # cut before its config was there
-        if (folder / "result.json").exists() and not is_begun:
+        is_begun = read_record(folder).keys() == EMPTY.keys()  # killed before it wrote its config
+        if (folder / RECORD).exists() and not is_begun:
             raise ConfigError(f"{folder}: holds a result.json of something else")
         return False
-    before, now = outcome(plain(read_config(folder))), outcome(plain(cfg))
-    for key in before | now:
-        if before.get(key) != now.get(key) and key not in MAY_CHANGE:
-            other = f"take another folder, or go on with that run by resume={folder}"
-            raise ConfigError(
-                f"{folder}: holds a run with {key}={before.get(key)} already; "
-                + ("take another name for the sweep" if is_swept else other)
-            )
+    for key, old, _ in config.forbidden_changes(plain(read_config(folder)), plain(cfg)):
+        other = f"take another folder, or resume that run with resume={folder}"
+        raise ConfigError(
+            f"{folder}: holds a run with {key}={old} already; "
+            + ("take another name for the sweep" if is_swept else other)
+        )
     return True

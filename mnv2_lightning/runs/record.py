@@ -1,4 +1,4 @@
-"""result.json: what a run is, how far it came, and what it reached."""
+"""result.json: the status, results and provenance of a run."""
 
 import math
 import platform
@@ -16,53 +16,41 @@ from mnv2_lightning.schema.errors import Diverged, Pruned, StorageError, is_of_s
 from mnv2_lightning.system import signals
 from mnv2_lightning.system.durable_files import read_json, write_json
 
-LOCK = ".lock"  # held by the process that trains in a run's folder
-LAST_RANK_SECONDS = 5.0  # in which the ranks of a run end after their first process was killed
+RECORD = "result.json"
+LOCK = ".lock"  # locked by the process that trains in the folder
+LAST_RANK_SECONDS = 5.0  # for the ranks of a run to end after their first process was killed
 PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "hydra-core", "numpy")
-# Everything that a record holds; what does not exist is null.
+# The keys of every record; a missing value is null.
 EMPTY: dict[str, Any] = dict.fromkeys(
     (
-        "status",
-        "error",
-        "overrides",
-        "command",
-        "test_accuracy",
-        "test_loss",
-        "val_accuracy",
-        "tested_checkpoint",
-        "epochs",
-        "train_seconds",
-        "images_per_second",
-        "peak_rss_bytes",
-        "parameters",
-        "multiply_adds",
-        "map_sizes",
-        "precision",
-        "seed",
-        "config_hash",
-        "versions",
-        "hardware",
-        "git_commit",
+        *("status", "error", "overrides", "command"),
+        *("test_accuracy", "test_loss", "val_accuracy", "tested_checkpoint"),
+        *("epochs", "train_seconds", "images_per_second", "peak_rss_bytes"),
+        *("parameters", "multiply_adds", "map_sizes", "precision"),
+        *("seed", "config_hash", "versions", "hardware", "git_commit"),
     )
 )
 
 
 class Record:
-    """The record of the run in `folder`; only the process that is to write it does."""
+    """The record of the run in `folder`.
+
+    `writes`: whether this process writes the file; only one rank does.
+    """
 
     def __init__(self, folder: Path, *, writes: bool = True) -> None:
-        self.path = folder / "result.json"
+        self.path = folder / RECORD
         self.writes = writes
         self.data = dict(EMPTY)
 
     def update(self, **values: Any) -> None:
-        """Set `values` and write the file, whole or not at all. StorageError."""
+        """Set `values` and replace the file. StorageError."""
         self.note(**values)
         if self.writes:
             write_json(self.path, self.data)
 
     def note(self, **values: Any) -> None:
-        """Set `values`, for the next `update` to write."""
+        """Set `values` without writing; NaN and infinity become null."""
         unknown = values.keys() - EMPTY.keys()
         assert not unknown, unknown
         self.data |= {
@@ -71,13 +59,16 @@ class Record:
         }
 
     @contextmanager
-    def following(self) -> Iterator[None]:
-        """Status "running", and how the block ended where it did not by itself."""
+    def tracking(self) -> Iterator[None]:
+        """Record the status "running", and the error if the block raises one.
+
+        A SystemExit that no signal has raised becomes a RuntimeError.
+        """
         self.update(status="running", error=None)
         try:
             yield
         except BaseException as error:
-            first = _first(error)
+            first = _root_error(error)
             if signals.interruption(first) is not None:
                 self._end(status="interrupted")
                 raise first from None
@@ -92,22 +83,28 @@ class Record:
             raise
 
     def _end(self, **values: Any) -> None:
-        with suppress(StorageError):  # which may be what ended the run
+        with suppress(StorageError):  # a full disk may have ended the run
             self.update(**values)
 
 
 def read_record(folder: Path) -> dict[str, Any]:
-    """result.json of the run in `folder`; empty where there is none that can be read."""
+    """The record of the run in `folder`; empty if it is missing or cannot be read."""
+    return read_dict(folder / RECORD)
+
+
+def read_dict(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; empty if it is missing or cannot be read."""
     try:
-        record = read_json(folder / "result.json")
+        found = read_json(path)
     except (OSError, ValueError, RecursionError):  # UnicodeDecodeError is a ValueError
         return {}
-    return record if isinstance(record, dict) else {}
+    return found if isinstance(found, dict) else {}
 
 
 def record_death(folder: Path, status: int) -> str | None:
-    """Record that the process of the run in `folder` ended without doing so itself, and return the
-    reason; None: it did. `status`: its exit status, or minus the signal that killed it.
+    """Record that the process of a run died without recording an error, and return the reason.
+
+    `status`: its exit status, or minus the signal that killed it. None: it recorded its end.
     """
     record = read_record(folder)
     if status == 0 or (status > 0 and record.get("status") != "running"):
@@ -122,12 +119,12 @@ def record_death(folder: Path, status: int) -> str | None:
         pass
     with suppress(StorageError):
         record = EMPTY | read_record(folder) | {"status": "failed", "error": error}
-        write_json(folder / "result.json", record)
+        write_json(folder / RECORD, record)
     return error
 
 
-def _first(error: BaseException) -> BaseException:
-    """What ended the run, where a disk that does not take what a logger has of it came on top."""
+def _root_error(error: BaseException) -> BaseException:
+    """The error that ended the run, if a logger that closed after it has failed on a full disk."""
     while is_of_storage(error):
         root = error
         while root.__cause__ is not None:
@@ -139,7 +136,7 @@ def _first(error: BaseException) -> BaseException:
 
 
 def versions() -> dict[str, str | None]:
-    """Of Python and of the packages that the outcome depends on."""
+    """Versions of Python and of the packages that the result depends on."""
     found: dict[str, str | None] = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
@@ -150,17 +147,14 @@ def versions() -> dict[str, str | None]:
 
 
 def git_commit() -> str | None:
-    """Of the checkout that this code runs from, "+changes" where it differs; None: no checkout."""
+    """The commit of this code, followed by "+changes" if files differ. None: not a checkout."""
     here = Path(__file__).resolve().parents[2]
     if not (here / ".git").exists():
         return None
-
-    def git(*args: str) -> str:
-        command = ["git", "-C", str(here), *args]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-
+    options = ("--always", "--exclude=*", "--abbrev=40", "--dirty=+changes")
+    command = ["git", "-C", str(here), "describe", *options]
     try:
-        changed = git("status", "--porcelain", "--untracked-files=no")
-        return git("rev-parse", "HEAD") + ("+changes" if changed else "")
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return None
+    return done.stdout.strip()

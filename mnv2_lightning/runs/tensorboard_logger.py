@@ -1,4 +1,4 @@
-"""TensorBoard: Lightning's logger, in the run's own folder, with HPARAMS that tell the truth."""
+"""Lightning's TensorBoard logger, with the run's folder as log directory and correct HPARAMS."""
 
 import copy
 import warnings
@@ -14,15 +14,15 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from torch import Tensor, nn
 from torch.utils.tensorboard.summary import hparams
 
-from mnv2_lightning.runs.config import outcome, to_yaml, typed
+from mnv2_lightning.runs.config import override_values, reproducibility_config, to_yaml
 
 
 class TensorBoardLogger(loggers.TensorBoardLogger):
-    """Event files go straight into `run_dir`, so that TensorBoard names the run by its folder.
+    """Writes event files into `run_dir`, so that TensorBoard shows the folder's name as the run's.
 
-    TensorBoard itself finds HPARAMS' metrics in the curves, so that none is shown before it is
-    measured, and the keys that runs differ by, which come first. `overrides`: what was typed.
-    `purge_step`: TensorBoard drops what an interrupted run logged from this step on.
+    HPARAMS lists no metrics: TensorBoard takes them from the curves, once they are measured.
+    `overrides`: shown in HPARAMS with the config. `purge_step`: the step that the run resumes from;
+    TensorBoard hides earlier events from this step on.
     """
 
     def __init__(
@@ -32,26 +32,26 @@ class TensorBoardLogger(loggers.TensorBoardLogger):
             run_dir, name="", version="", default_hp_metric=False, purge_step=purge_step
         )
         self._described = False
-        self._typed = typed(overrides)
-        self._end: Summary | None = None  # of HPARAMS' session
+        self._overrides = override_values(overrides)
+        self._end: Summary | None = None  # ends HPARAMS' session
 
     @rank_zero_only
     def log_hyperparams(
         self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any
     ) -> None:
-        """`params`: the resolved config. Shown as text and, without what is null, in HPARAMS."""
+        """Log the resolved config as text, and the values that are not null in HPARAMS."""
         if self._described or not isinstance(params, dict):
             return
         text = to_yaml(dict(params))
         self.experiment.add_text("config", "\n".join(f"    {x}" for x in text.splitlines()))
         shown = {
             key: value if type(value) in (int, float, str) else str(value)
-            for key, value in outcome(dict(params)).items()
+            for key, value in reproducibility_config(dict(params)).items()
             if value is not None and "._" not in key and not key.startswith("callbacks.best.")
         }
-        shown |= {  # files of a folder: model=tutorial
+        shown |= {  # choices of config groups, such as model=tutorial
             key: str(value)
-            for key, value in self._typed.items()
+            for key, value in self._overrides.items()
             if key not in shown and value is not None
         }
         _, start, self._end = hparams(shown, {})
@@ -59,14 +59,14 @@ class TensorBoardLogger(loggers.TensorBoardLogger):
 
     @rank_zero_only
     def succeed(self) -> None:
-        """Tell HPARAMS; without this it calls a run's status unknown."""
+        """Record success in HPARAMS, which else shows the status as unknown."""
         if self._end is not None:
-            self.experiment._get_file_writer().add_summary(self._end)  # a fit closes the last one
+            self.experiment._get_file_writer().add_summary(self._end)  # the fit has closed its own
             self.experiment.close()
 
     @rank_zero_only
     def log_graph(self, model: L.LightningModule, input_array: Tensor | None = None) -> None:  # type: ignore[override]
-        """Once, of the network alone."""
+        """Log the graph of the network, once."""
         if self._described:
             return
         self._described = True
@@ -75,13 +75,13 @@ class TensorBoardLogger(loggers.TensorBoardLogger):
         if not isinstance(image, Tensor) or not isinstance(network, nn.Module):
             return
         weight = next(network.parameters())
-        network = copy.deepcopy(network).eval()  # a copy is not compiled: those cannot be traced
+        network = copy.deepcopy(network).eval()  # the copy is not compiled, so it can be traced
         with warnings.catch_warnings(), torch.no_grad():
-            # TensorBoard traces with torch.jit, which torch deprecates; nothing replaces it there.
+            # TensorBoard traces with torch.jit, which is deprecated; there is no replacement yet.
             warnings.simplefilter("ignore")
             self.experiment.add_graph(network, image.to(weight.device, weight.dtype))
 
     @rank_zero_only
     def save(self) -> None:
-        """config.yaml has what Lightning would write to hparams.yaml."""
+        """Flush. Lightning's also writes hparams.yaml, which config.yaml replaces."""
         self.experiment.flush()

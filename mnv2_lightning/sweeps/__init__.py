@@ -1,1 +1,1 @@
-"""Several runs: a sweep's manifest, a search's study."""
+"""The manifest of a sweep, and the study of a search."""

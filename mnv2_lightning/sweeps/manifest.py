@@ -1,4 +1,4 @@
-"""A sweep, beside its jobs: one base config, and a report of what came of them all."""
+"""sweep.json: the jobs of a sweep, the keys they differ by, and the config they share."""
 
 import logging
 from pathlib import Path
@@ -6,23 +6,23 @@ from typing import Any
 
 from mnv2_lightning.cli.command import Job
 from mnv2_lightning.reports.collect import SWEEP
-from mnv2_lightning.runs.config import outcome, plain
-from mnv2_lightning.runs.folder import require_closed
+from mnv2_lightning.runs.config import differences, plain, reproducibility_config
+from mnv2_lightning.runs.folder import check_links
 from mnv2_lightning.schema.errors import ConfigError
 from mnv2_lightning.system import durable_files
 
 log = logging.getLogger(__name__)
-_ABSENT = "nothing"
 
 
 def check(jobs: list[Job]) -> None:
-    """ConfigError where the folder holds a sweep over other keys or with another base config, or
-    links that lead out of it.
+    """Check that the jobs can be added to the sweep in the folder, if there is one.
+
+    ConfigError: it is over other keys, its shared config differs, or a link leads out of it.
     """
     if len({str(job.cfg.sweep) for job in jobs}) > 1:
         raise ConfigError("sweep: one name, not several")
     folder = _folder(jobs)
-    require_closed(folder)
+    check_links(folder)
     if not (folder / SWEEP).is_file():
         return
     before, now = durable_files.read_json(folder / SWEEP), _describe(jobs)
@@ -31,23 +31,23 @@ def check(jobs: list[Job]) -> None:
         keys = (" and ".join(x["keys"]) or "nothing" for x in (before, now))
         is_order = set(before["keys"]) == set(now["keys"])
         if is_order:
-            other = "; type them in that order, or take another name"
+            other = "; list them in that order, or take another name"
         elif set(now["keys"]) < set(before["keys"]):
-            other = "; type two values or more of each, or take another name"
+            other = "; give two values or more of each, or take another name"
         raise ConfigError(f"{folder}: holds a sweep over {next(keys)}, not {next(keys)}{other}")
-    for key in before["base"] | now["base"]:
-        old, new = (x["base"].get(key, _ABSENT) for x in (before, now))
-        if old != new and not (_ABSENT in (old, new) and _follows(key, now["keys"])):
+    for key, old, new in differences(before["base"], now["base"]):
+        is_shared = key in before["base"] and key in now["base"]
+        if is_shared or not _is_optional(key, now["keys"]):
             raise ConfigError(f"{folder}: holds a sweep with {key}={old}, not {new}{other}")
 
 
-def _follows(key: str, swept: list[str]) -> bool:
-    """Whether a sweep over these may have `key` in some jobs only: a group's own differ."""
+def _is_optional(key: str, swept: list[str]) -> bool:
+    """Whether some jobs of a sweep may lack `key`: it belongs to a group that is swept."""
     return any(of in ("experiment", key) or key.startswith(f"{of}.") for of in swept)
 
 
 def begin(jobs: list[Job]) -> None:
-    """Write which jobs there are, with those of an earlier command. StorageError."""
+    """Write sweep.json, with the jobs of earlier commands. StorageError."""
     path, now = _folder(jobs) / SWEEP, _describe(jobs)
     if path.is_file():
         before = durable_files.read_json(path)
@@ -57,7 +57,7 @@ def begin(jobs: list[Job]) -> None:
 
 
 def end(jobs: list[Job]) -> bool:
-    """Report on all jobs of the sweep; whether those of this command have finished."""
+    """Write the report on the whole sweep, and return whether all of these jobs have finished."""
     from mnv2_lightning.reports import tables, write
 
     folder = _folder(jobs)
@@ -73,15 +73,16 @@ def _folder(jobs: list[Job]) -> Path:
 
 
 def _describe(jobs: list[Job]) -> dict[str, Any]:
-    """The keys that were swept, the jobs' folders, and the config that they share."""
-    typed = [dict(o.partition("=")[::2] for o in job.overrides) for job in jobs]
-    configs = [outcome(plain(job.cfg)) for job in jobs]
+    """The swept keys, the names of the jobs' folders, and the config that the jobs share."""
+    overrides = [dict(o.partition("=")[::2] for o in job.overrides) for job in jobs]
+    first = overrides[0]
+    configs = [reproducibility_config(plain(job.cfg)) for job in jobs]
     return {
-        "keys": [key for key in typed[0] if any(t[key] != typed[0][key] for t in typed)],
+        "keys": [key for key in first if any(other[key] != first[key] for other in overrides)],
         "jobs": [job.folder.name for job in jobs],
         "base": {
             key: value
             for key, value in configs[0].items()
-            if all(c.get(key, _ABSENT) == value for c in configs)
+            if all(key in c and c[key] == value for c in configs)
         },
     }

@@ -1,10 +1,11 @@
-"""A search's study: trials in a database, which any number of processes may add to, and die."""
+"""The Optuna study of a search, for any number of processes, each of which may be killed."""
 
 import uuid
 import warnings
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,91 +20,101 @@ from optuna.distributions import (
     IntDistribution,
 )
 from optuna.storages import RDBStorage
-from optuna.trial import FrozenTrial, Trial, TrialState
+from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
+from mnv2_lightning.runs.config import differences
 from mnv2_lightning.schema.errors import ConfigError
 from mnv2_lightning.system.durable_files import make_folder, write_text
 from mnv2_lightning.system.hydra_compat import instantiate
 
-ATTEMPTS = 3  # after which a trial that ends its process has failed
-LOCKS = ".locks"
+ATTEMPTS = 3  # of a trial that kills its process; then it has failed
+LOCKS = ".locks"  # a folder: a lock for the study, and one for each trial
 
 
 def check(cfg: DictConfig) -> None:
-    """ConfigError where the pruner or the sampler is not to be had with its arguments, or there is
-    nothing to reach the database with.
-    """
+    """ConfigError: the pruner or sampler cannot be built, or the database's driver is missing."""
     if cfg.search.storage is not None:
         kind = cfg.search.storage.partition(":")[0]
         try:
-            sqlalchemy.create_engine(cfg.search.storage)  # which connects later
+            sqlalchemy.create_engine(cfg.search.storage)  # does not connect yet
         except ImportError as error:
             why = "its driver is not installed, such as psycopg for postgresql://"
             raise ConfigError(f"search.storage={kind}://...: {why}") from error
         except (sqlalchemy.exc.ArgumentError, ValueError) as error:
             raise ConfigError(f"search.storage={kind}: not the URL of a database") from error
-    builders = {"search.pruner": lambda: instantiate(cfg.search.pruner)}
-    builders["search.sampler"] = lambda: _sampler(cfg, 0)
-    for key, build in builders.items():
+    for key, build in (
+        ("search.pruner", lambda: instantiate(cfg.search.pruner)),
+        ("search.sampler", lambda: _sampler(cfg, 0)),
+    ):
         try:
             build()
-        except Exception as error:  # whatever its constructor raises
+        except Exception as error:  # of any type, from a constructor
             why = str(error.__cause__ or error).splitlines()[0]
             raise ConfigError(f"{key}: {why}") from error
 
 
 def open_study(cfg: DictConfig, folder: Path, base: dict[str, Any]) -> optuna.Study:
-    """The study of `cfg.search`, begun or gone on with. `base`: the config that its trials share.
+    """Create or load the study. `base`: the search space, and the config that all trials share.
 
-    ConfigError: the database cannot be had, or holds a study of that name on something else.
+    ConfigError: the database cannot be used, or its study of that name has another `base`.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     make_folder(folder / LOCKS)
-    url = cfg.search.storage or f"sqlite:///{(folder / 'study.db').absolute()}"
-    # Another process may hold the file for a moment.
-    is_file = url.startswith("sqlite")
-    # A server may have ended a connection that was idle while a trial was trained.
-    options = {"connect_args": {"timeout": 60}} if is_file else {"pool_pre_ping": True}
-    with alone(folder):
+    with lock_study(folder):
         try:
             study = optuna.create_study(
                 study_name=str(cfg.search.name or folder.name),
-                storage=RDBStorage(url, engine_kwargs=options),
+                storage=_storage(cfg.search.storage, folder),
                 pruner=instantiate(cfg.search.pruner),
                 direction="maximize",
                 load_if_exists=True,
             )
         except Exception as error:
-            # The URL may hold a password.
+            # Without the error's text, in which the URL may show a password.
             raise ConfigError(f"search.storage: cannot be used ({type(error).__name__})") from error
         before = study.user_attrs.get("base")
         if before is None:
             study.set_user_attr("base", base)
             return study
-    for key in sorted(before | base, key=lambda key: not key.startswith("search.space.")):
-        old, new = (x.get(key, "nothing") for x in (before, base))
-        if old != new:
-            raise ConfigError(
-                f"search.name={study.study_name}: is a search with {key}={old}, not {new}; take "
-                "another name"
-            )
+    # The space comes first, as a change of it also changes which keys are shared.
+    changed = sorted(differences(before, base), key=lambda x: not x[0].startswith("search.space."))
+    for key, old, new in changed:
+        raise ConfigError(
+            f"search.name={study.study_name}: is a search with {key}={old}, not {new}; take "
+            "another name"
+        )
     return study
 
 
-def alone(folder: Path) -> FileLock:
-    """Held by one process of the search at a time."""
+@cache
+def _storage(url: str | None, folder: Path) -> RDBStorage:
+    url = url or f"sqlite:///{(folder / 'study.db').absolute()}"
+    if url.startswith("sqlite"):  # another process may lock the file for a moment
+        return RDBStorage(url, engine_kwargs={"connect_args": {"timeout": 60}})
+    # A server may have closed a connection that was idle while a trial was trained.
+    return RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
+
+
+def lock_study(folder: Path) -> FileLock:
+    """A lock on the study; processes on machines that share only the database have others."""
     return FileLock(folder / LOCKS / "study")
 
 
 @contextmanager
-def claimed(
+def claim(
     study: optuna.Study, cfg: DictConfig, space: dict[str, BaseDistribution], folder: Path
 ) -> Iterator[tuple[Trial, FrozenTrial] | None]:
-    """The next trial for this process alone, and what is known of it: one whose process has died,
-    or a new one. None: all have been begun.
+    """Lock the next trial: one whose process has died, or a new one. None: no trial is left.
+
+    Yields the trial to report to, and a FrozenTrial with its parameters and reported values.
     """
-    with alone(folder):
-        found = _orphan(study, cfg, folder) or _new(study, cfg, folder)
+    with lock_study(folder):
+        found = _lock_trial(study, cfg, folder)
+        if found is None and len(study.get_trials(deepcopy=False)) < cfg.search.trials:
+            # With its owner, so that the trial is resumed if this process dies here.
+            owner = {"owner": _owner(folder)}
+            study.add_trial(create_trial(state=TrialState.RUNNING, user_attrs=owner))
+            found = _lock_trial(study, cfg, folder)
         if found is not None:
             trial, lock = found
             for name, distribution in space.items():
@@ -118,53 +129,40 @@ def claimed(
         lock.release()
 
 
-def _orphan(study: optuna.Study, cfg: DictConfig, folder: Path) -> tuple[Trial, FileLock] | None:
-    """A trial that was begun in this folder and that no living process holds.
-
-    A database may hold trials of other folders too, whose locks are not seen here.
-    """
-    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        path = _lock(folder, trial.number)
-        # Without an owner its process died right after `ask`, and had the lock before.
-        if not path.is_file() or trial.user_attrs.get("owner", _own(folder)) != _own(folder):
+def _lock_trial(
+    study: optuna.Study, cfg: DictConfig, folder: Path
+) -> tuple[Trial, FileLock] | None:
+    """A running trial of this folder that no process has locked, and the lock on it."""
+    for known in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        if known.user_attrs.get("owner") != _owner(folder):
             continue
-        lock = FileLock(path, blocking=False)
+        lock = FileLock(folder / LOCKS / str(known.number), blocking=False)
         try:
             lock.acquire()
         except Timeout:
             continue
-        if trial.user_attrs.get("attempts", 0) < ATTEMPTS:
-            study.sampler = _sampler(cfg, trial.number)
-            return Trial(study, trial._trial_id), lock
-        study.tell(trial.number, state=TrialState.FAIL)
+        if known.user_attrs.get("attempts", 0) < ATTEMPTS:
+            return _trial(study, known.number, cfg, folder), lock
+        study.tell(known.number, state=TrialState.FAIL)
         lock.release()
     return None
 
 
-def _new(study: optuna.Study, cfg: DictConfig, folder: Path) -> tuple[Trial, FileLock] | None:
-    number = len(study.get_trials(deepcopy=False))
-    if number >= cfg.search.trials:
-        return None
-    lock = FileLock(_lock(folder, number))
-    lock.acquire()  # first: a crash after `ask` leaves a trial that is known to be ours
-    study.sampler = _sampler(cfg, number)
-    trial = study.ask()
-    trial.set_user_attr("owner", _own(folder))
-    if trial.number != number:  # a machine that shares the database, not the lock, was first
-        own = FileLock(_lock(folder, trial.number))
-        own.acquire()
-        _lock(folder, number).unlink()
-        lock.release()
-        return trial, own
-    return trial, lock
+def _trial(study: optuna.Study, number: int, cfg: DictConfig, folder: Path) -> Trial:
+    """The trial to draw parameters with and to report to."""
+    storage = _storage(cfg.search.storage, folder)
+    loaded = optuna.load_study(  # anew: a study shows its samplers the trials of its last `ask`
+        study_name=study.study_name,
+        storage=storage,
+        sampler=_sampler(cfg, number),
+        pruner=study.pruner,
+    )
+    study_id = storage.get_study_id_from_name(study.study_name)
+    return Trial(loaded, storage.get_trial_id_from_study_id_trial_number(study_id, number))
 
 
-def _lock(folder: Path, number: int) -> Path:
-    return folder / LOCKS / str(number)
-
-
-def _own(folder: Path) -> str:
-    """What the folder is known by in a study that it may share with others; kept in it."""
+def _owner(folder: Path) -> str:
+    """The folder's ID in a study that other folders may share; stored in the folder."""
     path = folder / LOCKS / "owner"
     if not path.is_file():
         write_text(path, uuid.uuid4().hex)
@@ -172,12 +170,12 @@ def _own(folder: Path) -> str:
 
 
 def _sampler(cfg: DictConfig, number: int) -> optuna.samplers.BaseSampler:
-    """Seeded by the trial: one that goes on, or is drawn after a crash, gets the same values."""
+    """Seeded by the trial's number, so that a trial drawn again after a crash is the same."""
     return instantiate(cfg.search.sampler)(seed=(cfg.search.seed * 1_000_003 + number) % 2**32)
 
 
 def _suggest(trial: Trial, name: str, distribution: BaseDistribution) -> None:
-    """Draw the value of `name`; where the trial goes on it keeps the one that it has."""
+    """Draw the value of `name`; a resumed trial keeps its value."""
     match distribution:
         case CategoricalDistribution(choices=choices):
             trial.suggest_categorical(name, choices)
@@ -195,19 +193,15 @@ def distributions(space: dict[str, Any], prefix: str = "") -> dict[str, BaseDist
         if "choices" in node:
             found[name] = CategoricalDistribution(node["choices"])
         elif "low" in node:
-            of = IntDistribution if _is_of_integers(node) else FloatDistribution
-            found[name] = of(**node)
+            are_integers = all(isinstance(value, int) for value in node.values())  # `log` too
+            found[name] = (IntDistribution if are_integers else FloatDistribution)(**node)
         else:
             found |= distributions(node, f"{name}.")
     return found
 
 
-def _is_of_integers(node: dict[str, Any]) -> bool:
-    return all(isinstance(node[key], int) for key in ("low", "high", "step") if key in node)
-
-
-def ends(distribution: BaseDistribution) -> list[Any]:
-    """The values that have to work for all to work."""
+def extremes(distribution: BaseDistribution) -> list[Any]:
+    """The values to check: all choices, or both ends of a range."""
     if isinstance(distribution, CategoricalDistribution):
         return list(distribution.choices)
     assert isinstance(distribution, FloatDistribution | IntDistribution)
@@ -215,8 +209,9 @@ def ends(distribution: BaseDistribution) -> list[Any]:
 
 
 def summary(study: optuna.Study, name: str) -> dict[str, Any]:
-    """How many trials there are and how they ended, the best, the share of steps that pruning
-    saved, what a report draws: the number and value of each trial, what the value depends on.
+    """The content of search.json: counts by state, the best trial, and data for the figures.
+
+    `steps_saved` is the share of steps that pruning saved; None if it is not known.
     """
     trials = study.trials
     states = Counter(trial.state for trial in trials)
@@ -224,7 +219,7 @@ def summary(study: optuna.Study, name: str) -> dict[str, Any]:
     pruned = [trial for trial in trials if trial.state == TrialState.PRUNED]
     best = max(done, key=lambda trial: trial.value or 0.0, default=None)
     ended = len(done) + len(pruned)
-    saved = sum(1 - _point(trial) / 100 for trial in pruned)
+    saved = sum(1 - min(100, trial.last_step or 0) / 100 for trial in pruned)
     is_known = ended and not any("points" in trial.user_attrs for trial in pruned)
     return {
         "name": name,
@@ -241,11 +236,6 @@ def summary(study: optuna.Study, name: str) -> dict[str, Any]:
         },
         "importances": _importances(study) if len(done) > 1 else None,
     }
-
-
-def _point(trial: FrozenTrial) -> int:
-    """Per cent of its steps."""
-    return min(100, trial.last_step or 0)
 
 
 def _importances(study: optuna.Study) -> dict[str, float]:

@@ -71,6 +71,7 @@ def promises(cases: Record) -> list[list[str]]:
     writer, moved = cases["kills_of_the_writer_ours"], cases["kills_of_the_writer_moved"]
     power, bare = cases["power_cuts"], cases["power_cuts_without_fsync"]
     stock, mutated = cases["power_cuts_lightnings_writer"], cases["mutations"]
+    harmless = f", {count} without effect" if (count := mutated.get("harmless")) else ""
     equal = kills["runs_equal_to_the_bit"] + window["runs_equal_to_the_bit"]
     equal += total(experiments, "resumed_equal")
     return [
@@ -115,7 +116,7 @@ def promises(cases: Record) -> list[list[str]]:
         [
             "a damaged checkpoint is named, and the newest whole one is used",
             f"{mutated['cases']} mutations: bits, pages, truncation, another run's file",
-            f"{mutated['detected']} detected",
+            f"{mutated['detected']} detected" + harmless,
         ],
         [
             "a run directory from a stranger runs no code",

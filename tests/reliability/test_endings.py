@@ -29,7 +29,7 @@ def test_signals(tmp_path: Path) -> None:
         _, err = process.communicate(timeout=60)
         assert time.monotonic() - started < 5
         assert process.returncode == status
-        assert f"go on with resume={run}" in err.decode()
+        assert f"resume it with resume={run}" in err.decode()
         assert epochs_done(run) >= 2
 
 
@@ -53,7 +53,7 @@ def test_signals_to_two_processes(
     assert time.monotonic() - started < 5
     assert process.returncode == status, err.decode()
     assert err.decode().count("\n") == 1, err.decode()
-    assert f"go on with resume={tmp_path / 'a'}" in err.decode()
+    assert f"resume it with resume={tmp_path / 'a'}" in err.decode()
     assert record(tmp_path / "a")["status"] == "interrupted"
 
 

@@ -76,7 +76,7 @@ def start(
 def epochs_done(run: Path) -> int:
     """By the newest whole checkpoint."""
     newest = checkpoints.newest(run)
-    return checkpoints.epochs(newest) if newest else 0
+    return checkpoints.read(newest)["epoch"] + 1 if newest else 0
 
 
 def epochs_told(run: Path) -> int:

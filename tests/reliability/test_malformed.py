@@ -10,7 +10,6 @@ import torch
 import yaml
 
 from tests.conftest import Call, record
-from tests.reliability.test_strangers import sign
 
 
 def without(key: str) -> Callable[[dict[str, Any]], Any]:
@@ -40,7 +39,6 @@ def test_checkpoints_that_are_none(kind: str, run: Path, call: Call, tmp_path: P
     for name in ("last", "best"):
         path = tmp_path / "run" / "checkpoints" / f"{name}.ckpt"
         torch.save(CHECKPOINTS[kind](torch.load(path, weights_only=True)), path)
-        sign(path)
     ended = call("evaluate", "run_dir=run")
     assert (ended.status, ended.err.count("\n")) == (2, 1), ended.err
     assert "best.ckpt: " in ended.err
