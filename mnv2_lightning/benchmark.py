@@ -24,9 +24,8 @@ def benchmark(cfg: DictConfig) -> dict[str, Any]:
     """
     from mnv2_lightning.data import idx_files as data_files
     from mnv2_lightning.reports import benchmark_tables as report
-    from mnv2_lightning.runs.record import git_commit, versions
+    from mnv2_lightning.runs.environment import environment
     from mnv2_lightning.system import durable_files, warning_filters
-    from mnv2_lightning.system.hardware import hardware
 
     warning_filters.install()
     data_files.load("mnist", cfg.data.dir)  # before any clock starts
@@ -38,9 +37,7 @@ def benchmark(cfg: DictConfig) -> dict[str, Any]:
     result: dict[str, Any] = {
         "smoke": cfg.smoke,
         "pairs": cfg.pairs,
-        "hardware": hardware(),
-        "versions": versions(),
-        "git_commit": git_commit(),
+        **environment(),
         "parts": parts,
     }
 

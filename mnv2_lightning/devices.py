@@ -13,10 +13,10 @@ log = logging.getLogger(__name__)
 def devices(cfg: DictConfig) -> dict[str, Any]:
     """Processor, GPUs with memory and precisions, MPS, versions, and what `auto` takes."""
     from mnv2_lightning.reports import tables
-    from mnv2_lightning.runs.record import versions
-    from mnv2_lightning.system.hardware import auto_accelerator, hardware
+    from mnv2_lightning.runs.environment import environment
+    from mnv2_lightning.system.hardware import auto_accelerator
 
-    found = {"auto": auto_accelerator(), "hardware": hardware(), "versions": versions()}
+    found = {"auto": auto_accelerator(), **environment()}
     log.info("%s", tables.devices(found))
     return found
 

@@ -16,7 +16,7 @@ from mnv2_lightning.cli import composing
 from mnv2_lightning.cli.command import Command, Job
 from mnv2_lightning.data.sets import TRAIN
 from mnv2_lightning.runs import config, folder
-from mnv2_lightning.runs.record import Record, git_commit, read_record, versions
+from mnv2_lightning.runs.record import Record, read_record
 from mnv2_lightning.schema.errors import ConfigError, Diverged, RankError
 from mnv2_lightning.sweeps import manifest
 from mnv2_lightning.system import durable_files, processes, ranks
@@ -41,8 +41,8 @@ def train(cfg: DictConfig, more_callbacks: Sequence["Callback"] = ()) -> dict[st
     from mnv2_lightning.callbacks.throughput import throughput
     from mnv2_lightning.networks import complexity
     from mnv2_lightning.reports import tables
+    from mnv2_lightning.runs.environment import environment
     from mnv2_lightning.system import memory, warning_filters
-    from mnv2_lightning.system.hardware import hardware
 
     warning_filters.install()
     memory.keep_freed_memory()
@@ -68,9 +68,7 @@ def train(cfg: DictConfig, more_callbacks: Sequence["Callback"] = ()) -> dict[st
             precision=trainer.precision,
             seed=cfg.seed,
             config_hash=config.config_hash(config.plain(cfg)),
-            versions=versions(),
-            hardware=hardware(),
-            git_commit=git_commit(),
+            **environment(),
             **costs.as_dict(),
         )
         if is_first:

@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from lightning.fabric.plugins import CheckpointIO
-from lightning.fabric.utilities.types import _PATH
 
 from mnv2_lightning.runs import checkpoints
 from mnv2_lightning.schema.errors import StorageError
@@ -21,7 +20,7 @@ class DurableCheckpointIO(CheckpointIO):
     """
 
     def save_checkpoint(
-        self, checkpoint: dict[str, Any], path: _PATH, storage_options: Any = None
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
     ) -> None:
         """StorageError: it was not written; the old checkpoint is still there."""
         path, stream = Path(path), io.BytesIO()
@@ -30,12 +29,15 @@ class DurableCheckpointIO(CheckpointIO):
         write_bytes(path, stream.getbuffer(), keep=previous)
 
     def load_checkpoint(
-        self, path: _PATH, map_location: Any = None, weights_only: bool | None = None
+        self,
+        path: str | Path,
+        map_location: Any = None,
+        weights_only: bool | None = None,
     ) -> dict[str, Any]:
         """As `checkpoints.read`: always `weights_only`, onto the CPU."""
         return checkpoints.read(Path(path))
 
-    def remove_checkpoint(self, path: _PATH) -> None:
+    def remove_checkpoint(self, path: str | Path) -> None:
         """StorageError: it cannot be removed."""
         try:
             Path(path).unlink(missing_ok=True)

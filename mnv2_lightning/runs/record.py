@@ -1,12 +1,9 @@
 """result.json: the status, results and provenance of a run."""
 
 import math
-import platform
 import signal
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +16,6 @@ from mnv2_lightning.system.durable_files import read_json, write_json
 RECORD = "result.json"
 LOCK = ".lock"  # locked by the process that trains in the folder
 LAST_RANK_SECONDS = 5.0  # for the ranks of a run to end after their first process was killed
-PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "hydra-core", "numpy")
 # The keys of every record; a missing value is null.
 EMPTY: dict[str, Any] = dict.fromkeys(
     (
@@ -133,28 +129,3 @@ def _root_error(error: BaseException) -> BaseException:
             break
         error = root.__context__
     return error
-
-
-def versions() -> dict[str, str | None]:
-    """Versions of Python and of the packages that the result depends on."""
-    found: dict[str, str | None] = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = None
-    return found
-
-
-def git_commit() -> str | None:
-    """The commit of this code, followed by "+changes" if files differ. None: not a checkout."""
-    here = Path(__file__).resolve().parents[2]
-    if not (here / ".git").exists():
-        return None
-    options = ("--always", "--exclude=*", "--abbrev=40", "--dirty=+changes")
-    command = ["git", "-C", str(here), "describe", *options]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return done.stdout.strip()

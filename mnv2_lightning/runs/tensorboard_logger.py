@@ -61,8 +61,16 @@ class TensorBoardLogger(loggers.TensorBoardLogger):
     def succeed(self) -> None:
         """Record success in HPARAMS, which else shows the status as unknown."""
         if self._end is not None:
-            self.experiment._get_file_writer().add_summary(self._end)  # the fit has closed its own
+            self.experiment.file_writer.add_summary(self._end)
             self.experiment.close()
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        """Keep the file open after a fit, since a test follows."""
+        if status == "success":
+            self.experiment.flush()
+        else:
+            super().finalize(status)
 
     @rank_zero_only
     def log_graph(self, model: L.LightningModule, input_array: Tensor | None = None) -> None:  # type: ignore[override]

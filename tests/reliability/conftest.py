@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from mnv2_lightning.runs.record import git_commit, versions
-from mnv2_lightning.system.hardware import hardware
+from mnv2_lightning.runs.environment import environment
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -44,6 +43,5 @@ def reliability(request: pytest.FixtureRequest) -> Iterator[Reliability]:
     yield made
     if made.path:
         made.path.parent.mkdir(parents=True, exist_ok=True)
-        about = {"hardware": hardware(), "versions": versions(), "git_commit": git_commit()}
-        text = json.dumps({**about, "failed": FAILED, "cases": made.found}, indent=2)
+        text = json.dumps({**environment(), "failed": FAILED, "cases": made.found}, indent=2)
         made.path.write_text(text + "\n")
