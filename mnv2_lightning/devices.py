@@ -14,7 +14,7 @@ def devices(cfg: DictConfig) -> dict[str, Any]:
     """Processor, GPUs with memory and precisions, MPS, versions, and what `auto` takes."""
     from mnv2_lightning.reports import tables
     from mnv2_lightning.runs.environment import environment
-    from mnv2_lightning.system.hardware import auto_accelerator
+    from mnv2_lightning.system.accelerators import auto_accelerator
 
     found = {"auto": auto_accelerator(), **environment()}
     log.info("%s", tables.devices(found))

@@ -101,7 +101,7 @@ def check_job(job: Job) -> None:
     from mnv2_lightning.data import idx_files
     from mnv2_lightning.runs import config
     from mnv2_lightning.schema.targets import check_targets
-    from mnv2_lightning.system import hardware
+    from mnv2_lightning.system import accelerators
 
     cfg = job.cfg
     run = folder.require_run("run_dir", cfg.run_dir)
@@ -110,7 +110,7 @@ def check_job(job: Job) -> None:
     if cfg.split == "val" and not run_config["data"]["val_size"]:
         raise ConfigError("split=val: the run held out no images (data.val_size=0)")
     idx_files.require_folder(cfg.data.dir)
-    hardware.check_accelerator("accelerator", cfg.accelerator)
+    accelerators.check_accelerator("accelerator", cfg.accelerator)
     config.require_inside(run_config)
     check_targets(run_config)
 

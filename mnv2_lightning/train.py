@@ -4,7 +4,7 @@ import logging
 import math
 import shlex
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -124,7 +124,9 @@ def _prepare_folder(run_dir: Path, cfg: DictConfig) -> None:
     """Write the config, and remove temporary files of an interrupted run. StorageError."""
     from mnv2_lightning.runs import checkpoints
 
-    durable_files.settle(run_dir)
+    for parent in run_dir.resolve().parents:  # Hydra has made the folder
+        with suppress(OSError):  # not all can be opened
+            durable_files.sync_folder(parent)
     config.save(run_dir / "config.yaml", config.plain(cfg))
     checkpoints.tidy(run_dir)
     (run_dir / "error.txt").unlink(missing_ok=True)
@@ -172,13 +174,13 @@ def take_a_gpu(cfg: DictConfig) -> None:
         return
     import torch
 
-    from mnv2_lightning.system import hardware
+    from mnv2_lightning.system import accelerators
 
     accelerator = cfg.trainer.accelerator
     if accelerator == "auto":
-        accelerator = hardware.auto_accelerator()
+        accelerator = accelerators.auto_accelerator()
     if accelerator in ("gpu", "cuda") and torch.cuda.device_count() > 1:
-        cfg.trainer.devices = [hardware.own_gpu()[0]]
+        cfg.trainer.devices = [accelerators.own_gpu()[0]]
 
 
 def _processes_to_start(cfg: DictConfig) -> int:
@@ -230,10 +232,10 @@ def check_job(job: Job) -> None:
     from mnv2_lightning.data import idx_files
     from mnv2_lightning.data.batches import smallest_batch
     from mnv2_lightning.schema.targets import check_targets
-    from mnv2_lightning.system import hardware, warning_filters
+    from mnv2_lightning.system import accelerators, warning_filters
 
     idx_files.require_folder(cfg.data.dir)
-    hardware.check_accelerator("trainer.accelerator", cfg.trainer.accelerator)
+    accelerators.check_accelerator("trainer.accelerator", cfg.trainer.accelerator)
     check_targets(config.plain(cfg))
     warning_filters.install()
     images = smallest_batch(TRAIN - cfg.data.val_size, cfg.data.batch_size)

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from mnv2_lightning import train
-from mnv2_lightning.system import hardware
+from mnv2_lightning.system import accelerators
 from tests.conftest import Call, Configure, record
 
 LAUNCHERS = {
@@ -139,18 +139,18 @@ def test_a_worker_imports_the_command(tmp_path: Path) -> None:
 def test_a_gpu_for_each(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Two that are taken; a third process shares one."""
     see_gpus(monkeypatch, "A", "B")
-    monkeypatch.setattr(hardware, "user_cache_path", lambda *_, **__: tmp_path)
+    monkeypatch.setattr(accelerators, "user_cache_path", lambda *_, **__: tmp_path)
     taken = []
     for _ in range(3):  # processes
-        hardware.own_gpu.cache_clear()
-        taken.append(hardware.own_gpu())
-        assert hardware.own_gpu() == taken[-1]
+        accelerators.own_gpu.cache_clear()
+        taken.append(accelerators.own_gpu())
+        assert accelerators.own_gpu() == taken[-1]
     assert [index for index, _ in taken[:2]] == [0, 1]
     assert taken[2][1] is None
     for _, lock in taken[:2]:
         assert lock is not None
         lock.release()
-    hardware.own_gpu.cache_clear()
+    accelerators.own_gpu.cache_clear()
 
 
 def see_gpus(monkeypatch: pytest.MonkeyPatch, *uuids: str) -> None:
@@ -158,22 +158,22 @@ def see_gpus(monkeypatch: pytest.MonkeyPatch, *uuids: str) -> None:
     monkeypatch.setattr("torch.cuda.device_count", lambda: len(uuids))
     properties = [SimpleNamespace(uuid=uuid) for uuid in uuids]
     monkeypatch.setattr("torch.cuda.get_device_properties", lambda index: properties[index])
-    hardware.own_gpu.cache_clear()
+    accelerators.own_gpu.cache_clear()
 
 
 def test_a_gpu_is_one_gpu_under_any_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two sweeps that see other GPUs do not wait for each other; two that see the same one do."""
-    monkeypatch.setattr(hardware, "user_cache_path", lambda *_, **__: tmp_path)
+    monkeypatch.setattr(accelerators, "user_cache_path", lambda *_, **__: tmp_path)
     held = []
     for seen, taken in ((("A",), 0), (("B",), 0), (("B", "C"), 1), (("C", "A"), None)):
         see_gpus(monkeypatch, *seen)
-        index, lock = hardware.own_gpu()
+        index, lock = accelerators.own_gpu()
         assert (index if lock else None) == taken
         held.append(lock)
     for lock in held:
         if lock is not None:
             lock.release()
-    hardware.own_gpu.cache_clear()
+    accelerators.own_gpu.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -190,7 +190,7 @@ def test_a_job_takes_a_gpu_where_it_asks_for_one(
 ) -> None:
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    monkeypatch.setattr(hardware, "own_gpu", lambda: (1, None))
+    monkeypatch.setattr(accelerators, "own_gpu", lambda: (1, None))
     cfg = configure(*typed)
     train.take_a_gpu(cfg)
     assert cfg.trainer.devices == taken

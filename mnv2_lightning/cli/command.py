@@ -28,8 +28,6 @@ from mnv2_lightning.schema.errors import ConfigError
 from mnv2_lightning.system import hydra_compat, processes, ranks, signals
 from mnv2_lightning.system.durable_files import require_writable
 
-Function = Callable[[DictConfig], dict[str, Any]]
-
 
 @dataclass(frozen=True)
 class Job:
@@ -46,14 +44,14 @@ class Command:
 
     `check_job` is called for each job before any folder is made. `final_config` maps the composed
     config and the overrides to the config that `function` gets. `sweep`: the module whose functions
-    `check`, `begin` and `end` get all jobs of a multirun, such as `sweeps.manifest`. Each job of a
-    multirun is this command in its own process.
+    `begin` and `end` get all jobs of a multirun, such as `sweeps.manifest`. Each job of a multirun
+    is this command in its own process.
     """
 
     def __init__(
         self,
         name: str,
-        function: Function,
+        function: Callable[[DictConfig], dict[str, Any]],
         *,
         check_job: Callable[[Job], None] = lambda job: None,
         final_config: Callable[[DictConfig, list[str]], DictConfig] = lambda cfg, overrides: cfg,
@@ -152,7 +150,6 @@ class Command:
         self._check(jobs)
         sweep_dir = jobs[0].folder.parent.absolute()
         if self.sweep is not None:
-            self.sweep.check(jobs)
             self.sweep.begin(jobs)
         # Hydra composes each job from these lists, in a launcher's workers too.
         with flag_override(config.hydra, ["struct", "readonly"], False):
@@ -165,10 +162,8 @@ class Command:
         if self.launcher != "basic" and self.sweep is None:
             raise ConfigError(f"hydra/launcher={self.launcher}: is for sweeps of train")
         if self.launcher == "submitit_slurm" and shutil.which("srun") is None:
-            raise ConfigError(
-                "hydra/launcher=submitit_slurm: this machine has no srun; run it on a SLURM "
-                "cluster, or use hydra/launcher=submitit_local"
-            )
+            why = "this machine has no srun; hydra/launcher=submitit_local runs the jobs here"
+            raise ConfigError(f"hydra/launcher={self.launcher}: {why}")
 
     def _check(self, jobs: list[Job]) -> None:
         """ConfigError, StorageError."""
@@ -209,9 +204,8 @@ class Command:
             cfg = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
             if missing := sorted(OmegaConf.missing_keys(cfg)):
                 raise ConfigError(f"{missing[0]}: a value is required: {missing[0]}=...")
-            if folder is None and number is not None:
-                folder = Path(hydra.sweep.dir) / hydra.sweep.subdir
-            folder = folder or Path(hydra.run.dir)
+            place = [hydra.sweep.dir, hydra.sweep.subdir] if number is not None else [hydra.run.dir]
+            folder = folder or Path(*place)
             hydra.runtime.output_dir = str(folder.absolute())
         cfg = self.final_config(cfg, overrides)
         OmegaConf.resolve(cfg)

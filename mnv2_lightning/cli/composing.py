@@ -124,11 +124,9 @@ def explain(error: Exception, command: str) -> str:
     message = one_line(error)
     if isinstance(error, MissingConfigException):
         group, _, choice = (error.missing_cfg_file or "").rpartition("/")
-        if group and error.options:
-            options = sorted(error.options)
-            near = did_you_mean(choice, options)
-            return f"{group}={choice}: there is none such{near} (there are: {', '.join(options)})"
-        return message
+        options = sorted(error.options or ())
+        near = f"{did_you_mean(choice, options)} (there are: {', '.join(options)})"
+        return f"{group}={choice}: there is none such{near}" if group and options else message
     if sweep := re.search(r"(?:Ambiguous value for argument|Sweep parameters) '(.+?)' ", message):
         return f"{sweep[1]}: several values need -m, for a sweep"
     known = dotted_keys(OmegaConf.to_container(compose(command)))

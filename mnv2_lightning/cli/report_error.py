@@ -34,10 +34,7 @@ class Reported(SystemExit):
 
 @contextmanager
 def report_error(shows_traceback: bool, folder: Path | None = None) -> Iterator[Outcome]:
-    """Print an error of the block as one line, and set the outcome.
-
-    SystemExit passes, unless a signal raised it.
-    """
+    """Print an error of the block as one line. SystemExit passes, unless a signal raised it."""
     outcome = Outcome(folder)
     try:
         yield outcome
@@ -59,9 +56,7 @@ def report_error(shows_traceback: bool, folder: Path | None = None) -> Iterator[
 def _print(error: BaseException, message: str, *, is_signal: bool) -> None:
     rank = ranks.rank()
     is_shared = isinstance(error, ConfigError | Diverged)  # all ranks raise it; the first reports
-    if is_signal and is_waited_for():
-        return
-    if rank and is_shared and not ranks.is_launched():
+    if is_waited_for() if is_signal else rank and is_shared and not ranks.is_launched():
         return
     if rank and not is_shared:
         message = f"rank {rank}: {message}"

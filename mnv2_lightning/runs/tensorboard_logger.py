@@ -1,6 +1,7 @@
 """Lightning's TensorBoard logger, with the run's folder as log directory and correct HPARAMS."""
 
 import copy
+import threading
 import warnings
 from argparse import Namespace
 from collections.abc import Sequence
@@ -31,6 +32,7 @@ class TensorBoardLogger(loggers.TensorBoardLogger):
         super().__init__(
             run_dir, name="", version="", default_hp_metric=False, purge_step=purge_step
         )
+        threading.excepthook = _ignore_writer
         self._described = False
         self._overrides = override_values(overrides)
         self._end: Summary | None = None  # ends HPARAMS' session
@@ -93,3 +95,12 @@ class TensorBoardLogger(loggers.TensorBoardLogger):
     def save(self) -> None:
         """Flush. Lightning's also writes hparams.yaml, which config.yaml replaces."""
         self.experiment.flush()
+
+
+_excepthook = threading.excepthook
+
+
+def _ignore_writer(failed: Any) -> None:
+    """TensorBoard raises an error of its thread, such as of a full disk, in the main thread too."""
+    if type(failed.thread).__name__ != "_AsyncWriterThread":
+        _excepthook(failed)

@@ -14,23 +14,30 @@ from mnv2_lightning.system import durable_files
 log = logging.getLogger(__name__)
 
 
-def check(jobs: list[Job]) -> None:
-    """Check that the jobs can be added to the sweep in the folder, if there is one.
+def begin(jobs: list[Job]) -> None:
+    """Write sweep.json, with the jobs of earlier commands. StorageError.
 
-    ConfigError: it is over other keys, its shared config differs, or a link leads out of it.
+    ConfigError: the folder holds a sweep over other keys or with another shared config, or a link
+    leads out of it.
     """
     if len({str(job.cfg.sweep) for job in jobs}) > 1:
         raise ConfigError("sweep: one name, not several")
     folder = _folder(jobs)
     check_links(folder)
-    if not (folder / SWEEP).is_file():
-        return
-    before, now = durable_files.read_json(folder / SWEEP), _describe(jobs)
+    path, now = folder / SWEEP, _describe(jobs)
+    if path.is_file():
+        before = durable_files.read_json(path)
+        _check_same(folder, before, now)
+        now["jobs"] = list(dict.fromkeys([*before["jobs"], *now["jobs"]]))
+        now["base"] = {k: v for k, v in now["base"].items() if before["base"].get(k) == v}
+    durable_files.write_json(path, now)
+
+
+def _check_same(folder: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
     other = "; take another name"
     if before["keys"] != now["keys"]:
         keys = (" and ".join(x["keys"]) or "nothing" for x in (before, now))
-        is_order = set(before["keys"]) == set(now["keys"])
-        if is_order:
+        if set(before["keys"]) == set(now["keys"]):
             other = "; list them in that order, or take another name"
         elif set(now["keys"]) < set(before["keys"]):
             other = "; give two values or more of each, or take another name"
@@ -44,16 +51,6 @@ def check(jobs: list[Job]) -> None:
 def _is_optional(key: str, swept: list[str]) -> bool:
     """Whether some jobs of a sweep may lack `key`: it belongs to a group that is swept."""
     return any(of in ("experiment", key) or key.startswith(f"{of}.") for of in swept)
-
-
-def begin(jobs: list[Job]) -> None:
-    """Write sweep.json, with the jobs of earlier commands. StorageError."""
-    path, now = _folder(jobs) / SWEEP, _describe(jobs)
-    if path.is_file():
-        before = durable_files.read_json(path)
-        now["jobs"] = list(dict.fromkeys([*before["jobs"], *now["jobs"]]))
-        now["base"] = {k: v for k, v in now["base"].items() if before["base"].get(k) == v}
-    durable_files.write_json(path, now)
 
 
 def end(jobs: list[Job]) -> bool:

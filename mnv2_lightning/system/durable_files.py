@@ -86,13 +86,6 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def settle(folder: Path) -> None:
-    """A folder that a library has made, and its parents, are on the disk when this returns."""
-    for parent in folder.resolve().parents:
-        with contextlib.suppress(OSError):  # not all can be opened
-            sync_folder(parent)
-
-
 def remove_unfinished(folder: Path) -> None:
     """Remove the temporary files of `write_bytes` in a process that was killed."""
     for path in folder.glob(f".*{TEMPORARY}"):

@@ -13,11 +13,12 @@ IS_1_3 = hydra.__version__.startswith("1.3.")
 _BASE: dict[str, Any] = {"version_base": "1.3"} if IS_1_3 else {}
 # Which targets may be instantiated is checked before, by schema/targets.py.
 _UNCHECKED: Any = getattr(utils, "UNSAFE_DISABLE_EXECUTION_CHECKS", None)
+_MAIN = _BASE or {"execution_whitelist": _UNCHECKED}
+_NODE = {} if IS_1_3 else {"_execution_whitelist_": _UNCHECKED}
 
 
 def main(config_dir: str, config_name: str) -> Callable[[Callable[..., None]], Any]:
-    unchecked = {} if IS_1_3 else {"execution_whitelist": _UNCHECKED}
-    return hydra.main(config_path=config_dir, config_name=config_name, **_BASE, **unchecked)
+    return hydra.main(config_path=config_dir, config_name=config_name, **_MAIN)
 
 
 def initialize(config_dir: str) -> initialize_config_dir:
@@ -26,9 +27,8 @@ def initialize(config_dir: str) -> initialize_config_dir:
 
 def instantiate(node: Any, **kwargs: Any) -> Any:
     """InstantiationException, whose cause is what the class raised; Hydra 1.4 raises the latter."""
-    unchecked = {} if IS_1_3 else {"_execution_whitelist_": _UNCHECKED}
     try:
-        return utils.instantiate(node, **unchecked, **kwargs)
+        return utils.instantiate(node, **_NODE, **kwargs)
     except InstantiationException:
         raise
     except Exception as error:

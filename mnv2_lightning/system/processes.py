@@ -18,7 +18,6 @@ from mnv2_lightning.system import ranks, signals
 PRELOAD = ["mnv2_lightning.build", "mnv2_lightning.cli.command", "torchvision"]
 HAS_SERVER = "forkserver" in multiprocessing.get_all_start_methods()  # not on Windows
 PARENT = int(os.environ.get(ranks.LAUNCHED) or os.getppid())  # of a rank: the command
-_POLL_SECONDS = 0.5
 
 
 def start_server() -> None:
@@ -44,7 +43,7 @@ def run_command(module: str, arguments: Sequence[str]) -> int:
     process.start()
     try:
         while process.is_alive():
-            process.join(_POLL_SECONDS)
+            process.join(timeout=0.5)
             if not signals.is_installed() and os.getppid() != PARENT:
                 os._exit(Terminated.exit_status)  # joblib would catch SystemExit
     except BaseException as error:
@@ -72,9 +71,7 @@ def is_child() -> bool:
 
 def exit_if_orphan() -> None:
     """Exit with status 143 if the command that this process is a job or a rank of has ended."""
-    if (parent := multiprocessing.parent_process()) is not None:
-        is_orphan = not parent.is_alive()
-    else:
-        is_orphan = ranks.is_launched() and os.getppid() != PARENT
-    if is_orphan:
+    parent = multiprocessing.parent_process()
+    is_orphan = parent is not None and not parent.is_alive()
+    if is_orphan or (ranks.is_launched() and os.getppid() != PARENT):
         sys.exit(Terminated.exit_status)

@@ -28,8 +28,9 @@ def install(*, is_silent: bool) -> None:
     """
     atexit.register(_exit_fast)  # registered first, it runs last
     _Process.is_silent = is_silent
-    _replace(signal.default_int_handler, _exit_now)
-    _replace(signal.SIG_DFL, _exit_now)
+    for number in ERRORS:
+        if signal.getsignal(number) not in (signal.SIG_IGN, None):
+            signal.signal(number, _exit_now)
 
 
 def is_installed() -> bool:

@@ -24,9 +24,8 @@ def run(arguments: Sequence[str], count: int) -> None:
     Lightning's own launcher reports a dead rank as another rank's lost connection, twice.
     """
     logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)  # RankError has the message
-    threads = max(1, (os.cpu_count() or 1) // count)
     before = dict(os.environ)
-    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
     os.environ[ranks.LAUNCHED] = str(os.getpid())
     with tempfile.TemporaryDirectory() as logs:
         config = LaunchConfig(
@@ -54,7 +53,8 @@ def run(arguments: Sequence[str], count: int) -> None:
 def _rank_error(failures: dict[int, ProcessFailure]) -> RankError:
     # A rank that was killed is the cause, whichever other noticed first; the agent ends the others.
     killed = [r for r, f in failures.items() if f.exitcode < 0 and -f.exitcode != signal.SIGTERM]
-    rank = killed[0] if killed else min(failures, key=lambda r: _time(failures[r]))
+    times = {r: f.error_file_data.get("time", f.timestamp) for r, f in failures.items()}
+    rank = killed[0] if killed else min(times, key=lambda r: times[r])
     failure = failures[rank]
     if failure.exitcode < 0:
         message = f"rank {rank} was killed by {signal.Signals(-failure.exitcode).name}"
@@ -63,7 +63,3 @@ def _rank_error(failures: dict[int, ProcessFailure]) -> RankError:
     else:
         message = f"rank {rank} exited with status {failure.exitcode}"
     return RankError(message, max(failure.exitcode, 1), rank)
-
-
-def _time(failure: ProcessFailure) -> float:
-    return failure.error_file_data.get("time", failure.timestamp)

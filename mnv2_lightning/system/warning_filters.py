@@ -1,9 +1,7 @@
 """Warnings and log messages of libraries that are ignored, each with the reason."""
 
 import logging
-import threading
 import warnings
-from typing import Any
 
 IGNORED = (
     # The loader hands out slices of an array in memory; workers would only slow it down.
@@ -32,13 +30,3 @@ def install() -> None:
     logging.getLogger("lightning.pytorch.profilers").setLevel(logging.INFO)  # by option only
     # On a full disk the run ends with one line on the file that could not be written.
     logging.raiseExceptions = False
-    threading.excepthook = _thread_failed
-
-
-_plain_excepthook = threading.excepthook
-
-
-def _thread_failed(failed: Any) -> None:
-    # TensorBoard's writer raises the error again in the main thread.
-    if type(failed.thread).__name__ != "_AsyncWriterThread":
-        _plain_excepthook(failed)

@@ -7,6 +7,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -185,7 +186,8 @@ def test_every_failure_leaves_a_good_checkpoint(
             before = begun(run, befalls)
             with pytest.MonkeyPatch.context() as patch:
                 fail(patch, owner, name, when, error, written)
-                with pytest.raises((Crash, StorageError)):
+                copies = name == "link" and isinstance(error, OSError)  # as without hard links
+                with nullcontext() if copies else pytest.raises((Crash, StorageError)):
                     epoch_ends(2, run)
             assert newest_epoch(run) in (before, 2), (name, when, error)
             checkpoints.tidy(run)

@@ -1,4 +1,4 @@
-"""The processor and the accelerators of this machine."""
+"""Accelerators of this machine."""
 
 import os
 from contextlib import suppress
@@ -35,11 +35,11 @@ def own_gpu() -> tuple[int, FileLock | None]:
     A lock is named by the GPU's UUID, because an index depends on CUDA_VISIBLE_DEVICES. If no GPU
     is free, one is shared without a lock.
     """
-    locks = user_cache_path("mnv2_lightning", ensure_exists=True)
     for index in range(torch.cuda.device_count()):
         uuid = torch.cuda.get_device_properties(index).uuid
-        lock = FileLock(locks / f"gpu-{uuid}.lock", blocking=False)
-        with suppress(Timeout):
+        path = user_cache_path("mnv2_lightning") / f"gpu-{uuid}.lock"
+        lock = FileLock(path, blocking=False)
+        with suppress(OSError, Timeout):  # OSError: the home folder is read-only
             lock.acquire()
             return index, lock
     return os.getpid() % torch.cuda.device_count(), None
