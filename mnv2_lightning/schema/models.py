@@ -47,7 +47,6 @@ Stride = Literal[1, 2]
 # Tuples of a fixed length, not strict because YAML has lists only.
 StageRow = Annotated[tuple[PositiveInt, PositiveInt, PositiveInt, Stride], Field(strict=False)]
 LayerRow = Annotated[tuple[PositiveInt, Stride], Field(strict=False)]
-Betas = Annotated[tuple[Fraction, Fraction], Field(strict=False)]
 # Any node with a _target_; BY_TARGET may hold a model for it.
 Node = Annotated[
     dict[str, Any],
@@ -55,29 +54,36 @@ Node = Annotated[
 ]
 
 
+BY_COMMAND: dict[str, type["Config"]] = {}
+BY_TARGET: dict[str, type["Config"]] = {}  # not every _target_ has a model
+
+
 class Config(BaseModel, extra="forbid", strict=True):
-    """A group of keys."""
+    """A group of keys. `command` or `target` in a class statement adds the class to a table."""
 
-
-BY_TARGET: dict[str, type[Config]] = {}  # the model of each `_target_` that has one
-
-
-class TargetConfig(Config):
-    """A node with a `_target_`. A subclass adds itself to BY_TARGET under its keyword `target`."""
-
-    target: str = Field(alias="_target_")
-
-    def __init_subclass__(cls, *, target: str | None = None, **kwargs: Any) -> None:
+    def __init_subclass__(cls, *, command: str = "", target: str = "", **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        if target is not None:
+        if command:
+            BY_COMMAND[command] = cls
+        if target:
             BY_TARGET[target] = cls
 
 
-class PartialConfig(TargetConfig):
+class TargetConfig(Config, target="mnv2_lightning.callbacks.non_finite_guard.NonFiniteGuard"):
+    """The key of every node with a _target_, and the only one of NonFiniteGuard."""
+
+    target: str = Field(alias="_target_")
+
+
+class PartialConfig(TargetConfig, target="mnv2_lightning.schedules.constant"):
+    """The keys of every partial node, and the only ones of `constant`."""
+
     partial: Literal[True] = Field(alias="_partial_")
 
 
-class CommandConfig(Config):
+class CommandConfig(Config, command="devices"):
+    """The key of every command, and the only one of `devices`."""
+
     traceback: bool
 
 
@@ -98,7 +104,7 @@ class AffineConfig(Config):
     shear: UpToOne = 0.0
 
 
-class EvaluateConfig(FolderConfig):
+class EvaluateConfig(FolderConfig, command="evaluate"):
     checkpoint: Literal["best", "last", "previous"] | None
     split: Literal["test", "val"]
     test_time_augmentation: AffineConfig | None
@@ -111,7 +117,7 @@ BenchmarkPart = Literal[
 ]
 
 
-class BenchmarkConfig(FolderConfig):
+class BenchmarkConfig(FolderConfig, command="benchmark"):
     parts: Annotated[list[BenchmarkPart], Field(min_length=1)]
     pairs: PositiveInt
     warmup: PositiveInt
@@ -121,13 +127,13 @@ class BenchmarkConfig(FolderConfig):
     data: DataFolderConfig
 
 
-class ReportConfig(CommandConfig):
+class ReportConfig(CommandConfig, command="report"):
     run_dir: str | None
     runs: Annotated[list[str], Field(min_length=1)] | None
     out: str
 
 
-class ReluCollapseConfig(FolderConfig):
+class ReluCollapseConfig(FolderConfig, command="relu_collapse"):
     dimensions: Annotated[list[Annotated[int, Field(ge=2, le=1000)]], Field(min_length=1)]
     points: Annotated[int, Field(ge=10, le=100_000)]
     matrices: Annotated[int, Field(ge=2, le=1_000_000)]
@@ -201,7 +207,7 @@ class SGDConfig(OptimizerConfig, target="torch.optim.SGD"):
 
 
 class AdamWConfig(OptimizerConfig, target="torch.optim.AdamW"):
-    betas: Betas
+    betas: Annotated[tuple[Fraction, Fraction], Field(strict=False)]
     eps: Positive
 
 
@@ -214,6 +220,10 @@ class RMSpropConfig(OptimizerConfig, target="torch.optim.RMSprop"):
 class WarmupConfig(PartialConfig, target="mnv2_lightning.schedules.linear"):
     warmup: Fraction
     final: UpToOne
+
+
+class CosineConfig(WarmupConfig, target="mnv2_lightning.schedules.cosine"):
+    """The keys of `linear`."""
 
 
 class ExponentialConfig(PartialConfig, target="mnv2_lightning.schedules.exponential"):
@@ -314,7 +324,7 @@ class TestImagesConfig(TargetConfig, target="mnv2_lightning.callbacks.test_image
     images: Annotated[int, Field(ge=1, le=400)]
 
 
-class TrainConfig(FolderConfig):
+class TrainConfig(FolderConfig, command="train"):
     model: Node
     data: DataConfig
     classifier: Node
@@ -378,21 +388,5 @@ class StudyConfig(Config):
     pruner: Node
 
 
-class SearchConfig(TrainConfig):
+class SearchConfig(TrainConfig, command="search"):
     search: StudyConfig
-
-
-BY_COMMAND: dict[str, type[Config]] = {
-    "train": TrainConfig,
-    "evaluate": EvaluateConfig,
-    "benchmark": BenchmarkConfig,
-    "devices": CommandConfig,
-    "relu_collapse": ReluCollapseConfig,
-    "report": ReportConfig,
-    "search": SearchConfig,
-}
-BY_TARGET |= {  # models that serve several targets
-    "mnv2_lightning.schedules.constant": PartialConfig,
-    "mnv2_lightning.schedules.cosine": WarmupConfig,
-    "mnv2_lightning.callbacks.non_finite_guard.NonFiniteGuard": TargetConfig,
-}
