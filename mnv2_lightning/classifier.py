@@ -14,8 +14,7 @@ from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
 from mnv2_lightning.data.affine import TestTimeAugmentation
-
-Batch = tuple[Tensor, Tensor, Tensor]  # (B, C, H, W) images, (B,) labels, (B,) indices
+from mnv2_lightning.data.batches import Batch
 
 
 class Classifier(L.LightningModule):
@@ -50,12 +49,9 @@ class Classifier(L.LightningModule):
         self.label_smoothing, self.channels_last, self.seed = label_smoothing, channels_last, seed
         self.metrics = nn.ModuleDict()
         for split in ("val", "test"):
-            self.metrics[f"{split}_metrics"] = nn.ModuleDict(
-                {
-                    "loss": MeanMetric(nan_strategy="disable"),  # show a NaN
-                    "accuracy": MulticlassAccuracy(num_classes, average="micro"),
-                }
-            )
+            loss = MeanMetric(nan_strategy="disable")  # show a NaN
+            accuracy = MulticlassAccuracy(num_classes, average="micro")
+            self.metrics[f"{split}_metrics"] = nn.ModuleDict({"loss": loss, "accuracy": accuracy})
         self.views = TestTimeAugmentation(**(test_time_augmentation or {}))
         self.window: Tensor | None = None  # sums of loss, correct and images since the last log
         self.learning_rate = 0.0
@@ -67,9 +63,8 @@ class Classifier(L.LightningModule):
         return self.network(images)
 
     def on_train_epoch_start(self) -> None:
-        torch.manual_seed(
-            (self.seed * 1_000_003 + self.current_epoch) * 1009 + self.trainer.global_rank
-        )
+        seed = self.seed * 1_000_003 + self.current_epoch
+        torch.manual_seed(seed * 1009 + self.trainer.global_rank)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         images, labels, _ = batch
@@ -82,25 +77,17 @@ class Classifier(L.LightningModule):
             self.window = sums if self.window is None else self.window + sums
         self.learning_rate = self.trainer.optimizers[0].param_groups[0]["lr"]  # of this step
         if should_log(self.trainer, batch_idx, self.global_step + 1):
-            self._log_window()
+            # The loss and accuracy since the last log. Only here is a value read from the device.
+            loss_sum, correct, images_seen = self.window
+            means = {"train/loss": loss_sum / images_seen, "train/accuracy": correct / images_seen}
+            log_now(self, means | {"lr": self.learning_rate}, self.global_step)
+            self.window = None
         return loss
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         """Stop at `max_steps`; within an epoch, Lightning alone would skip the validation."""
         if self.global_step == self.trainer.max_steps:
             self.trainer.should_stop = True
-
-    def _log_window(self) -> None:
-        """Log loss and accuracy since the last log. Only here is a value read from the device."""
-        assert self.window is not None
-        loss, correct, images = self.window
-        metrics = {
-            "train/loss": loss / images,
-            "train/accuracy": correct / images,
-            "lr": self.learning_rate,
-        }
-        log_now(self, metrics, self.global_step)
-        self.window = None
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
         return self._evaluate("val", batch)
@@ -116,9 +103,7 @@ class Classifier(L.LightningModule):
         metrics["loss"].update(F.cross_entropy(logits, labels, reduction="none"))
         metrics["accuracy"].update(logits, labels)
         for name, metric in metrics.items():
-            self.log(
-                f"{split}/{name}", metric, on_step=False, on_epoch=True, prog_bar=split == "val"
-            )
+            self.log(f"{split}/{name}", metric, prog_bar=split == "val")
         return logits
 
     def _evaluation_logits(self, images: Tensor) -> Tensor:
@@ -138,16 +123,13 @@ class Classifier(L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         optimizer = self.build_optimizer()
-        factor = self.make_schedule(
-            total_steps=self.trainer.estimated_stepping_batches,
-            steps_per_epoch=self._steps_per_epoch(),
-        )
+        total_steps = self.trainer.estimated_stepping_batches
+        self.trainer.fit_loop.setup_data()  # Lightning defers it if max_steps alone ends the fit
+        batches = self.trainer.num_training_batches
+        steps_per_epoch = math.ceil(batches / self.trainer.accumulate_grad_batches)
+        factor = self.make_schedule(total_steps=total_steps, steps_per_epoch=steps_per_epoch)
         schedule = {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}
         return {"optimizer": optimizer, "lr_scheduler": schedule}
-
-    def _steps_per_epoch(self) -> int:
-        self.trainer.fit_loop.setup_data()  # Lightning defers it if max_steps alone ends the fit
-        return math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
 
 
 def should_log(trainer: L.Trainer, batch_idx: int, step: int) -> bool:

@@ -18,22 +18,16 @@ class ExactResume(Callback):
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Flush the loggers, and save the validation metrics: callbacks that monitor them need
-        them after a resume.
-        """
+        """Flush the loggers; save the validation metrics, which callbacks monitor."""
         for logger in trainer.loggers:
             logger.save()
         metrics = trainer.callback_metrics
-        checkpoint["validation"] = {
-            name: float(value) for name, value in metrics.items() if name.startswith("val/")
-        }
+        checkpoint["validation"] = {k: float(v) for k, v in metrics.items() if k.startswith("val/")}
 
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Count the epoch as completed. Lightning does so only after `on_train_epoch_end`, in which
-        the checkpoint was written.
-        """
+        """Count the epoch as completed, as Lightning does after it wrote the checkpoint."""
         self.validation = checkpoint.get("validation", {})
         progress = checkpoint["loops"]["fit_loop"]["epoch_progress"]
         for count in (progress["total"], progress["current"]):
@@ -42,9 +36,8 @@ class ExactResume(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         device = trainer.strategy.root_device
-        trainer.callback_metrics.update(
-            {name: torch.tensor(value, device=device) for name, value in self.validation.items()}
-        )
+        for name, value in self.validation.items():
+            trainer.callback_metrics[name] = torch.tensor(value, device=device)
         # A run that early stopping had stopped stays stopped.
         for callback in trainer.early_stopping_callbacks:
             if callback.stopped_epoch or callback.wait_count >= callback.patience:

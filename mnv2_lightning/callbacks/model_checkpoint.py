@@ -22,13 +22,9 @@ class Checkpoint(ModelCheckpoint):
         best = here(state_dict["best_model_path"])
         if self.monitor is not None and best and not Path(best).is_file():
             return
-        paths = ("best_model_path", "kth_best_model_path", "last_model_path")
-        super().load_state_dict(
-            state_dict
-            | {name: here(state_dict[name]) for name in paths}
-            | {
-                "dirpath": self.dirpath,
-                "best_k_models": {here(p): s for p, s in state_dict["best_k_models"].items()},
-            }
-        )
-        self.current_score = state_dict["current_score"]  # Lightning does not restore it
+        state = state_dict | {"dirpath": self.dirpath}
+        for name in ("best_model_path", "kth_best_model_path", "last_model_path"):
+            state[name] = here(state[name])
+        state["best_k_models"] = {here(p): s for p, s in state["best_k_models"].items()}
+        super().load_state_dict(state)
+        self.current_score = state["current_score"]  # Lightning does not restore it

@@ -30,19 +30,15 @@ class NonFiniteGuard(Callback):
         step = trainer.global_step + (not ends_step(trainer, batch_idx))
         self.steps.append((step, float(pl_module.learning_rate)))  # type: ignore[arg-type]
 
-    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.on_train_epoch_end(trainer, pl_module)
-
-    def on_save_checkpoint(
-        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    def on_train_epoch_end(
+        self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any
     ) -> None:
-        self.on_train_epoch_end(trainer, pl_module)
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.losses:
             weights = [x for x in pl_module.state_dict().values() if x.is_floating_point()]
             are_finite = torch.stack([x.isfinite().all() for x in weights]).all()
             self._check(trainer, torch.cat([self._non_finite_losses(), ~are_finite[None]]))
+
+    on_validation_start = on_save_checkpoint = on_train_epoch_end
 
     def _non_finite_losses(self) -> Tensor:
         return ~torch.stack(self.losses).isfinite()

@@ -26,9 +26,6 @@ class PlainProgress(ProgressBar):
         """Lightning calls this on every rank but the first."""
         self.is_disabled = True
 
-    def enable(self) -> None:
-        self.is_disabled = False
-
     def on_train_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
         batch, every = kwargs.get("batch_idx", args[-1]), trainer.log_every_n_steps  # type: ignore[attr-defined]
         if ends_step(trainer, batch) and trainer.global_step % every == 0:

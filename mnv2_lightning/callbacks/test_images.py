@@ -26,18 +26,13 @@ class TestImages(Callback):
         from mnv2_lightning.reports import figures  # late: matplotlib takes a second to import
 
         predicted = self.predictions.predicted
+        labels, probabilities = predicted.labels, predicted.probabilities
         data = trainer.datamodule  # type: ignore[attr-defined]
-        matrix = figures.confusion_matrix(predicted.labels, predicted.probabilities)
-        drawn = {
-            "test/confusion_matrix": figures.draw_confusion(matrix, data.classes),
-            "test/most_confidently_wrong": figures.draw_wrong(
-                data.images("test")[predicted.indices],
-                predicted.labels,
-                predicted.probabilities,
-                data.classes,
-                count=self.images,
-            ),
-        }
+        images = data.images("test")[predicted.indices]
+        matrix = figures.confusion_matrix(labels, probabilities)
+        confusion = figures.draw_confusion(matrix, data.classes)
+        wrong = figures.draw_wrong(images, labels, probabilities, data.classes, count=self.images)
         for logger in loggers:
-            for tag, figure in drawn.items():
-                logger.experiment.add_figure(tag, figure, trainer.global_step)
+            board, step = logger.experiment, trainer.global_step
+            board.add_figure("test/confusion_matrix", confusion, step)
+            board.add_figure("test/most_confidently_wrong", wrong, step)

@@ -59,11 +59,10 @@ class Throughput(Callback):
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._mark = _now(trainer)
 
+    on_validation_end = on_train_epoch_start
+
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._count(trainer)
-
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._mark = _now(trainer)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -90,8 +89,7 @@ class Throughput(Callback):
             self._seconds += seconds
 
     def state_dict(self) -> dict[str, Any]:
-        fit_seconds, images, seconds = self.fit_seconds, self._images, self._seconds
-        return {"fit_seconds": fit_seconds, "images": images, "seconds": seconds}
+        return {"fit_seconds": self.fit_seconds, "images": self._images, "seconds": self._seconds}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._seconds_before = state_dict["fit_seconds"]

@@ -1,13 +1,16 @@
 """Images in memory, and the indices of each batch: a pure function of (seed, epoch, rank)."""
 
 from collections.abc import Iterator
+from dataclasses import KW_ONLY, dataclass
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
+Batch = tuple[Tensor, Tensor, Tensor]  # images, (B,) labels, (B,) indices
 
-class InMemoryImages(Dataset[tuple[Tensor, Tensor, Tensor]]):
+
+class InMemoryImages(Dataset[Batch]):
     """(N, 28, 28) uint8 images and (N,) labels; an item is a whole batch, gathered at once.
 
     Batches and their indices are made on the device of `images`.
@@ -16,7 +19,7 @@ class InMemoryImages(Dataset[tuple[Tensor, Tensor, Tensor]]):
     def __init__(self, images: Tensor, labels: Tensor) -> None:
         self.images, self.labels = images, labels
 
-    def __getitem__(self, indices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def __getitem__(self, indices: Tensor) -> Batch:
         return self.images[indices], self.labels[indices], indices
 
     def __len__(self) -> int:
@@ -26,6 +29,7 @@ class InMemoryImages(Dataset[tuple[Tensor, Tensor, Tensor]]):
         return InMemoryImages(self.images.to(device), self.labels.to(device))
 
 
+@dataclass(eq=False)
 class Batches(Sampler[Tensor]):
     """Yield the indices of each batch; each index occurs once an epoch.
 
@@ -34,19 +38,15 @@ class Batches(Sampler[Tensor]):
     the CPU, so that it is the same for every device.
     """
 
-    def __init__(
-        self,
-        indices: Tensor,
-        batch_size: int,
-        *,
-        shuffle: bool,
-        seed: int = 0,
-        rank: int = 0,
-        world_size: int = 1,
-    ) -> None:
-        self.indices, self.batch_size, self.shuffle = indices, batch_size, shuffle
-        self.seed, self.rank, self.world_size = seed, rank, world_size
-        self.epoch = 0
+    indices: Tensor
+    batch_size: int
+    _: KW_ONLY
+    shuffle: bool
+    seed: int = 0
+    rank: int = 0
+    world_size: int = 1
+
+    epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch

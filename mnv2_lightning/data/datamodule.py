@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from mnv2_lightning.data.affine import RandomAffine
-from mnv2_lightning.data.batches import Batches, InMemoryImages, split
+from mnv2_lightning.data.batches import Batch, Batches, InMemoryImages, split
 from mnv2_lightning.data.idx_files import load
 
 
@@ -43,49 +43,36 @@ class MNISTDataModule(L.LightningDataModule):
         self.crop, self.image_size, self.mean, self.std = crop, image_size, mean, std
         self.classes = classes or [str(digit) for digit in range(10)]
         self.augment = RandomAffine(**(augment or {}), seed=seed)
-        self.train_set: InMemoryImages | None = None
-        self.test_set: InMemoryImages | None = None
 
     def setup(self, stage: str | None = None) -> None:
-        """Read and check the files, on every rank; if they are missing, one rank fetches them."""
-        if self.train_set is not None:
-            return
-        arrays = {name: torch.tensor(a) for name, a in load(self.dataset, self.dir).items()}
-        train_labels, test_labels = arrays["train-labels"].long(), arrays["t10k-labels"].long()
-        self.train_set = InMemoryImages(arrays["train-images"], train_labels)
-        self.test_set = InMemoryImages(arrays["t10k-images"], test_labels)
-        self.train_indices, self.val_indices = split(len(train_labels), self.val_size, self.seed)
+        """Read and check the files, on every rank; if they are missing, one rank fetches them.
 
-    def on_device(self) -> tuple[InMemoryImages, InMemoryImages]:
-        """The training set and the test set on the training device."""
-        assert self.train_set is not None, "setup() comes first"
-        assert self.test_set is not None
+        With a Trainer, move the images to the training device.
+        """
+        if not hasattr(self, "train_set"):
+            arrays = {name: torch.tensor(a) for name, a in load(self.dataset, self.dir).items()}
+            self.train_set = InMemoryImages(arrays["train-images"], arrays["train-labels"].long())
+            self.test_set = InMemoryImages(arrays["t10k-images"], arrays["t10k-labels"].long())
+            indices = split(len(self.train_set), self.val_size, self.seed)
+            self.train_indices, self.val_indices = indices
         if self.trainer is not None:
             device = self.trainer.strategy.root_device
             self.train_set, self.test_set = self.train_set.to(device), self.test_set.to(device)
-        return self.train_set, self.test_set
 
     def train_dataloader(self) -> DataLoader[Any]:
-        return self._loader(self.on_device()[0], self.train_indices, shuffle=True)
+        return self._loader(self.train_set, self.train_indices, shuffle=True)
 
     def val_dataloader(self) -> DataLoader[Any] | list[Any]:
-        if not self.val_size:
-            return []
-        return self._loader(self.on_device()[0], self.val_indices)
+        return self._loader(self.train_set, self.val_indices) if self.val_size else []
 
     def test_dataloader(self) -> DataLoader[Any]:
-        test_set = self.on_device()[1]
-        return self._loader(test_set, torch.arange(len(test_set)))
+        return self._loader(self.test_set, torch.arange(len(self.test_set)))
 
     def images(self, split: str) -> np.ndarray:
         """(N, 28, 28) uint8 images of the file, by index."""
-        chosen = self.test_set if split == "test" else self.train_set
-        assert chosen is not None, "setup() comes first"
-        return chosen.images.cpu().numpy()
+        return (self.test_set if split == "test" else self.train_set).images.cpu().numpy()
 
-    def on_after_batch_transfer(
-        self, batch: tuple[Tensor, Tensor, Tensor], dataloader_idx: int
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """On the training device: scale, augment (in training), crop, normalize and resize."""
         images, labels, indices = batch
         trainer = self.trainer
@@ -109,16 +96,12 @@ class MNISTDataModule(L.LightningDataModule):
     def _loader(
         self, images: InMemoryImages, indices: Tensor, *, shuffle: bool = False
     ) -> DataLoader[Any]:
-        rank = self.trainer.global_rank if self.trainer is not None else 0
-        world_size = self.trainer.world_size if self.trainer is not None else 1
+        trainer, seed = self.trainer, self.seed
+        rank, world_size = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
+        indices = indices.to(images.labels.device)
         batches = Batches(
-            indices.to(images.labels.device),
-            self.batch_size,
-            shuffle=shuffle,
-            seed=self.seed,
-            rank=rank,
-            world_size=world_size,
+            indices, self.batch_size, shuffle=shuffle, seed=seed, rank=rank, world_size=world_size
         )
         # Without a generator the loader would draw from the global one each epoch.
-        generator = torch.Generator().manual_seed(self.seed)
+        generator = torch.Generator().manual_seed(seed)
         return DataLoader(images, sampler=batches, batch_size=None, generator=generator)

@@ -44,14 +44,19 @@ def load(dataset: str, directory: str | None) -> dict[str, np.ndarray]:
     raw = _read_all(dataset, root)
     if len(raw) < len(files):
         raw = _fetch(dataset, root)
-    return {file.name.split("-idx")[0]: _array(file, raw[file.name]) for file in files}
+    arrays = {}
+    for file in files:
+        header = 4 + 4 * len(file.shape)  # a magic number and the size of each dimension
+        array = np.frombuffer(raw[file.name], np.uint8, offset=header)
+        arrays[file.name.split("-idx")[0]] = array.reshape(file.shape)
+    return arrays
 
 
 def require_folder(directory: str | None) -> None:
     """ConfigError if the folder does not exist, unless the variable MNV2_DATA_DIR names it."""
     if directory in (None, os.environ.get(DATA_DIR)):
         return
-    if not Path(os.path.expanduser(str(directory))).is_dir():
+    if not os.path.isdir(os.path.expanduser(str(directory))):
         raise ConfigError(
             f"data.dir={directory}: there is no such folder; make it to download into it, or leave "
             "data.dir out for a cache folder of yours"
@@ -72,11 +77,6 @@ def _verified(file: IdxFile, content: bytes) -> bytes | None:
         except (OSError, EOFError, zlib.error):
             return None
     return content if hashlib.sha256(content).hexdigest() == file.sha256 else None
-
-
-def _array(file: IdxFile, raw: bytes) -> np.ndarray:
-    header = 4 + 4 * len(file.shape)  # a magic number and the size of each dimension
-    return np.frombuffer(raw, np.uint8, offset=header).reshape(file.shape)
 
 
 def _read_all(dataset: str, root: Path) -> dict[str, bytes]:

@@ -69,16 +69,10 @@ class InvertedResidual(nn.Module):
     ) -> None:
         super().__init__()
         hidden = round(in_channels * expand_ratio)
-        self.expand = (
-            conv_norm(in_channels, hidden) if expand_ratio != 1 or expand_always else nn.Identity()
-        )
+        expands = expand_ratio != 1 or expand_always
+        self.expand = conv_norm(in_channels, hidden) if expands else nn.Identity()
         self.depthwise = conv_norm(
-            hidden,
-            hidden,
-            kernel=3,
-            stride=stride,
-            groups=hidden,
-            activation=depthwise_activation,
+            hidden, hidden, kernel=3, stride=stride, groups=hidden, activation=depthwise_activation
         )
         self.project = conv_norm(hidden, out_channels, activation=bottleneck_activation)
         self.shortcut: nn.Module | None = None

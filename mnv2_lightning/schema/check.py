@@ -25,7 +25,6 @@ METRICS = ("train/loss", "train/accuracy", "val/loss", "val/accuracy")
 # Names of pydantic's error types in messages.
 TYPES = {
     "int_type": "an integer",
-    "int_from_float": "an integer",
     "float_type": "a number",
     "bool_type": "true or false",
     "string_type": "a text",
@@ -45,6 +44,7 @@ def check(command: str, config: dict[str, Any]) -> None:
             _validate(model, node, f"{path}.", config)
     if command in ("train", "search"):
         _check_fit(config)
+        _check_callbacks(config)
 
 
 def targeted_nodes(config: Any, path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
@@ -60,75 +60,61 @@ def targeted_nodes(config: Any, path: str = "") -> Iterator[tuple[str, dict[str,
 
 
 def _validate(model: type[Config], node: dict[str, Any], prefix: str, config: Any) -> None:
+    """ConfigError: a line about the first wrong key; the errors of a union are joined by "or"."""
     try:
         model.model_validate(node)
+        return
     except ValidationError as error:
-        raise ConfigError(_describe(error.errors(), model, node, prefix, config)) from None
-
-
-def _describe(
-    errors: list[ErrorDetails], model: type[Config], node: Any, prefix: str, config: Any
-) -> str:
-    """A line about the first wrong key; the errors of a union are joined by "or"."""
+        errors = error.errors()
     path = _real_path(errors[0]["loc"], node)
     key = prefix + ".".join(map(str, path))
     same = [e for e in errors if _real_path(e["loc"], node)[: len(path)] == path]
     kinds = {e["type"] for e in same}
     if "extra_forbidden" in kinds:
         known = [prefix + name for name in model.model_fields] + dotted_keys(config)
-        return f"{key}: unknown key{did_you_mean(key, [k for k in known if k != key])}"
+        raise ConfigError(f"{key}: unknown key{did_you_mean(key, [k for k in known if k != key])}")
     if "missing" in kinds:
-        return f"{key}: a value is required"
+        raise ConfigError(f"{key}: a value is required")
     must = " or ".join(dict.fromkeys(_must_be(e) for e in same))
     if must.startswith((f"{key}.", f"{key}: ")):  # it names a key below this one
-        return must
-    value = errors[0]["input"] if not isinstance(errors[0]["input"], dict) else "a group of keys"
-    return f"{key}={_as_yaml(value)}: must be {must}"
+        raise ConfigError(must)
+    value = errors[0]["input"]
+    if isinstance(value, dict):
+        value = "a group of keys"
+    elif value is None or isinstance(value, bool):
+        value = json.dumps(value)
+    raise ConfigError(f"{key}={value}: must be {must}")
 
 
 def _real_path(loc: tuple[int | str, ...], node: Any) -> tuple[int | str, ...]:
     """The path to a wrong value in the config: `loc` without the union branches pydantic adds."""
-    path: list[int | str] = []
-    for step in loc:
-        if isinstance(node, dict) and step in node:
+    for depth, step in enumerate(loc):
+        try:
             node = node[step]
-        elif isinstance(node, list) and isinstance(step, int) and step < len(node):
-            node = node[step]
-        else:
-            return tuple(path) if path else loc
-        path.append(step)
-    return tuple(path)
+        except (KeyError, IndexError, TypeError):
+            return loc[:depth] or loc
+    return loc
 
 
 def _must_be(error: ErrorDetails) -> str:
     if error["type"] in TYPES:
         return TYPES[error["type"]]
-    if error["type"] == "literal_error":
-        return error["ctx"]["expected"].replace("False", "false")
-    message = error["msg"].removeprefix("Value error, ")
-    for start in ("Input should be ", "must be "):
-        message = message.removeprefix(start)
+    message = error["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
     return message[0].lower() + message[1:]
-
-
-def _as_yaml(value: Any) -> str:
-    return json.dumps(value) if value is None or isinstance(value, bool) else str(value)
 
 
 def _check_fit(config: dict[str, Any]) -> None:
     """ConfigError: values that are valid, but not together."""
-    data, model, trainer = config["data"], config["model"], config["trainer"]
+    data, model = config["data"], config["model"]
+    optimizer, trainer = config["optimizer"], config["trainer"]
     trained_on = TRAIN - data["val_size"]
     if data["batch_size"] > trained_on:
         raise ConfigError(
             f"data.batch_size={data['batch_size']}: larger than the {trained_on} training images "
             f"that data.val_size={data['val_size']} leaves"
         )
-    if model.get("num_classes", 10) != len(data["classes"]):
-        raise ConfigError(
-            f"model.num_classes={model['num_classes']}: the data set has {len(data['classes'])} "
-            "classes"
-        )
+    if model.get("num_classes", 10) != 10:
+        raise ConfigError(f"model.num_classes={model['num_classes']}: the data set has 10 classes")
     if model.get("in_channels", 1) != 1:
         raise ConfigError(f"model.in_channels={model['in_channels']}: the images have 1 channel")
     _check_strides(model, data["image_size"])
@@ -143,11 +129,23 @@ def _check_fit(config: dict[str, Any]) -> None:
             "trainer.max_epochs=-1: a schedule that warms up and falls needs to know the end; "
             "set trainer.max_epochs, trainer.max_steps or scheduler=constant"
         )
+    if optimizer.get("nesterov") and optimizer.get("momentum") == 0:
+        raise ConfigError("optimizer.nesterov=true: needs optimizer.momentum above 0")
+    clips = trainer["gradient_clip_val"] and trainer["precision"] == "16-mixed"
+    if optimizer.get("fused") and clips:
+        raise ConfigError(
+            "optimizer.fused=true: cannot clip gradients in 16-mixed; type optimizer.fused=null"
+        )
+
+
+def _check_callbacks(config: dict[str, Any]) -> None:
+    """ConfigError: a callback watches what is not logged, or no exact resuming from `last`."""
+    data, trainer, callbacks = config["data"], config["trainer"], config["callbacks"]
     validates = data["val_size"] > 0 and trainer["limit_val_batches"] != 0
-    for name, node in config["callbacks"].items():
-        if node is None or not node.get("monitor"):
+    for name, node in callbacks.items():
+        monitor = node and node.get("monitor")
+        if not monitor:
             continue
-        monitor = node["monitor"]
         if monitor not in METRICS and config["classifier"]["_target_"] in BY_TARGET:
             raise ConfigError(
                 f"callbacks.{name}.monitor={monitor}: nothing is logged by that name"
@@ -159,35 +157,20 @@ def _check_fit(config: dict[str, Any]) -> None:
                 f"callbacks.{name}: watches {monitor}, and data.val_size="
                 f"{data['val_size']} leaves nothing to validate on"
             )
-    if trainer["enable_checkpointing"] and not config["callbacks"].get("last"):
+    last = callbacks.get("last")
+    if trainer["enable_checkpointing"] and not last:
         raise ConfigError(
             "callbacks: without `last` no run can be resumed; callbacks=[default,NAME] adds to the "
             "default ones, trainer.enable_checkpointing=false does without checkpoints"
         )
-    _check_last(config["callbacks"].get("last"))
-    _check_optimizer(config["optimizer"], trainer)
-
-
-def _check_last(node: dict[str, Any] | None) -> None:
-    """ConfigError: `last` is not written at the end of each epoch, so resuming is not exact."""
-    if node is None or BY_TARGET.get(node["_target_"]) is not CheckpointConfig:
-        return
-    by_epoch = node.get("save_on_train_epoch_end") and not node.get("every_n_train_steps")
-    if not by_epoch or node.get("monitor"):
-        raise ConfigError(
-            "callbacks.last: a run resumes from it, so it is written at the end of each epoch "
-            "(save_on_train_epoch_end: true, monitor: null); give other checkpoints another name"
-        )
-
-
-def _check_optimizer(optimizer: dict[str, Any], trainer: dict[str, Any]) -> None:
-    if optimizer.get("nesterov") and optimizer.get("momentum") == 0:
-        raise ConfigError("optimizer.nesterov=true: needs optimizer.momentum above 0")
-    clips = trainer["gradient_clip_val"] and trainer["precision"] == "16-mixed"
-    if optimizer.get("fused") and clips:
-        raise ConfigError(
-            "optimizer.fused=true: cannot clip gradients in 16-mixed; type optimizer.fused=null"
-        )
+    if last and BY_TARGET.get(last["_target_"]) is CheckpointConfig:
+        by_epoch = last.get("save_on_train_epoch_end") and not last.get("every_n_train_steps")
+        if not by_epoch or last.get("monitor"):
+            raise ConfigError(
+                "callbacks.last: a run resumes from it, so it is written at the end of each epoch "
+                "(save_on_train_epoch_end: true, monitor: null); give other checkpoints another "
+                "name"
+            )
 
 
 def _check_strides(model: dict[str, Any], image_size: int) -> None:

@@ -4,42 +4,23 @@
 makes the messages.
 """
 
+from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, Field, FiniteFloat, NonNegativeInt, ValidationError
 
 from mnv2_lightning.data.sets import DATA_SETS, SIDE, TRAIN
 
 
-def _number(value: Any) -> Any:
-    """Python counts `true` as a number."""
-    if isinstance(value, bool):
-        raise ValueError("must be a number")
-    return value
+def _must_be(what: str, is_valid: Callable[[Any], bool]) -> AfterValidator:
+    """A validator for `Annotated`, with the end of the message "must be ..."."""
 
+    def validate(value: Any) -> Any:
+        if not is_valid(value):
+            raise ValueError(what)
+        return value
 
-def _no_overfit(value: float) -> float:
-    if value:
-        raise ValueError("must be 0: it takes images one by one; use trainer.limit_train_batches")
-    return value
-
-
-def _data_set(name: str) -> str:
-    if name not in DATA_SETS:
-        raise ValueError(f"must be one of {', '.join(DATA_SETS)}")
-    return name
-
-
-def _has_target(node: dict[str, Any]) -> dict[str, Any]:
-    if not isinstance(node.get("_target_"), str):
-        raise ValueError("must be a group of keys with a _target_")
-    return node
-
-
-def _devices(value: Any) -> Any:
-    if value in (0, "0", "", []) and not isinstance(value, bool):
-        raise ValueError("must be a number of devices, -1 for all, or a list of their indices")
-    return value
+    return AfterValidator(validate)
 
 
 # The strategies that were tested. FSDP and DeepSpeed shard parameters into 1-D tensors, which would
@@ -55,12 +36,10 @@ STRATEGIES = Literal[
 PRECISIONS = Literal["16-mixed", "bf16-mixed", "32-true", "64-true", "16-true", "bf16-true"]
 ACCELERATORS = Literal["auto", "cpu", "gpu", "cuda", "mps"]
 PositiveInt = Annotated[int, Field(ge=1)]
-NonNegativeInt = Annotated[int, Field(ge=0)]
-Number = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
-Positive = Annotated[Number, Field(gt=0)]
-NonNegative = Annotated[Number, Field(ge=0)]
-Fraction = Annotated[Number, Field(ge=0, lt=1)]
-UpToOne = Annotated[Number, Field(ge=0, le=1)]
+Positive = Annotated[FiniteFloat, Field(gt=0)]
+NonNegative = Annotated[FiniteFloat, Field(ge=0)]
+Fraction = Annotated[FiniteFloat, Field(ge=0, lt=1)]
+UpToOne = Annotated[FiniteFloat, Field(ge=0, le=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 # A limit of Lightning: a number of batches (int) or a fraction of them (float).
 Batches = NonNegativeInt | Annotated[float, Field(ge=0.0, le=1.0)]
@@ -68,24 +47,43 @@ Stride = Literal[1, 2]
 # Tuples of a fixed length, not strict because YAML has lists only.
 StageRow = Annotated[tuple[PositiveInt, PositiveInt, PositiveInt, Stride], Field(strict=False)]
 LayerRow = Annotated[tuple[PositiveInt, Stride], Field(strict=False)]
-Betas = Annotated[tuple[Fraction, Fraction], Field(strict=False)]
 # Any node with a _target_; BY_TARGET may hold a model for it.
-Node = Annotated[dict[str, Any], AfterValidator(_has_target)]
+Node = Annotated[
+    dict[str, Any],
+    _must_be("a group of keys with a _target_", lambda node: isinstance(node.get("_target_"), str)),
+]
 
 
-class Config(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
+BY_COMMAND: dict[str, type["Config"]] = {}
+BY_TARGET: dict[str, type["Config"]] = {}  # not every _target_ has a model
 
 
-class TargetConfig(Config):
+class Config(BaseModel, extra="forbid", strict=True):
+    """A group of keys. `command` or `target` in a class statement adds the class to a table."""
+
+    def __init_subclass__(cls, *, command: str = "", target: str = "", **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if command:
+            BY_COMMAND[command] = cls
+        if target:
+            BY_TARGET[target] = cls
+
+
+class TargetConfig(Config, target="mnv2_lightning.callbacks.non_finite_guard.NonFiniteGuard"):
+    """The key of every node with a _target_, and the only one of NonFiniteGuard."""
+
     target: str = Field(alias="_target_")
 
 
-class PartialConfig(TargetConfig):
+class PartialConfig(TargetConfig, target="mnv2_lightning.schedules.constant"):
+    """The keys of every partial node, and the only ones of `constant`."""
+
     partial: Literal[True] = Field(alias="_partial_")
 
 
-class CommandConfig(Config):
+class CommandConfig(Config, command="devices"):
+    """The key of every command, and the only one of `devices`."""
+
     traceback: bool
 
 
@@ -100,13 +98,13 @@ class DataFolderConfig(Config):
 class AffineConfig(Config):
     """Ranges of `data.affine`."""
 
-    degrees: Annotated[Number, Field(ge=0, le=180)] = 0.0
+    degrees: Annotated[FiniteFloat, Field(ge=0, le=180)] = 0.0
     translate: UpToOne = 0.0
     scale: Fraction = 0.0
     shear: UpToOne = 0.0
 
 
-class EvaluateConfig(FolderConfig):
+class EvaluateConfig(FolderConfig, command="evaluate"):
     checkpoint: Literal["best", "last", "previous"] | None
     split: Literal["test", "val"]
     test_time_augmentation: AffineConfig | None
@@ -115,17 +113,11 @@ class EvaluateConfig(FolderConfig):
 
 
 BenchmarkPart = Literal[
-    "limits",
-    "same_work",
-    "loop",
-    "input_pipeline",
-    "inference",
-    "growth",
-    "time_to_accuracy",
+    "limits", "same_work", "loop", "input_pipeline", "inference", "growth", "time_to_accuracy"
 ]
 
 
-class BenchmarkConfig(FolderConfig):
+class BenchmarkConfig(FolderConfig, command="benchmark"):
     parts: Annotated[list[BenchmarkPart], Field(min_length=1)]
     pairs: PositiveInt
     warmup: PositiveInt
@@ -135,13 +127,13 @@ class BenchmarkConfig(FolderConfig):
     data: DataFolderConfig
 
 
-class ReportConfig(CommandConfig):
+class ReportConfig(CommandConfig, command="report"):
     run_dir: str | None
     runs: Annotated[list[str], Field(min_length=1)] | None
     out: str
 
 
-class ReluCollapseConfig(FolderConfig):
+class ReluCollapseConfig(FolderConfig, command="relu_collapse"):
     dimensions: Annotated[list[Annotated[int, Field(ge=2, le=1000)]], Field(min_length=1)]
     points: Annotated[int, Field(ge=10, le=100_000)]
     matrices: Annotated[int, Field(ge=2, le=1_000_000)]
@@ -152,18 +144,18 @@ class MobileNetConfig(TargetConfig):
     in_channels: PositiveInt
     num_classes: Annotated[int, Field(ge=2)]
     stem_channels: PositiveInt
-    width_mult: Annotated[Number, Field(gt=0, le=16)]
+    width_mult: Annotated[FiniteFloat, Field(gt=0, le=16)]
     round_nearest: PositiveInt
     dropout: Fraction
     init: Literal["torchvision", "pytorch"]
 
 
-class MobileNetV1Config(MobileNetConfig):
+class MobileNetV1Config(MobileNetConfig, target="mnv2_lightning.networks.mobilenet_v1.MobileNetV1"):
     stem_stride: Stride
     layers: Annotated[list[LayerRow], Field(min_length=1)]
 
 
-class MobileNetV2Config(MobileNetConfig):
+class MobileNetV2Config(MobileNetConfig, target="mnv2_lightning.networks.mobilenet_v2.MobileNetV2"):
     stem_kernel: Literal[3, 5, 7]
     stages: Annotated[list[StageRow], Field(min_length=1)]
     head_channels: PositiveInt
@@ -175,12 +167,10 @@ class MobileNetV2Config(MobileNetConfig):
     shortcut: Literal["identity", "projection", "none"]
 
 
-class DataConfig(TargetConfig):
+class DataConfig(TargetConfig, extra="allow"):
     """Keys of every data module; a user's own may have more."""
 
-    model_config = ConfigDict(extra="allow")
-
-    dataset: Annotated[str, AfterValidator(_data_set)]
+    dataset: Annotated[str, _must_be(f"one of {', '.join(DATA_SETS)}", DATA_SETS.__contains__)]
     dir: str | None
     batch_size: Annotated[int, Field(ge=1, le=TRAIN)]
     val_size: Annotated[int, Field(ge=0, lt=TRAIN)]
@@ -188,17 +178,17 @@ class DataConfig(TargetConfig):
     classes: Annotated[list[str], Field(min_length=10, max_length=10)]
 
 
-class MNISTConfig(DataConfig):
-    model_config = ConfigDict(extra="forbid")
-
+class MNISTConfig(
+    DataConfig, target="mnv2_lightning.data.datamodule.MNISTDataModule", extra="forbid"
+):
     crop: Annotated[int, Field(ge=4, le=SIDE)]
     mean: UpToOne
-    std: Annotated[Number, Field(gt=0, le=1)]
+    std: Annotated[FiniteFloat, Field(gt=0, le=1)]
     augment: AffineConfig
     seed: Seed
 
 
-class ClassifierConfig(TargetConfig):
+class ClassifierConfig(TargetConfig, target="mnv2_lightning.classifier.Classifier"):
     label_smoothing: Fraction
     test_time_augmentation: AffineConfig | None = None  # older runs lack it
     channels_last: bool
@@ -210,37 +200,45 @@ class OptimizerConfig(PartialConfig):
     weight_decay: NonNegative
 
 
-class SGDConfig(OptimizerConfig):
+class SGDConfig(OptimizerConfig, target="torch.optim.SGD"):
     momentum: Fraction
     nesterov: bool
     fused: bool | None
 
 
-class AdamWConfig(OptimizerConfig):
-    betas: Betas
+class AdamWConfig(OptimizerConfig, target="torch.optim.AdamW"):
+    betas: Annotated[tuple[Fraction, Fraction], Field(strict=False)]
     eps: Positive
 
 
-class RMSpropConfig(OptimizerConfig):
+class RMSpropConfig(OptimizerConfig, target="torch.optim.RMSprop"):
     alpha: Fraction
     eps: Positive
     momentum: Fraction
 
 
-class WarmupConfig(PartialConfig):
+class WarmupConfig(PartialConfig, target="mnv2_lightning.schedules.linear"):
     warmup: Fraction
     final: UpToOne
 
 
-class ExponentialConfig(PartialConfig):
-    decay: Annotated[Number, Field(gt=0, le=1)]
+class CosineConfig(WarmupConfig, target="mnv2_lightning.schedules.cosine"):
+    """The keys of `linear`."""
 
 
-class TrainerConfig(TargetConfig):
+class ExponentialConfig(PartialConfig, target="mnv2_lightning.schedules.exponential"):
+    decay: Annotated[FiniteFloat, Field(gt=0, le=1)]
+
+
+class TrainerConfig(TargetConfig, target="lightning.pytorch.Trainer"):
     accelerator: ACCELERATORS
     strategy: STRATEGIES | Node
     devices: Annotated[
-        Annotated[int, Field(ge=-1)] | str | list[NonNegativeInt], BeforeValidator(_devices)
+        Annotated[int, Field(ge=-1)] | str | list[NonNegativeInt],
+        _must_be(
+            "a number of devices, -1 for all, or a list of their indices",
+            lambda devices: devices not in (0, "0", "", []),
+        ),
     ]
     num_nodes: PositiveInt
     precision: PRECISIONS | None
@@ -254,7 +252,10 @@ class TrainerConfig(TargetConfig):
     limit_val_batches: Batches | None
     limit_test_batches: Batches | None
     limit_predict_batches: Batches | None
-    overfit_batches: Annotated[float, AfterValidator(_no_overfit)]
+    overfit_batches: Annotated[
+        float,
+        _must_be("0: it takes images one by one; use trainer.limit_train_batches", lambda x: not x),
+    ]
     val_check_interval: PositiveInt | UpToOne | None
     check_val_every_n_epoch: PositiveInt | None
     num_sanity_val_steps: Annotated[int, Field(ge=-1)] | None
@@ -279,7 +280,7 @@ class TrainerConfig(TargetConfig):
     model_registry: str | None
 
 
-class CheckpointConfig(TargetConfig):
+class CheckpointConfig(TargetConfig, target="mnv2_lightning.callbacks.model_checkpoint.Checkpoint"):
     dirpath: str | None = None
     filename: str | None = None
     monitor: str | None = None
@@ -297,33 +298,33 @@ class CheckpointConfig(TargetConfig):
     enable_version_counter: bool = True
 
 
-class EarlyStoppingConfig(TargetConfig):
+class EarlyStoppingConfig(TargetConfig, target="lightning.pytorch.callbacks.EarlyStopping"):
     monitor: str
-    min_delta: Number = 0.0
+    min_delta: FiniteFloat = 0.0
     patience: NonNegativeInt = 3
     verbose: bool = False
     mode: Literal["min", "max"] = "min"
     strict: bool = True
     check_finite: bool = True
-    stopping_threshold: Number | None = None
-    divergence_threshold: Number | None = None
+    stopping_threshold: FiniteFloat | None = None
+    divergence_threshold: FiniteFloat | None = None
     check_on_train_epoch_end: bool | None = None
     log_rank_zero_only: bool = False
 
 
-class EMAConfig(TargetConfig):
-    decay: Annotated[Number, Field(gt=0, lt=1)]
+class EMAConfig(TargetConfig, target="mnv2_lightning.callbacks.ema.EMA"):
+    decay: Annotated[FiniteFloat, Field(gt=0, lt=1)]
 
 
-class ThroughputConfig(TargetConfig):
+class ThroughputConfig(TargetConfig, target="mnv2_lightning.callbacks.throughput.Throughput"):
     warmup_steps: NonNegativeInt
 
 
-class TestImagesConfig(TargetConfig):
+class TestImagesConfig(TargetConfig, target="mnv2_lightning.callbacks.test_images.TestImages"):
     images: Annotated[int, Field(ge=1, le=400)]
 
 
-class TrainConfig(FolderConfig):
+class TrainConfig(FolderConfig, command="train"):
     model: Node
     data: DataConfig
     classifier: Node
@@ -342,8 +343,8 @@ class TrainConfig(FolderConfig):
 class RangeConfig(Config):
     """Range of a searched parameter, an integer if both ends are."""
 
-    low: Number
-    high: Number
+    low: FiniteFloat
+    high: FiniteFloat
     log: bool = False
     step: Positive | None = None
 
@@ -387,36 +388,5 @@ class StudyConfig(Config):
     pruner: Node
 
 
-class SearchConfig(TrainConfig):
+class SearchConfig(TrainConfig, command="search"):
     search: StudyConfig
-
-
-BY_COMMAND: dict[str, type[Config]] = {
-    "train": TrainConfig,
-    "evaluate": EvaluateConfig,
-    "benchmark": BenchmarkConfig,
-    "devices": CommandConfig,
-    "relu_collapse": ReluCollapseConfig,
-    "report": ReportConfig,
-    "search": SearchConfig,
-}
-BY_TARGET: dict[str, type[Config]] = {
-    "mnv2_lightning.networks.mobilenet_v2.MobileNetV2": MobileNetV2Config,
-    "mnv2_lightning.networks.mobilenet_v1.MobileNetV1": MobileNetV1Config,
-    "mnv2_lightning.data.datamodule.MNISTDataModule": MNISTConfig,
-    "mnv2_lightning.classifier.Classifier": ClassifierConfig,
-    "torch.optim.SGD": SGDConfig,
-    "torch.optim.AdamW": AdamWConfig,
-    "torch.optim.RMSprop": RMSpropConfig,
-    "mnv2_lightning.schedules.constant": PartialConfig,
-    "mnv2_lightning.schedules.linear": WarmupConfig,
-    "mnv2_lightning.schedules.cosine": WarmupConfig,
-    "mnv2_lightning.schedules.exponential": ExponentialConfig,
-    "lightning.pytorch.Trainer": TrainerConfig,
-    "mnv2_lightning.callbacks.model_checkpoint.Checkpoint": CheckpointConfig,
-    "lightning.pytorch.callbacks.EarlyStopping": EarlyStoppingConfig,
-    "mnv2_lightning.callbacks.ema.EMA": EMAConfig,
-    "mnv2_lightning.callbacks.non_finite_guard.NonFiniteGuard": TargetConfig,
-    "mnv2_lightning.callbacks.throughput.Throughput": ThroughputConfig,
-    "mnv2_lightning.callbacks.test_images.TestImages": TestImagesConfig,
-}

@@ -15,13 +15,7 @@ OURS = "mnv2_lightning"
 # Modules of ours whose functions, and modules whose classes, a config may name. The others read,
 # write and download files, which a stranger's config must not do.
 FUNCTIONS_IN = ("callbacks", "networks", "schedules")
-CLASSES_IN = (
-    *FUNCTIONS_IN,
-    "classifier",
-    "data",
-    "runs.csv_logger",
-    "runs.tensorboard_logger",
-)
+CLASSES_IN = (*FUNCTIONS_IN, "classifier", "data", "runs.csv_logger", "runs.tensorboard_logger")
 # Arguments that `build.py` passes, by part of the config.
 GIVEN = {
     "classifier": {"network", "optimizer", "scheduler"},
