@@ -3,9 +3,22 @@
 from collections.abc import Sequence
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 INK, RED, GREY = "#1f2937", "#c2410c", "#94a3b8"
+
+
+def chart(
+    width: float, height: float, *, panels: int = 1, sharey: bool = False
+) -> tuple[Figure, list[Axes]]:
+    """A figure of `width` x `height` inches with `panels` side by side, in the shared style."""
+    figure = Figure(figsize=(width, height), layout="constrained", dpi=120)
+    found = list(figure.subplots(1, panels, squeeze=False, sharey=sharey)[0])
+    for axes in found:
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(alpha=0.25)
+    return figure, found
 
 
 def confusion_matrix(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
@@ -24,16 +37,10 @@ def draw_confusion(matrix: np.ndarray, classes: Sequence[str]) -> Figure:
     image = axes.imshow(errors, cmap="Oranges", vmin=0, vmax=max(1, errors.max()))
     for (row, column), number in np.ndenumerate(matrix):
         if number:
-            is_dark = errors[row, column] > errors.max() / 2
-            axes.text(
-                column,
-                row,
-                str(number),
-                ha="center",
-                va="center",
-                fontsize=9,
-                color="white" if is_dark else INK,
-                fontweight="bold" if row == column else "normal",
+            colour = "white" if errors[row, column] > errors.max() / 2 else INK
+            weight = "bold" if row == column else "normal"
+            axes.annotate(
+                number, (column, row), ha="center", va="center", color=colour, weight=weight, size=9
             )
     places, turned = range(len(classes)), 45 if max(map(len, classes)) > 2 else 0
     axes.set_xticks(places, classes, rotation=turned, ha="right" if turned else "center")
