@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
 from mnv2_lightning.reports.figures import chart
-from mnv2_lightning.reports.tables import Section, markdown_table
+from mnv2_lightning.reports.tables import Section, markdown_section
 
 TUTORIAL_IMAGES = 5 * 60_000  # five epochs
 
@@ -19,19 +19,16 @@ Side = Sequence[dict[str, Any]]  # the measurements of one side, one for each pa
 def markdown(result: dict[str, Any]) -> str:
     """`result`: the content of benchmark.json."""
     machine, versions = result["hardware"], result["versions"]
-    lines = [
-        "# Benchmark",
-        "",
+    start = (
         f"{machine['cpu']}, {machine['cores']} cores, {machine['threads']} threads, "
         f"{machine['simd']}; Python {versions['python']}, torch {versions['torch']}, lightning "
-        f"{versions['lightning']}; commit {result['git_commit']}.",
+        f"{versions['lightning']}; commit {result['git_commit']}.\n"
         f"Median of {result['pairs']} processes of each side, which take turns (smallest to "
-        "largest), without warm-up." + (" A smoke run: ignore the numbers." * result["smoke"]),
-    ]
-    for name, part in result["parts"].items():
-        title, head, rows = TABLES[name](part)
-        lines += ["", f"## {title}", "", *markdown_table(head, rows)]
-    return "\n".join(lines) + "\n"
+        "largest), without warm-up."
+    )
+    start += " A smoke run: ignore the numbers." * result["smoke"]
+    tables = [markdown_section(TABLES[name](part)) for name, part in result["parts"].items()]
+    return "\n\n".join(["# Benchmark", start, *tables]) + "\n"
 
 
 def limits(part: Any) -> Section:

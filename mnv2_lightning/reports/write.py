@@ -45,10 +45,8 @@ def to_csv(rows: Sequence[Row]) -> str:
     """A line for each run, with its overrides and its numbers."""
     keys = leaderboard.swept(rows)
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["name", *keys, "status", *NUMBERS, "error"])
-    for row in rows:
-        overrides = [leaderboard.value(row, key) for key in keys]
-        numbers = [row.get(key) for key in NUMBERS]
-        writer.writerow([row["name"], *overrides, row["status"], *numbers, row["error"]])
+    columns = ["name", *keys, "status", *NUMBERS, "error"]
+    writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(row | {key: leaderboard.value(row, key) for key in keys} for row in rows)
     return text.getvalue()
