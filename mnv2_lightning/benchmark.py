@@ -34,15 +34,9 @@ def benchmark(cfg: DictConfig) -> dict[str, Any]:
         cfg.pairs = 1
         os.environ["OMP_NUM_THREADS"] = "1"  # as several parts run at once
     out = Path(cfg.run_dir)
-    parts: dict[str, Any] = {}
-    result: dict[str, Any] = {
-        "smoke": cfg.smoke,
-        "pairs": cfg.pairs,
-        "hardware": hardware(),
-        "versions": versions(),
-        "git_commit": git_commit(),
-        "parts": parts,
-    }
+    result: dict[str, Any] = {"smoke": cfg.smoke, "pairs": cfg.pairs, "hardware": hardware()}
+    result |= {"versions": versions(), "git_commit": git_commit(), "parts": {}}
+    parts: dict[str, Any] = result["parts"]
 
     def run(part: str) -> Iterator[Any]:
         log.info("%s", part)
