@@ -18,17 +18,26 @@ from mnv2_lightning.reports.leaderboard import SEED, Group, short, value
 
 MANY = 12  # a grid has at most as many values of a key; more curves have no legend
 COSTS = {"multiply-adds an image": "multiply_adds", "parameters": "parameters"}
+BELOW: dict[str, Any] = {"xytext": (6, -4), "ha": "left", "va": "top"}  # of a point, to its right
+ABOVE: dict[str, Any] = {"xytext": (-6, 4), "ha": "right", "va": "bottom"}  # to its left
 METRICS = {"val_accuracy": "validation accuracy", "test_accuracy": "test accuracy"}
 
 
-def draw(rows: Sequence[Row]) -> dict[str, Figure]:
-    """Figures by name. A figure for which the runs lack data is left out."""
+def draw(rows: Sequence[Row], search: dict[str, Any] | None = None) -> dict[str, Figure]:
+    """Figures by name. A figure for which the runs lack data is left out.
+
+    `search`: the content of search.json, if the runs are trials.
+    """
     by, groups = leaderboard.metric(rows), leaderboard.groups(rows)
     measured = [group for group in groups if group.mean(by) is not None]
     keys = [key for key in leaderboard.swept(rows) if key != SEED]
     started = [row for row in rows if row["overrides"] is not None]
     numeric = [k for k in keys if all(type(value(row, k)) in (int, float) for row in started)]
     drawn: dict[str, Figure] = {}
+    if search and search["history"]["finished"]:
+        drawn["history"] = draw_history(**search["history"])
+    if search and search["importances"] is not None:
+        drawn["importances"] = draw_importances(search["importances"])
     if measured and numeric and _is_grid(started, keys):
         drawn["lines"] = draw_lines(measured, keys, numeric, by)
     elif measured and numeric:
@@ -100,17 +109,9 @@ def draw_costs(groups: Sequence[Group], by: str) -> Figure:
         label = "Pareto front: the best for its cost"
         axes.plot(costs[front], accuracies[front], label=label, **style)
         for i in front[:MANY]:  # the text is beside a line that rises
-            is_left = costs[i] <= (costs.min() + costs.max()) / 2
-            axes.annotate(
-                textwrap.fill(groups[i].name, 28),
-                (costs[i], accuracies[i]),
-                xytext=(6, -4) if is_left else (-6, 4),
-                textcoords="offset points",
-                ha="left" if is_left else "right",
-                va="top" if is_left else "bottom",
-                fontsize=8,
-                color=INK,
-            )
+            place = BELOW if costs[i] <= (costs.min() + costs.max()) / 2 else ABOVE
+            text, point = textwrap.fill(groups[i].name, 28), (costs[i], accuracies[i])
+            axes.annotate(text, point, textcoords="offset points", fontsize=8, color=INK, **place)
         axes.margins(x=0.16, y=0.12)
         axes.xaxis.set(major_locator=MaxNLocator(5), major_formatter=EngFormatter())
     panels[0].legend(loc="lower right", fontsize=8, frameon=False)
@@ -129,16 +130,6 @@ def draw_curves(curves: Mapping[str, Sequence[tuple[int, float]]]) -> Figure:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(fontsize=8, frameon=False, loc="lower right")
     return figure
-
-
-def draw_search(search: dict[str, Any]) -> dict[str, Figure]:
-    """Figures of a search by name. `search`: the content of search.json."""
-    drawn = {}
-    if search["history"]["finished"]:
-        drawn["history"] = draw_history(**search["history"])
-    if search["importances"] is not None:
-        drawn["importances"] = draw_importances(search["importances"])
-    return drawn
 
 
 def draw_history(
