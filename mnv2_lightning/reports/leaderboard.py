@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
+from math import inf
 from statistics import mean, stdev
 from typing import Any
 
@@ -18,14 +20,18 @@ class Group:
     values: dict[str, Any]  # overrides of the swept keys, without the seed
     runs: list[Row]
 
+    def numbers(self, key: str) -> list[float]:
+        """Of each run; empty if one lacks it."""
+        found: list[Any] = [run.get(key) for run in self.runs]
+        return [] if None in found else found
+
     def mean(self, key: str) -> float | None:
         """None if a run lacks the number."""
-        found = [run.get(key) for run in self.runs]
-        return None if None in found else mean(found)  # type: ignore[type-var]
+        return mean(found) if (found := self.numbers(key)) else None
 
     def spread(self, key: str) -> float | None:
-        """Standard deviation over seeds; None for one run."""
-        return stdev(run[key] for run in self.runs) if len(self.runs) > 1 else None
+        """Standard deviation over seeds; None for one run, or if a run lacks the number."""
+        return stdev(found) if len(found := self.numbers(key)) > 1 else None
 
     def curve(self) -> list[tuple[int, float]]:
         """(epoch, mean validation accuracy) of the epochs that all runs have."""
@@ -93,12 +99,9 @@ def _by_seed(runs: list[Row]) -> list[list[Row]]:
 
 def pareto(points: Sequence[tuple[float, float]]) -> list[int]:
     """Indices of the (cost, accuracy) points that no point beats in both, cheapest first."""
-    front, best = [], float("-inf")
-    for index in sorted(range(len(points)), key=lambda i: (points[i][0], -points[i][1])):
-        if points[index][1] > best:
-            best = points[index][1]
-            front.append(index)
-    return front
+    order = sorted(range(len(points)), key=lambda i: (points[i][0], -points[i][1]))
+    best = accumulate((points[i][1] for i in order), max, initial=-inf)
+    return [i for i, cheaper in zip(order, best, strict=False) if points[i][1] > cheaper]
 
 
 def label(values: dict[str, Any]) -> str:

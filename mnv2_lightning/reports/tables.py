@@ -9,7 +9,6 @@ from omegaconf import DictConfig
 
 from mnv2_lightning.reports import leaderboard
 from mnv2_lightning.reports.collect import Row
-from mnv2_lightning.reports.leaderboard import Group
 
 Section = tuple[str, list[str], list[list[str]]]  # title, head, rows
 
@@ -46,8 +45,9 @@ def end(record: dict[str, Any], run_dir: Path) -> str:
     return f"result\n{lines}\nrun: {run_dir}"
 
 
-def _share(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.2f} %"
+def _share(value: float | None, spread: float | None = None) -> str:
+    error = "" if spread is None else f" ± {100 * spread:.2f}"
+    return "-" if value is None else f"{100 * value:.2f} %{error}"
 
 
 def _number(value: float | None, form: str, unit: str = "") -> str:
@@ -56,7 +56,7 @@ def _number(value: float | None, form: str, unit: str = "") -> str:
 
 def sweep(rows: Sequence[Row]) -> str:
     """The leaderboard, and the runs that did not finish."""
-    _, head, cells = sections(rows)[0]
+    _, head, cells = _leaderboard(rows)
     failed = [f"  {name}  {status}: {reason}" for name, status, reason in failed_rows(rows)]
     return "\n".join([summary(rows), *_aligned([head, *cells]), *failed])
 
@@ -68,13 +68,6 @@ def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
         "  " + "  ".join(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True))
         for row in rows
     ]
-
-
-def _with_spread(group: Group, key: str) -> str:
-    if (value := group.mean(key)) is None:
-        return "-"
-    spread = group.spread(key)
-    return f"{100 * value:.2f} %" + (f" ± {100 * spread:.2f}" if spread is not None else "")
 
 
 def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -103,7 +96,8 @@ def _leaderboard(rows: Sequence[Row]) -> Section:
     cells = []
     for group in leaderboard.groups(rows):
         row = [leaderboard.text(group.values[key]) for key in keys] or [group.name]
-        row += [_with_spread(group, key) for key in ("val_accuracy", "test_accuracy")]
+        accuracies = "val_accuracy", "test_accuracy"
+        row += [_share(group.mean(key), group.spread(key)) for key in accuracies]
         row += [str(len(group.runs)), _number(group.mean("train_seconds"), ",.1f", " s")]
         row += [_number(group.mean(key), ",.0f") for key in ("parameters", "multiply_adds")]
         cells.append(row)
