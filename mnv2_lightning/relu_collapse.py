@@ -25,14 +25,13 @@ def relu_collapse(cfg: DictConfig) -> dict[str, Any]:
 
     rng = np.random.default_rng(cfg.seed)
     x = spiral(cfg.points)
-    restored, rows = {}, []
+    restored, rows = [], []
     for m in cfg.dimensions:
-        restored[m] = restore(x, rng.standard_normal((m, 2)))
+        restored.append(restore(x, rng.standard_normal((m, 2))))
         share, error = surviving_share(x, m, cfg.matrices, rng)
         rows.append({"m": m, "measured": share, "standard_error": error, "theorem": theorem(m)})
     out = Path(cfg.run_dir)
-    shares = {row["m"]: (row["measured"], row["theorem"]) for row in rows}
-    figures.draw_collapse(x, restored, shares).savefig(out / "relu_collapse.png")
+    figures.draw_collapse(x, restored, rows).savefig(out / "relu_collapse.png")
     result = {"points": cfg.points, "matrices": cfg.matrices, "seed": cfg.seed, "shares": rows}
     durable_files.write_json(out / "relu_collapse.json", result)
     log.info("share of points with two positive outputs or more, over %d random T", cfg.matrices)

@@ -126,16 +126,14 @@ def times(side: Side, other: Side) -> str:
 
 def spread(values: Sequence[float], form: str = ",.1f") -> str:
     """Median, smallest and largest."""
-    if len(values) == 1:
-        return f"{values[0]:{form}}"
-    return f"{median(values):{form}} ({min(values):{form}} to {max(values):{form}})"
+    ends = f" ({min(values):{form}} to {max(values):{form}})" if len(values) > 1 else ""
+    return f"{median(values):{form}}{ends}"
 
 
 def deviation(values: Sequence[float], form: str = ",.1f") -> str:
     """Mean and standard deviation."""
-    if len(values) == 1:
-        return f"{values[0]:{form}}"
-    return f"{mean(values):{form}} ± {stdev(values):{form}}"
+    error = f" ± {stdev(values):{form}}" if len(values) > 1 else ""
+    return f"{mean(values):{form}}{error}"
 
 
 def _memory(side: Side) -> str:
@@ -150,11 +148,10 @@ def draw_growth(part: Any, limits: Any | None) -> Figure:
     )
     for width, batch in product(widths, batches):
         rows = [r for r in part if r["width"] == width and r["batch_size"] == batch]
-        line, colour = ("-", "--", ":")[batches.index(batch) % 3], f"C{widths.index(width)}"
+        line = f"C{widths.index(width)}o" + ("-", "--", ":")[batches.index(batch) % 3]
+        x, label = [r["image_size"] for r in rows], f"width {width:g}, batch {batch}"
         for axes, key in ((left, "images_per_second"), (right, "gflops")):
-            x, y = [r["image_size"] for r in rows], [r[key] for r in rows]
-            label = f"width {width:g}, batch {batch}"
-            axes.plot(x, y, marker="o", linestyle=line, color=colour, label=label)
+            axes.plot(x, [r[key] for r in rows], line, label=label)
     if limits is not None:
         right.axhline(limits["sgemm_gflops"], color="grey", linewidth=1)
         right.annotate("matrix product", (sizes[0], limits["sgemm_gflops"]), va="bottom")

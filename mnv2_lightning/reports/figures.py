@@ -1,6 +1,7 @@
 """Figures of arrays, as matplotlib figures."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -82,19 +83,19 @@ def draw_wrong(
 
 
 def draw_collapse(
-    spiral: np.ndarray, restored: dict[int, np.ndarray], shares: dict[int, tuple[float, float]]
+    spiral: np.ndarray, restored: Sequence[np.ndarray], rows: Sequence[dict[str, Any]]
 ) -> Figure:
-    """The (2, N) spiral and what ReLU left of it at each m. `shares`: (measured, theorem) by m."""
-    figure = Figure(figsize=(2.2 * (len(restored) + 1), 2.75), layout="constrained", dpi=130)
-    grid = figure.subplots(1, len(restored) + 1, squeeze=False)[0]
-    colour = np.linspace(0, 1, spiral.shape[1])
-    panels = {"input": spiral} | {f"m = {m}": points for m, points in restored.items()}
+    """The (2, N) spiral, and what ReLU left of it at `m` with shares `measured` and `theorem`."""
+    figure = Figure(figsize=(2.2 * (len(rows) + 1), 2.75), layout="constrained", dpi=130)
+    titles = ["input", *(f"m = {row['m']}" for row in rows)]
+    shares = [f"survives: {r['measured']:.2%}\ntheorem 1: {r['theorem']:.2%}" for r in rows]
+    panels = zip(titles, [spiral, *restored], ["a 2-D spiral", *shares], strict=True)
     limit = 1.15 * np.abs(spiral).max()
-    for axes, (title, points) in zip(grid, panels.items(), strict=True):
-        axes.scatter(*points, c=colour, cmap="viridis", s=3, linewidths=0)
+    for index, (title, points, text) in enumerate(panels, 1):
+        axes = figure.add_subplot(1, len(titles), index)
+        x, y = points
+        axes.scatter(x, y, c=np.linspace(0, 1, len(x)), cmap="viridis", s=3, linewidths=0)
         axes.set(xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal", xticks=[], yticks=[])
         axes.set_title(title, fontsize=11)
-    grid[0].set_xlabel("a 2-D spiral", fontsize=9)
-    for axes, (measured, theorem) in zip(grid[1:], shares.values(), strict=True):
-        axes.set_xlabel(f"survives: {measured:.2%}\ntheorem 1: {theorem:.2%}", fontsize=9)
+        axes.set_xlabel(text, fontsize=9)
     return figure
