@@ -34,12 +34,7 @@ def benchmark(cfg: DictConfig) -> dict[str, Any]:
         os.environ["OMP_NUM_THREADS"] = "1"  # as several parts run at once
     out = Path(cfg.run_dir)
     parts: dict[str, Any] = {}
-    result: dict[str, Any] = {
-        "smoke": cfg.smoke,
-        "pairs": cfg.pairs,
-        **environment(),
-        "parts": parts,
-    }
+    result = {"smoke": cfg.smoke, "pairs": cfg.pairs, **environment(), "parts": parts}
 
     def run(part: str) -> Iterator[Any]:
         log.info("%s", part)

@@ -12,8 +12,6 @@ from mnv2_lightning.cli.command import Command
 
 log = logging.getLogger(__name__)
 
-CHUNK = 5_000_000  # products at a time: 40 MB
-
 
 def relu_collapse(cfg: DictConfig) -> dict[str, Any]:
     """Figure 1 of arXiv 1801.04381 as a PNG, and theorem 1's share beside a measured one.
@@ -27,25 +25,20 @@ def relu_collapse(cfg: DictConfig) -> dict[str, Any]:
 
     rng = np.random.default_rng(cfg.seed)
     x = spiral(cfg.points)
-    restored, rows = {}, []
+    restored, rows = [], []
     for m in cfg.dimensions:
-        restored[m] = restore(x, rng.standard_normal((m, 2)))
+        restored.append(restore(x, rng.standard_normal((m, 2))))
         share, error = surviving_share(x, m, cfg.matrices, rng)
         rows.append({"m": m, "measured": share, "standard_error": error, "theorem": theorem(m)})
     out = Path(cfg.run_dir)
-    shares = {row["m"]: (row["measured"], row["theorem"]) for row in rows}
-    figures.draw_collapse(x, restored, shares).savefig(out / "relu_collapse.png")
+    figures.draw_collapse(x, restored, rows).savefig(out / "relu_collapse.png")
     result = {"points": cfg.points, "matrices": cfg.matrices, "seed": cfg.seed, "shares": rows}
     durable_files.write_json(out / "relu_collapse.json", result)
     log.info("share of points with two positive outputs or more, over %d random T", cfg.matrices)
     for row in rows:
-        log.info(
-            "  m = %-3d measured %8.3f %% +- %.3f   theorem 1 %8.3f %%",
-            row["m"],
-            100 * row["measured"],
-            100 * row["standard_error"],
-            100 * row["theorem"],
-        )
+        measured, error, share = (100 * row[k] for k in ("measured", "standard_error", "theorem"))
+        message = "  m = %-3d measured %8.3f %% +- %.3f   theorem 1 %8.3f %%"
+        log.info(message, row["m"], measured, error, share)
     log.info("written: %s", out / "relu_collapse.png")
     return result
 
@@ -68,14 +61,8 @@ def surviving_share(
     """The mean over random (m, 2) matrices of the share of points with at least two positive
     outputs, and its standard error over the matrices (the points of one T hang together).
     """
-    shares = []
-    at_a_time = max(1, CHUNK // (m * x.shape[1]))
-    for start in range(0, matrices, at_a_time):
-        T = rng.standard_normal((min(at_a_time, matrices - start), m, 2))
-        positive = (T @ x > 0).sum(1)  # (chunk, N)
-        shares.append((positive >= 2).mean(1))
-    share = np.concatenate(shares)
-    return float(share.mean()), float(share.std(ddof=1) / math.sqrt(matrices))
+    shares = [np.mean((rng.standard_normal((m, 2)) @ x > 0).sum(0) >= 2) for _ in range(matrices)]
+    return float(np.mean(shares)), float(np.std(shares, ddof=1) / math.sqrt(matrices))
 
 
 def theorem(m: int) -> float:

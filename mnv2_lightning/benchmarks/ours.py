@@ -1,15 +1,16 @@
 """Our side: training, input pipeline and inference of this package."""
 
 import tempfile
-import time
+from collections.abc import Iterator
 from itertools import count
+from statistics import median
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from hydra import compose
 from omegaconf import DictConfig
-from torch import nn
+from torch import Tensor, nn
 
 from mnv2_lightning.benchmarks.timing import throughput, timed
 from mnv2_lightning.cli.composing import config_dir
@@ -28,14 +29,9 @@ def config(*overrides: str) -> DictConfig:
 
 def trainer_loop(*, overrides: list[str], warmup: int, steps: int) -> dict[str, Any]:
     """A few steps of `train`, with logs, callbacks and checkpoints, without a test."""
-    ends = (
-        "trainer.max_epochs=-1",
-        f"trainer.max_steps={warmup + steps}",
-        "trainer.limit_test_batches=0",
-        f"callbacks.throughput.warmup_steps={warmup}",
-        "scheduler=constant",  # the others need max_epochs
-    )
-    return training(overrides=[*overrides, *ends])
+    ends = [f"trainer.max_steps={warmup + steps}", f"callbacks.throughput.warmup_steps={warmup}"]
+    ends += ["trainer.max_epochs=-1", "trainer.limit_test_batches=0"]
+    return training(overrides=[*overrides, *ends, "scheduler=constant"])  # others need max_epochs
 
 
 def training(*, overrides: list[str]) -> dict[str, Any]:
@@ -50,20 +46,22 @@ def training(*, overrides: list[str]) -> dict[str, Any]:
     return {key: record[key] for key in keys}
 
 
-def input_pipeline(*, overrides: list[str], warmup: int, steps: int) -> dict[str, Any]:
-    """The data module alone: gather, scale, augment, normalize and resize batches."""
+def training_batches(cfg: DictConfig) -> Iterator[tuple[Tensor, Tensor]]:
+    """Endless augmented batches (B, 1, H, W) and labels (B,), epoch after epoch."""
     from mnv2_lightning import build  # late: Lightning takes seconds to import
 
-    keep_freed_memory()
-    cfg = config(*overrides)
     data = build.build_datamodule(cfg)
     data.setup()
-    loader = data.train_dataloader()
-    batches = (
-        (data.prepare(images, indices, epoch), labels)
-        for epoch in count()
-        for images, labels, indices in loader
-    )
+    for epoch in count():
+        for images, labels, indices in data.train_dataloader():
+            yield data.prepare(images, indices, epoch), labels
+
+
+def input_pipeline(*, overrides: list[str], warmup: int, steps: int) -> dict[str, Any]:
+    """The data module alone: gather, scale, augment, normalize and resize batches."""
+    keep_freed_memory()
+    cfg = config(*overrides)
+    batches = training_batches(cfg)
     return throughput(cfg.data.batch_size, timed(lambda: next(batches), warmup=warmup, steps=steps))
 
 
@@ -78,22 +76,19 @@ def inference(
     keep_freed_memory()
     cfg = config(*overrides)
     network = instantiate(cfg.model, _convert_="all").eval()
-    size = cfg.data.image_size
-    x = torch.randn(batch_size, 1, size, size)
+    x = torch.randn(batch_size, 1, cfg.data.image_size, cfg.data.image_size)
     if kind != "eager":
         network = fold(network).to(memory_format=torch.channels_last)
         x = x.contiguous(memory_format=torch.channels_last)
-    start = time.perf_counter()
     if kind == "compiled":
         network.compile()
     with torch.inference_mode():
-        network(x)
-        compile_seconds = time.perf_counter() - start if kind == "compiled" else None
-        seconds = sorted(timed(lambda: network(x), warmup=warmup, steps=steps))
+        (first,) = timed(lambda: network(x), warmup=0, steps=1)
+        seconds = median(timed(lambda: network(x), warmup=warmup, steps=steps))
     return {
-        "median_seconds": seconds[len(seconds) // 2],
-        "images_per_second": batch_size / seconds[len(seconds) // 2],
-        "compile_seconds": compile_seconds,
+        "median_seconds": seconds,
+        "images_per_second": batch_size / seconds,
+        "compile_seconds": first if kind == "compiled" else None,
     }
 
 

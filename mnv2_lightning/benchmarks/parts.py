@@ -11,11 +11,16 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from mnv2_lightning.data.sets import TRAIN
+
 log = logging.getLogger(__name__)
 
 Side = tuple[str, dict[str, Any]]  # a function in `benchmarks`, and its options
-Size = tuple[int, int]  # px, images of a batch
-TUTORIAL, SMALL, SMOKE = (224, 32), (28, 128), (28, 8)
+Size = dict[str, int]
+
+TUTORIAL: Size = {"image_size": 224, "batch_size": 32}
+SMALL: Size = {"image_size": 28, "batch_size": 128}
+SMOKE: Size = {"image_size": 28, "batch_size": 8}
 AUGMENTED = [f"data.augment.{k}" for k in ("degrees=10", "translate=0.1", "scale=0.1", "shear=0.1")]
 
 
@@ -27,32 +32,25 @@ def measure(pairs: int, **sides: Side) -> dict[str, list[dict[str, Any]]]:
     for pair in range(pairs):
         for name in list(sides)[:: 1 if pair % 2 == 0 else -1]:
             function, options = sides[name]
-            found[name].append(run_side(function, **options))
-            log.info("  %-12s %s", name, _shown(found[name][-1]))
+            run = run_side(function, **options)
+            found[name].append(run)
+            numbers = (f"{key} {number:.4g}" for key, number in run.items() if number is not None)
+            log.info("  %-12s %s", name, ", ".join(numbers))
     return found
 
 
-def _shown(measured: dict[str, Any]) -> str:
-    if (accuracy := measured.get("test_accuracy")) is not None:
-        return f"{accuracy:.2%} in {measured['train_seconds']:.1f} s"
-    images_per_second = measured.get("images_per_second")
-    return f"{images_per_second:,.1f} images/s" if images_per_second else str(measured)
-
-
-def limits(cfg: DictConfig) -> Iterator[Any]:
+def limits(_cfg: DictConfig) -> Iterator[Any]:
     """Matrix product and memory copy."""
-    yield measure(1, machine=("timing.limits", {"steps": 2 if cfg.smoke else 10}))["machine"][0]
+    yield measure(1, machine=("timing.limits", {"steps": 10}))["machine"][0]
 
 
 def same_work(cfg: DictConfig) -> Iterator[Any]:
     """The tutorial's network, batch size and optimizer, at two image sizes."""
     rows = []
-    for size in (SMOKE,) if cfg.smoke else (TUTORIAL, SMALL):
-        image_size, batch_size = size
-        sizes = (f"data.image_size={image_size}", f"data.batch_size={batch_size}")
-        ours = _side(cfg, "ours.trainer_loop", "experiment=tutorial", *sizes, size=size)
-        sides = measure(cfg.pairs, tutorial=_tutorial(cfg, size), ours=ours)
-        rows.append({"image_size": image_size, "batch_size": batch_size, "sides": sides})
+    for size in [SMOKE] if cfg.smoke else [TUTORIAL, SMALL]:
+        tutorial = _tutorial(cfg, "reference.tutorial_loop", size)
+        ours = _side(cfg, "ours.trainer_loop", "experiment=tutorial", size=size)
+        rows.append({**size, "sides": measure(cfg.pairs, tutorial=tutorial, ours=ours)})
         yield rows
 
 
@@ -65,11 +63,9 @@ def loop(cfg: DictConfig) -> Iterator[Any]:
 
 def input_pipeline(cfg: DictConfig) -> Iterator[Any]:
     """Loading and augmenting alone, and a training that they supply."""
-    steps = {"warmup": 1, "steps": 3 if cfg.smoke else 20}
-    tutorial = {"data_dir": cfg.data.dir, "image_size": 28, "batch_size": 128, **steps}
     yield measure(
         cfg.pairs,
-        tutorial=("reference.tutorial_input_pipeline", tutorial),
+        tutorial=_tutorial(cfg, "reference.tutorial_input_pipeline", SMALL),
         plain=_side(cfg, "ours.input_pipeline"),
         augmented=_side(cfg, "ours.input_pipeline", *AUGMENTED),
         training=_side(cfg, "ours.trainer_loop", *AUGMENTED),
@@ -79,11 +75,10 @@ def input_pipeline(cfg: DictConfig) -> Iterator[Any]:
 def inference(cfg: DictConfig) -> Iterator[Any]:
     """Batches of 1 and 256 images, with the default network and with the paper's."""
     rows = []
-    steps = {"warmup": 1, "steps": 3} if cfg.smoke else {"warmup": 10, "steps": 30}
-    models = ("mobilenet_v2_small",) if cfg.smoke else ("mobilenet_v2_small", "mobilenet_v2")
     kinds = ("eager", "folded") if cfg.smoke else ("eager", "folded", "compiled")
-    for model, batch_size in product(models, (1,) if cfg.smoke else (1, 256)):
-        options = {"overrides": [f"model={model}"], "batch_size": batch_size, **steps}
+    sizes = product(("mobilenet_v2_small", "mobilenet_v2"), (1, 256))
+    for model, batch_size in [("mobilenet_v2_small", 1)] if cfg.smoke else sizes:
+        options = {"overrides": [f"model={model}"], "batch_size": batch_size, **_steps(cfg, 10, 30)}
         sides = {kind: ("ours.inference", {"kind": kind, **options}) for kind in kinds}
         measured = measure(cfg.pairs, **sides)
         rows.append({"model": model, "batch_size": batch_size, "sides": measured})
@@ -93,18 +88,13 @@ def inference(cfg: DictConfig) -> Iterator[Any]:
 def growth(cfg: DictConfig) -> Iterator[Any]:
     """The paper's network with the paper's strides, over widths, image sizes and batch sizes."""
     rows = []
-    all_sizes = product((0.35, 0.7, 1.0), (28, 56, 112), (32, 128))
-    for width, image_size, batch_size in [(0.35, *SMOKE)] if cfg.smoke else all_sizes:
-        overrides = [
-            "model=mobilenet_v2",
-            f"model.width_mult={width}",
-            "model.strides=224px",
-            f"data.image_size={image_size}",
-            f"data.batch_size={batch_size}",
-        ]
-        options = {"overrides": overrides, "warmup": 2, "steps": 2 if cfg.smoke else 5}
+    sizes = product((0.35, 0.7, 1.0), (28, 56, 112), (32, 128))
+    for width, image_size, batch_size in [(0.35, 28, 8)] if cfg.smoke else sizes:
+        size = {"image_size": image_size, "batch_size": batch_size}
+        model = ["model=mobilenet_v2", f"model.width_mult={width}", "model.strides=224px"]
+        options = {"overrides": [*model, *_sizes(size)], **_steps(cfg, 2, 5)}
         (row,) = measure(1, training=("ours.growth", options))["training"]
-        rows.append({"width": width, "image_size": image_size, "batch_size": batch_size} | row)
+        rows.append({"width": width, **size, **row})
         yield rows
 
 
@@ -113,16 +103,17 @@ def time_to_accuracy(cfg: DictConfig) -> Iterator[Any]:
 
     The tutorial's five epochs would take hours, so only its images per second are measured.
     """
-    short = ["trainer.max_steps=2", "trainer.limit_test_batches=2"] if cfg.smoke else []
+    ends = [f"data.dir={cfg.data.dir or 'null'}"]
+    ends += ["trainer.max_steps=2", "trainer.limit_test_batches=2"] if cfg.smoke else []
+    size, images = (SMOKE, 2560) if cfg.smoke else (TUTORIAL, TRAIN)
     found: dict[str, list[Any]] = {}
     for seed in range(cfg.pairs):
-        sides = {"tutorial": _tutorial(cfg, SMOKE if cfg.smoke else TUTORIAL)}
+        sides = {"tutorial": _tutorial(cfg, "reference.tutorial_loop", size)}
         for epochs in (1, 2):
-            images = {"images": 2560} if cfg.smoke else {}
-            options = {"data_dir": cfg.data.dir, "epochs": epochs, "seed": seed, **images}
+            options = {"data_dir": cfg.data.dir, "epochs": epochs, "seed": seed, "images": images}
             sides[f"plain CNN, epochs: {epochs}"] = ("reference.plain_cnn", options)
         for recipe in cfg.recipes[: 1 if cfg.smoke else None]:
-            overrides = [*shlex.split(recipe), *_data(cfg), *short, f"seed={seed}"]
+            overrides = [*shlex.split(recipe), *ends, f"seed={seed}"]
             sides[recipe] = ("ours.training", {"overrides": overrides})
         for name, (run,) in measure(1, **sides).items():
             found.setdefault(name, []).append({"seed": seed} | run)
@@ -130,26 +121,25 @@ def time_to_accuracy(cfg: DictConfig) -> Iterator[Any]:
 
 
 def _side(cfg: DictConfig, function: str, *overrides: str, size: Size = SMALL) -> Side:
-    return function, {"overrides": [*_data(cfg), *overrides], **_length(cfg, size)}
+    data = f"data.dir={cfg.data.dir or 'null'}"
+    return function, {"overrides": [data, *overrides, *_sizes(size)], **_length(cfg, **size)}
 
 
-def _tutorial(cfg: DictConfig, size: Size) -> Side:
-    image_size, batch_size = size
-    sizes = {"image_size": image_size, "batch_size": batch_size}
-    return "reference.tutorial_loop", {"data_dir": cfg.data.dir, **sizes, **_length(cfg, size)}
+def _tutorial(cfg: DictConfig, function: str, size: Size) -> Side:
+    return function, {"data_dir": cfg.data.dir, **size, **_length(cfg, **size)}
 
 
-def _data(cfg: DictConfig) -> list[str]:
-    return [f"data.dir={cfg.data.dir}"] if cfg.data.dir else []
+def _sizes(size: Size) -> list[str]:
+    return [f"data.{key}={value}" for key, value in size.items()]
 
 
-def _length(cfg: DictConfig, size: Size) -> dict[str, int]:
+def _length(cfg: DictConfig, image_size: int, batch_size: int) -> dict[str, int]:
     """Numbers of warm-up steps and timed steps; small images take more, to last for seconds."""
-    if cfg.smoke:
-        return {"warmup": 1, "steps": 2}
-    image_size, batch_size = size
-    more = max(1, (224 // image_size) ** 2 * 32 // batch_size)
-    return {"warmup": cfg.warmup, "steps": cfg.steps * more}
+    return _steps(cfg, cfg.warmup, cfg.steps * max(1, (224 // image_size) ** 2 * 32 // batch_size))
+
+
+def _steps(cfg: DictConfig, warmup: int, steps: int) -> dict[str, int]:
+    return {"warmup": 1, "steps": 2} if cfg.smoke else {"warmup": warmup, "steps": steps}
 
 
 PARTS: dict[str, Callable[[DictConfig], Iterator[Any]]] = {

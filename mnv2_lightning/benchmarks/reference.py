@@ -2,10 +2,10 @@
 
 import tempfile
 import time
-from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -13,10 +13,10 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 from torchvision import datasets, transforms
 
-from mnv2_lightning.benchmarks.ours import config
+from mnv2_lightning.benchmarks.ours import config, training_batches
 from mnv2_lightning.benchmarks.timing import throughput, timed
 from mnv2_lightning.data import idx_files
-from mnv2_lightning.data.sets import DATA_SETS, TRAIN
+from mnv2_lightning.data.sets import DATA_SETS
 from mnv2_lightning.networks.small_maps import BatchNorm2d, DepthwiseConv2d, PointwiseConv2d
 from mnv2_lightning.system.hydra_compat import instantiate
 from mnv2_lightning.system.memory import keep_freed_memory, peak_rss_bytes
@@ -58,9 +58,8 @@ def tutorial_loader(data_dir: str | None, *, image_size: int, batch_size: int) -
         raw.mkdir(parents=True)
         for file in DATA_SETS["mnist"].files:
             array = arrays[file.name.split("-idx")[0]]
-            sizes = b"".join(n.to_bytes(4, "big") for n in array.shape)
-            content = bytes([0, 0, 8, array.ndim]) + sizes + array.tobytes()
-            (raw / file.name).write_bytes(content)
+            header = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">i4").tobytes()
+            (raw / file.name).write_bytes(header + array.tobytes())
         dataset = datasets.MNIST(folder, transform=transforms.Compose(steps))
     return DataLoader(dataset, batch_size=batch_size, shuffle=True)
 
@@ -104,28 +103,22 @@ def bare_loop(*, overrides: list[str], warmup: int, steps: int) -> dict[str, Any
     cfg = config(*overrides)
     torch.manual_seed(cfg.seed)
     classifier = build.build_classifier(cfg, build.build_network(cfg))
-    data = build.build_datamodule(cfg)
-    data.setup()
     optimizer = classifier.build_optimizer()
     average_by = get_ema_multi_avg_fn(cfg.callbacks.ema.decay)
     average = AveragedModel(classifier.network, use_buffers=True, multi_avg_fn=average_by)
-    batches = chain.from_iterable(repeat(data.train_dataloader()))
+    batches = training_batches(cfg)
 
     def step() -> None:
-        images, labels, indices = next(batches)
-        x = data.prepare(images, indices, epoch=0)
+        x, labels = next(batches)
         optimizer.zero_grad()
-        loss = F.cross_entropy(classifier(x), labels)
-        loss.backward()
+        F.cross_entropy(classifier(x), labels).backward()
         optimizer.step()
         average.update_parameters(classifier.network)
 
     return throughput(cfg.data.batch_size, timed(step, warmup=warmup, steps=steps))
 
 
-def plain_cnn(
-    *, data_dir: str | None, epochs: int, seed: int, images: int = TRAIN
-) -> dict[str, Any]:
+def plain_cnn(*, data_dir: str | None, epochs: int, seed: int, images: int) -> dict[str, Any]:
     """Train the plain CNN and test it once, at the end.
 
     Adam with learning rate 1e-2 and betas (0.7, 0.99), a one-cycle schedule, batches of 256 of the
@@ -138,15 +131,15 @@ def plain_cnn(
     def prepare(pixels: Tensor) -> Tensor:
         return (pixels[:, None].float() / 255 - 0.1307) / 0.3081
 
-    train_images = arrays["train-images"][:images].split(256)
-    train_labels = arrays["train-labels"][:images].long().split(256)
+    x, y = arrays["train-images"][:images], arrays["train-labels"][:images].long()
+    batches = list(zip(x.split(256), y.split(256), strict=True))
     network = PlainCNN()
     start = time.perf_counter()
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-2, betas=(0.7, 0.99))
-    total = epochs * len(train_labels)
+    total = epochs * len(batches)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-2, total, cycle_momentum=False)
     for _ in range(epochs):
-        for x, y in zip(train_images, train_labels, strict=True):
+        for x, y in batches:
             optimizer.zero_grad()
             F.cross_entropy(network(prepare(x)), y).backward()
             optimizer.step()
@@ -159,7 +152,7 @@ def plain_cnn(
     return {
         "test_accuracy": float(accuracy),
         "train_seconds": seconds,
-        "images_per_second": epochs * len(arrays["train-labels"][:images]) / seconds,
+        "images_per_second": epochs * images / seconds,
         "peak_rss_bytes": peak_rss_bytes(),
         "parameters": sum(p.numel() for p in network.parameters()),
     }

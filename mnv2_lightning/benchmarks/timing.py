@@ -1,6 +1,7 @@
 """Timing without warm-up, and the limits of the machine."""
 
-import time
+import gc
+import timeit
 from collections.abc import Callable
 from typing import Any
 
@@ -11,14 +12,8 @@ from mnv2_lightning.system.memory import peak_rss_bytes
 
 def timed(step: Callable[[], Any], *, warmup: int, steps: int) -> list[float]:
     """Seconds of each of `steps` calls, which follow `warmup` untimed ones."""
-    for _ in range(warmup):
-        step()
-    seconds = []
-    for _ in range(steps):
-        start = time.perf_counter()
-        step()
-        seconds.append(time.perf_counter() - start)
-    return seconds
+    # Garbage is collected as in a training, which timeit by itself would prevent.
+    return timeit.repeat(step, gc.enable, number=1, repeat=warmup + steps)[warmup:]
 
 
 def throughput(batch_size: int, seconds: list[float]) -> dict[str, Any]:

@@ -1,13 +1,15 @@
 """The record of a benchmark as Markdown tables, and its part `growth` as a figure."""
 
 from collections.abc import Callable, Sequence
+from itertools import product
 from statistics import mean, median, stdev
 from typing import Any
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
-from mnv2_lightning.reports.tables import Section, markdown_table
+from mnv2_lightning.reports.figures import chart
+from mnv2_lightning.reports.tables import Section, markdown_section
 
 TUTORIAL_IMAGES = 5 * 60_000  # five epochs
 
@@ -17,28 +19,25 @@ Side = Sequence[dict[str, Any]]  # the measurements of one side, one for each pa
 def markdown(result: dict[str, Any]) -> str:
     """`result`: the content of benchmark.json."""
     machine, versions = result["hardware"], result["versions"]
-    lines = [
-        "# Benchmark",
-        "",
+    start = (
         f"{machine['cpu']}, {machine['cores']} cores, {machine['threads']} threads, "
         f"{machine['simd']}; Python {versions['python']}, torch {versions['torch']}, lightning "
-        f"{versions['lightning']}; commit {result['git_commit']}.",
+        f"{versions['lightning']}; commit {result['git_commit']}.\n"
         f"Median of {result['pairs']} processes of each side, which take turns (smallest to "
-        "largest), without warm-up." + (" A smoke run: ignore the numbers." * result["smoke"]),
-    ]
-    for name, part in result["parts"].items():
-        title, head, rows = TABLES[name](part)
-        lines += ["", f"## {title}", "", *markdown_table(head, rows)]
-    return "\n".join(lines) + "\n"
+        "largest), without warm-up."
+    )
+    start += " A smoke run: ignore the numbers." * result["smoke"]
+    tables = [markdown_section(TABLES[name](part)) for name, part in result["parts"].items()]
+    return "\n\n".join(["# Benchmark", start, *tables]) + "\n"
 
 
-def _limits(part: Any) -> Section:
+def limits(part: Any) -> Section:
     head = ["matrix product in fp32, GFLOP/s", "copy, GB/s read and written", "threads"]
     gflops, gigabytes = part["sgemm_gflops"], part["copy_gb_per_second"]
     return "Machine", head, [[f"{gflops:,.0f}", f"{gigabytes:.1f}", str(part["threads"])]]
 
 
-def _same_work(part: Any) -> Section:
+def same_work(part: Any) -> Section:
     head = ["", "tutorial, images/s", "ours, images/s", "ratio", "its memory", "our memory"]
     rows = []
     for row in part:
@@ -49,19 +48,14 @@ def _same_work(part: Any) -> Section:
     return "Same work: the tutorial's network, batch size and optimizer", head, rows
 
 
-def _loop(part: Any) -> Section:
+def loop(part: Any) -> Section:
     names = {"bare": "bare PyTorch loop, EMA", "trainer": "our Trainer, EMA"}
-    head = ["28 px, batch 128", "images/s", "ratio"]
-    return "Loop overhead", head, _ratios(part, names, "bare")
+    return "Loop overhead", ["28 px, batch 128", "images/s", "ratio"], _ratios(part, names, "bare")
 
 
-def _input_pipeline(part: Any) -> Section:
-    names = {
-        "tutorial": "the tutorial's loader",
-        "plain": "ours",
-        "augmented": "ours, augmented",
-        "training": "training, augmented",
-    }
+def input_pipeline(part: Any) -> Section:
+    names = {"tutorial": "the tutorial's loader", "plain": "ours", "augmented": "ours, augmented"}
+    names["training"] = "training, augmented"
     head = ["28 px, batch 128", "images/s", "against training"]
     return "Input pipeline alone", head, _ratios(part, names, "training")
 
@@ -74,7 +68,7 @@ def _ratios(part: Any, names: dict[str, str], base: str) -> list[list[str]]:
     ]
 
 
-def _inference(part: Any) -> Section:
+def inference(part: Any) -> Section:
     head = ["28 px", "network", "ms a call", "images/s", "against eager", "compiling"]
     rows = []
     for row in part:
@@ -88,24 +82,17 @@ def _inference(part: Any) -> Section:
     return "Inference", head, rows
 
 
-def _growth(part: Any) -> Section:
+def growth(part: Any) -> Section:
     head = ["width", "image", "batch", "images/s", "multiply-adds", "GFLOP/s", "memory"]
-    rows = [
-        [
-            f"{row['width']:g}",
-            f"{row['image_size']} px",
-            str(row["batch_size"]),
-            f"{row['images_per_second']:,.1f}",
-            f"{row['multiply_adds'] / 1e6:,.1f} M",
-            f"{row['gflops']:,.0f}",
-            _memory([row]),
-        ]
-        for row in part
-    ]
+    rows = []
+    for row in part:
+        cells = [f"{row['width']:g}", f"{row['image_size']} px", str(row["batch_size"])]
+        cells += [f"{row['images_per_second']:,.1f}", f"{row['multiply_adds'] / 1e6:,.1f} M"]
+        rows.append([*cells, f"{row['gflops']:,.0f}", _memory([row])])
     return "Growth: a bare training step of the paper's network and strides", head, rows
 
 
-def _time_to_accuracy(part: Any) -> Section:
+def time_to_accuracy(part: Any) -> Section:
     """The tutorial's five epochs are computed from its images per second in the same call."""
     images_per_second = median(rates(part["tutorial"]))
     tutorial = TUTORIAL_IMAGES / images_per_second
@@ -122,13 +109,8 @@ def _time_to_accuracy(part: Any) -> Section:
 
 
 TABLES: dict[str, Callable[[Any], Section]] = {
-    "limits": _limits,
-    "same_work": _same_work,
-    "loop": _loop,
-    "input_pipeline": _input_pipeline,
-    "inference": _inference,
-    "growth": _growth,
-    "time_to_accuracy": _time_to_accuracy,
+    table.__name__: table
+    for table in (limits, same_work, loop, input_pipeline, inference, growth, time_to_accuracy)
 }
 
 
@@ -144,16 +126,14 @@ def times(side: Side, other: Side) -> str:
 
 def spread(values: Sequence[float], form: str = ",.1f") -> str:
     """Median, smallest and largest."""
-    if len(values) == 1:
-        return f"{values[0]:{form}}"
-    return f"{median(values):{form}} ({min(values):{form}} to {max(values):{form}})"
+    ends = f" ({min(values):{form}} to {max(values):{form}})" if len(values) > 1 else ""
+    return f"{median(values):{form}}{ends}"
 
 
 def deviation(values: Sequence[float], form: str = ",.1f") -> str:
     """Mean and standard deviation."""
-    if len(values) == 1:
-        return f"{values[0]:{form}}"
-    return f"{mean(values):{form}} ± {stdev(values):{form}}"
+    error = f" ± {stdev(values):{form}}" if len(values) > 1 else ""
+    return f"{mean(values):{form}}{error}"
 
 
 def _memory(side: Side) -> str:
@@ -162,32 +142,25 @@ def _memory(side: Side) -> str:
 
 def draw_growth(part: Any, limits: Any | None) -> Figure:
     """Images per second and GFLOP/s over the image size, a line for each width and batch size."""
-    figure = Figure(figsize=(10, 4.2), layout="constrained", dpi=120)
-    left, right = figure.subplots(1, 2)
+    figure, (left, right) = chart(10, 4.2, panels=2)
     widths, batches, sizes = (
         sorted({row[key] for row in part}) for key in ("width", "batch_size", "image_size")
     )
-    for width in widths:
-        for batch in batches:
-            rows = [r for r in part if r["width"] == width and r["batch_size"] == batch]
-            style = {
-                "color": f"C{widths.index(width)}",
-                "linestyle": ("-", "--", ":")[batches.index(batch) % 3],
-                "marker": "o",
-                "label": f"width {width:g}, batch {batch}",
-            }
-            x = [r["image_size"] for r in rows]
-            left.plot(x, [r["images_per_second"] for r in rows], **style)
-            right.plot(x, [r["gflops"] for r in rows], **style)
+    for width, batch in product(widths, batches):
+        rows = [r for r in part if r["width"] == width and r["batch_size"] == batch]
+        line = f"C{widths.index(width)}o" + ("-", "--", ":")[batches.index(batch) % 3]
+        x, label = [r["image_size"] for r in rows], f"width {width:g}, batch {batch}"
+        for axes, key in ((left, "images_per_second"), (right, "gflops")):
+            axes.plot(x, [r[key] for r in rows], line, label=label)
     if limits is not None:
         right.axhline(limits["sgemm_gflops"], color="grey", linewidth=1)
         right.annotate("matrix product", (sizes[0], limits["sgemm_gflops"]), va="bottom")
-    left.set(xscale="log", yscale="log", xlabel="image, px", ylabel="images per second")
+    left.set(yscale="log", ylabel="images per second")
     left.yaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), major_formatter="{x:,.0f}")
-    right.set(xscale="log", ylim=(0, None), xlabel="image, px", ylabel="GFLOP/s")
+    right.set(ylim=(0, None), ylabel="GFLOP/s")
     for axes in (left, right):
+        axes.set(xscale="log", xlabel="image, px")
         axes.set_xticks(sizes, [str(size) for size in sizes])
         axes.minorticks_off()
-        axes.spines[["top", "right"]].set_visible(False)
     left.legend(fontsize=8, frameon=False)
     return figure

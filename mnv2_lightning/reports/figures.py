@@ -1,11 +1,25 @@
 """Figures of arrays, as matplotlib figures."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 INK, RED, GREY = "#1f2937", "#c2410c", "#94a3b8"
+
+
+def chart(
+    width: float, height: float, *, panels: int = 1, sharey: bool = False
+) -> tuple[Figure, list[Axes]]:
+    """A figure of `width` x `height` inches with `panels` side by side, in the shared style."""
+    figure = Figure(figsize=(width, height), layout="constrained", dpi=120)
+    found = list(figure.subplots(1, panels, squeeze=False, sharey=sharey)[0])
+    for axes in found:
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(alpha=0.25)
+    return figure, found
 
 
 def confusion_matrix(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
@@ -24,16 +38,10 @@ def draw_confusion(matrix: np.ndarray, classes: Sequence[str]) -> Figure:
     image = axes.imshow(errors, cmap="Oranges", vmin=0, vmax=max(1, errors.max()))
     for (row, column), number in np.ndenumerate(matrix):
         if number:
-            is_dark = errors[row, column] > errors.max() / 2
-            axes.text(
-                column,
-                row,
-                str(number),
-                ha="center",
-                va="center",
-                fontsize=9,
-                color="white" if is_dark else INK,
-                fontweight="bold" if row == column else "normal",
+            colour = "white" if errors[row, column] > errors.max() / 2 else INK
+            weight = "bold" if row == column else "normal"
+            axes.annotate(
+                number, (column, row), ha="center", va="center", color=colour, weight=weight, size=9
             )
     places, turned = range(len(classes)), 45 if max(map(len, classes)) > 2 else 0
     axes.set_xticks(places, classes, rotation=turned, ha="right" if turned else "center")
@@ -75,19 +83,19 @@ def draw_wrong(
 
 
 def draw_collapse(
-    spiral: np.ndarray, restored: dict[int, np.ndarray], shares: dict[int, tuple[float, float]]
+    spiral: np.ndarray, restored: Sequence[np.ndarray], rows: Sequence[dict[str, Any]]
 ) -> Figure:
-    """The (2, N) spiral and what ReLU left of it at each m. `shares`: (measured, theorem) by m."""
-    figure = Figure(figsize=(2.2 * (len(restored) + 1), 2.75), layout="constrained", dpi=130)
-    grid = figure.subplots(1, len(restored) + 1, squeeze=False)[0]
-    colour = np.linspace(0, 1, spiral.shape[1])
-    panels = {"input": spiral} | {f"m = {m}": points for m, points in restored.items()}
+    """The (2, N) spiral, and what ReLU left of it at `m` with shares `measured` and `theorem`."""
+    figure = Figure(figsize=(2.2 * (len(rows) + 1), 2.75), layout="constrained", dpi=130)
+    titles = ["input", *(f"m = {row['m']}" for row in rows)]
+    shares = [f"survives: {r['measured']:.2%}\ntheorem 1: {r['theorem']:.2%}" for r in rows]
+    panels = zip(titles, [spiral, *restored], ["a 2-D spiral", *shares], strict=True)
     limit = 1.15 * np.abs(spiral).max()
-    for axes, (title, points) in zip(grid, panels.items(), strict=True):
-        axes.scatter(*points, c=colour, cmap="viridis", s=3, linewidths=0)
+    for index, (title, points, text) in enumerate(panels, 1):
+        axes = figure.add_subplot(1, len(titles), index)
+        x, y = points
+        axes.scatter(x, y, c=np.linspace(0, 1, len(x)), cmap="viridis", s=3, linewidths=0)
         axes.set(xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal", xticks=[], yticks=[])
         axes.set_title(title, fontsize=11)
-    grid[0].set_xlabel("a 2-D spiral", fontsize=9)
-    for axes, (measured, theorem) in zip(grid[1:], shares.values(), strict=True):
-        axes.set_xlabel(f"survives: {measured:.2%}\ntheorem 1: {theorem:.2%}", fontsize=9)
+        axes.set_xlabel(text, fontsize=9)
     return figure

@@ -1,7 +1,9 @@
 """Comparison of runs: what differs between them, means over seeds, order, Pareto front."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
+from math import inf
 from statistics import mean, stdev
 from typing import Any
 
@@ -18,14 +20,18 @@ class Group:
     values: dict[str, Any]  # overrides of the swept keys, without the seed
     runs: list[Row]
 
+    def numbers(self, key: str) -> list[float]:
+        """Of each run; empty if one lacks it."""
+        found: list[Any] = [run.get(key) for run in self.runs]
+        return [] if None in found else found
+
     def mean(self, key: str) -> float | None:
         """None if a run lacks the number."""
-        found = [run.get(key) for run in self.runs]
-        return None if None in found else mean(found)  # type: ignore[type-var]
+        return mean(found) if (found := self.numbers(key)) else None
 
     def spread(self, key: str) -> float | None:
-        """Standard deviation over seeds; None for one run."""
-        return stdev(run[key] for run in self.runs) if len(self.runs) > 1 else None
+        """Standard deviation over seeds; None for one run, or if a run lacks the number."""
+        return stdev(found) if len(found := self.numbers(key)) > 1 else None
 
     def curve(self) -> list[tuple[int, float]]:
         """(epoch, mean validation accuracy) of the epochs that all runs have."""
@@ -61,47 +67,41 @@ def value(row: Row, key: str) -> Any:
 def groups(rows: Sequence[Row]) -> list[Group]:
     """All finished runs in groups, the best group first."""
     keys, by = [key for key in swept(rows) if key != SEED], metric(rows)
-    alike: dict[str, list[Row]] = {}
-    for row in finished(rows):
-        alike.setdefault(str({key: value(row, key) for key in keys}), []).append(row)
-    found = [group for runs in alike.values() for group in _by_seed(runs)]
-    labels = [_label(runs, keys) for runs in found]
+    alike = _split(finished(rows), lambda row: str([value(row, key) for key in keys]))
+    found = [runs for same in alike for runs in _by_seed(same)]
+    values = [{key: value(runs[0], key) for key in keys} for runs in found]
+    defaults = [runs[0]["name"] if len(runs) == 1 else "all seeds" for runs in found]
+    names = [label(of) or default for of, default in zip(values, defaults, strict=True)]
     built = [
-        Group(
-            name if labels.count(name) == 1 else f"{name} ({runs[0]['name']})",
-            {key: value(runs[0], key) for key in keys},
-            runs,
-        )
-        for name, runs in zip(labels, found, strict=True)
+        Group(name if names.count(name) == 1 else f"{name} ({runs[0]['name']})", of, runs)
+        for name, of, runs in zip(names, values, found, strict=True)
     ]
     return sorted(built, key=lambda group: -(group.mean(by) or 0))
 
 
-def _by_seed(runs: Sequence[Row]) -> list[list[Row]]:
+def _split(rows: Sequence[Row], key: Callable[[Row], str]) -> list[list[Row]]:
+    """Rows that have the same key, in the order of their first."""
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        found.setdefault(key(row), []).append(row)
+    return list(found.values())
+
+
+def _by_seed(runs: list[Row]) -> list[list[Row]]:
     """A group if all seeds differ; else a group for each sweep, or for each run of one sweep."""
     if len({row.get("seed") for row in runs}) == len(runs):
-        return [list(runs)]
-    sweeps: dict[str, list[Row]] = {}
-    for row in runs:
-        sweeps.setdefault(row["folder"].rpartition("/")[0], []).append(row)
+        return [runs]
+    sweeps = _split(runs, lambda row: row["folder"].rpartition("/")[0])
     if len(sweeps) == 1:
         return [[row] for row in runs]
-    return [group for of_sweep in sweeps.values() for group in _by_seed(of_sweep)]
-
-
-def _label(runs: Sequence[Row], keys: Sequence[str]) -> str:
-    default = runs[0]["name"] if len(runs) == 1 else "all seeds"
-    return label({key: value(runs[0], key) for key in keys}) or default
+    return [group for sweep in sweeps for group in _by_seed(sweep)]
 
 
 def pareto(points: Sequence[tuple[float, float]]) -> list[int]:
     """Indices of the (cost, accuracy) points that no point beats in both, cheapest first."""
-    front, best = [], float("-inf")
-    for index in sorted(range(len(points)), key=lambda i: (points[i][0], -points[i][1])):
-        if points[index][1] > best:
-            best = points[index][1]
-            front.append(index)
-    return front
+    order = sorted(range(len(points)), key=lambda i: (points[i][0], -points[i][1]))
+    best = accumulate((points[i][1] for i in order), max, initial=-inf)
+    return [i for i, cheaper in zip(order, best, strict=False) if points[i][1] > cheaper]
 
 
 def label(values: dict[str, Any]) -> str:

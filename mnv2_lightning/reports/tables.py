@@ -9,20 +9,18 @@ from omegaconf import DictConfig
 
 from mnv2_lightning.reports import leaderboard
 from mnv2_lightning.reports.collect import Row
-from mnv2_lightning.reports.leaderboard import Group
 
 Section = tuple[str, list[str], list[list[str]]]  # title, head, rows
 
 
 def start(record: dict[str, Any], accelerator: str, cfg: DictConfig) -> str:
     """The start of a run: network, data, device, costs."""
-    sizes = record["map_sizes"].values()
     lines = [
         f"{cfg.model._target_.rpartition('.')[2]} on {cfg.data.dataset}, {accelerator}, "
         f"{record['precision']}, seed {record['seed']}",
         f"  parameters     {record['parameters']:,}",
         f"  multiply-adds  {record['multiply_adds']:,} an image of {cfg.data.image_size} px",
-        f"  map sizes      {' '.join(map(str, sizes))} px",
+        f"  map sizes      {' '.join(map(str, record['map_sizes'].values()))} px",
     ]
     if cfg.trainer.precision == "16-mixed" and record["precision"] == "bf16-mixed":
         lines.append("  16-mixed needs a GPU: the CPU computes in bf16-mixed instead")
@@ -47,8 +45,9 @@ def end(record: dict[str, Any], run_dir: Path) -> str:
     return f"result\n{lines}\nrun: {run_dir}"
 
 
-def _share(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.2f} %"
+def _share(value: float | None, spread: float | None = None) -> str:
+    error = "" if spread is None else f" ± {100 * spread:.2f}"
+    return "-" if value is None else f"{100 * value:.2f} %{error}"
 
 
 def _number(value: float | None, form: str, unit: str = "") -> str:
@@ -57,7 +56,7 @@ def _number(value: float | None, form: str, unit: str = "") -> str:
 
 def sweep(rows: Sequence[Row]) -> str:
     """The leaderboard, and the runs that did not finish."""
-    _, head, cells = sections(rows)[0]
+    _, head, cells = _leaderboard(rows)
     failed = [f"  {name}  {status}: {reason}" for name, status, reason in failed_rows(rows)]
     return "\n".join([summary(rows), *_aligned([head, *cells]), *failed])
 
@@ -71,67 +70,53 @@ def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     ]
 
 
-def _with_spread(group: Group, key: str) -> str:
-    if (value := group.mean(key)) is None:
-        return "-"
-    spread = group.spread(key)
-    return f"{100 * value:.2f} %" + (f" ± {100 * spread:.2f}" if spread is not None else "")
-
-
-def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """The lines of a table in Markdown."""
+def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     cells = [[cell.replace("|", "\\|") for cell in row] for row in rows]
-    return [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *cells)]
+    return "\n".join(f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *cells))
+
+
+def markdown_section(section: Section) -> str:
+    title, head, rows = section
+    return f"## {title}\n\n{markdown_table(head, rows)}"
 
 
 def sections(rows: Sequence[Row]) -> list[Section]:
     """The tables of a report; the leaderboard comes first."""
-    found = [("Leaderboard", *_leaderboard(rows)), ("Runs", *_runs(rows))]
+    found = [_leaderboard(rows), _runs(rows)]
     if failed := failed_rows(rows):
         found.insert(1, ("Did not finish", ["run", "status", "reason"], failed))
     return found
 
 
-def _leaderboard(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
-    """The head and the rows; a row for each configuration, the best first."""
-    found = leaderboard.groups(rows)
+def _leaderboard(rows: Sequence[Row]) -> Section:
+    """A row for each configuration, the best first."""
     keys = [key for key in leaderboard.swept(rows) if key != leaderboard.SEED]
     head = [*map(leaderboard.short, keys)] or ["run"]
     head += ["val accuracy", "test accuracy", "n", "training", "parameters", "multiply-adds"]
-    cells = [
-        [
-            *([leaderboard.text(group.values[key]) for key in keys] or [group.name]),
-            _with_spread(group, "val_accuracy"),
-            _with_spread(group, "test_accuracy"),
-            str(len(group.runs)),
-            _number(group.mean("train_seconds"), ",.1f", " s"),
-            _number(group.mean("parameters"), ",.0f"),
-            _number(group.mean("multiply_adds"), ",.0f"),
-        ]
-        for group in found
-    ]
-    return head, cells
+    cells = []
+    for group in leaderboard.groups(rows):
+        row = [leaderboard.text(group.values[key]) for key in keys] or [group.name]
+        accuracies = "val_accuracy", "test_accuracy"
+        row += [_share(group.mean(key), group.spread(key)) for key in accuracies]
+        row += [str(len(group.runs)), _number(group.mean("train_seconds"), ",.1f", " s")]
+        row += [_number(group.mean(key), ",.0f") for key in ("parameters", "multiply_adds")]
+        cells.append(row)
+    return "Leaderboard", head, cells
 
 
-def _runs(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
-    """The head and the rows; a row for each run, in the order of their start."""
+def _runs(rows: Sequence[Row]) -> Section:
+    """A row for each run, in the order of their start."""
     keys = leaderboard.swept(rows)
     head = ["run", *map(leaderboard.short, keys), "status", "val accuracy", "test accuracy"]
     head += ["training", "images/s", "epochs"]
-    cells = [
-        [
-            row["name"],
-            *(leaderboard.text(leaderboard.value(row, key)) for key in keys),
-            row["status"],
-            _share(row.get("val_accuracy")),
-            _share(row.get("test_accuracy")),
-            _number(row.get("train_seconds"), ",.1f", " s"),
-            _number(row.get("images_per_second"), ",.0f"),
-            _number(row.get("epochs"), "d"),
-        ]
-        for row in rows
-    ]
-    return head, cells
+    cells = []
+    for run in rows:
+        row = [run["name"], *(leaderboard.text(leaderboard.value(run, key)) for key in keys)]
+        row += [run["status"], _share(run.get("val_accuracy")), _share(run.get("test_accuracy"))]
+        row += [_number(run.get("train_seconds"), ",.1f", " s")]
+        row += [_number(run.get(key), ",.0f") for key in ("images_per_second", "epochs")]
+        cells.append(row)
+    return "Runs", head, cells
 
 
 def failed_rows(rows: Sequence[Row]) -> list[list[str]]:
@@ -153,15 +138,9 @@ def summary(rows: Sequence[Row]) -> str:
 
 def report(rows: Sequence[Row], title: str, figures: Sequence[str]) -> str:
     """The report in Markdown. `figures`: names of PNG files in the same folder."""
-    first, *others = (
-        [f"## {name}", "", *markdown_table(head, cells), ""] for name, head, cells in sections(rows)
-    )
-    lines = [f"# {title}", "", summary(rows), "", *first]
-    for name in figures:
-        lines += [f"![{name}]({name}.png)", ""]
-    for section in others:
-        lines += section
-    return "\n".join(lines)
+    first, *others = map(markdown_section, sections(rows))
+    pngs = [f"![{name}]({name}.png)" for name in figures]
+    return "\n\n".join([f"# {title}", summary(rows), first, *pngs, *others]) + "\n"
 
 
 def per_class(matrix: np.ndarray, classes: Sequence[str]) -> list[dict[str, Any]]:
@@ -169,19 +148,17 @@ def per_class(matrix: np.ndarray, classes: Sequence[str]) -> list[dict[str, Any]
 
     `matrix`: (C, C) counts, true classes in rows and predicted classes in columns.
     """
-    rows = []
-    for index, name in enumerate(classes):
-        correct, true, predicted = matrix[index, index], matrix[index].sum(), matrix[:, index].sum()
-        rows.append(
-            {
-                "class": name,
-                "precision": float(correct / predicted) if predicted else None,
-                "recall": float(correct / true) if true else None,
-                "f1": float(2 * correct / (true + predicted)) if true + predicted else None,
-                "images": int(true),
-            }
-        )
-    return rows
+    counts = matrix.diagonal().tolist(), matrix.sum(1).tolist(), matrix.sum(0).tolist()
+    return [
+        {
+            "class": name,
+            "precision": correct / predicted if predicted else None,
+            "recall": correct / true if true else None,
+            "f1": 2 * correct / (true + predicted) if true + predicted else None,
+            "images": true,
+        }
+        for name, correct, true, predicted in zip(classes, *counts, strict=True)
+    ]
 
 
 def matrix_csv(matrix: np.ndarray, classes: Sequence[str]) -> str:
@@ -213,37 +190,33 @@ def devices(found: dict[str, Any]) -> str:
         f"{machine['simd']}" + (f", {memory / 2**30:.0f} GiB of memory" if memory else ""),
     ]
     for index, gpu in enumerate(machine["gpus"]):
-        precisions = ["32-true", *(["16-mixed"] if gpu["fast_fp16"] else [])]
-        precisions += ["bf16-mixed"] if gpu["fast_bf16"] else []
+        fast = {"32-true": True, "16-mixed": gpu["fast_fp16"], "bf16-mixed": gpu["fast_bf16"]}
+        precisions = ", ".join(name for name, is_fast in fast.items() if is_fast)
         lines.append(
-            f"cuda  {index}: {gpu['name']}, {gpu['memory_bytes'] / 2**30:.0f} GiB, compute "
-            f"capability {gpu['capability']}, fast in {', '.join(precisions)}"
+            f"cuda  {index}: {gpu['name']}, {gpu['memory_bytes'] / 2**30:.0f} GiB, "
+            f"compute capability {gpu['capability']}, fast in {precisions}"
         )
     lines += [] if machine["gpus"] else ["cuda  none"]
     lines.append(f"mps   {'yes' if machine['mps'] else 'none'}")
     lines.append("      " + ", ".join(f"{k} {v}" for k, v in found["versions"].items()))
-    lines.append(f"trainer.accelerator=auto takes: {found['auto']}")
-    return "\n".join(lines)
+    return "\n".join([*lines, f"trainer.accelerator=auto takes: {found['auto']}"])
 
 
 def trial(ended: Any, trials: Sequence[Any]) -> str:
     """The result of a trial and the best one so far. All are FrozenTrials of Optuna."""
-    chosen = leaderboard.label(ended.params)
     done = [t for t in trials if t.state.name == "COMPLETE"]
     best = max(done, key=lambda t: t.value, default=None)
-    state = ended.state.name.lower()
-    if state == "fail":
+    if ended.state.name == "FAIL":
         result = f"failed: {ended.user_attrs.get('error', 'its process ended')}"
     else:
-        result = f"{ended.value:.2%}" + (" and pruned" if state == "pruned" else "")
-    message = f"trial {ended.number} ({chosen}): {result}"
-    return message + (f"; best: {best.value:.2%}, trial {best.number}" if best else "")
+        result = f"{ended.value:.2%}" + (" and pruned" if ended.state.name == "PRUNED" else "")
+    so_far = f"; best: {best.value:.2%}, trial {best.number}" if best else ""
+    return f"trial {ended.number} ({leaderboard.label(ended.params)}): {result}{so_far}"
 
 
 def search(result: dict[str, Any], folder: Any) -> str:
     """The result of a search, and its folder."""
-    name, best = result["name"], result["best"]
-    saved = result["steps_saved"]
+    best, saved = result["best"], result["steps_saved"]
     lines = [
         f"{result['trials']} trials: {result['finished']} finished, {result['pruned']} pruned"
         + (f" ({saved:.0%} of all steps saved)" if saved else "")
@@ -251,9 +224,9 @@ def search(result: dict[str, Any], folder: Any) -> str:
         + (f", {result['running']} run in other processes" if result["running"] else "")
     ]
     if best is not None:
-        chosen = leaderboard.label(best["params"])
         lines += [
-            f"best: trial {best['number']}, {best['value']:.2%} of the validation images: {chosen}",
-            f"  python -m mnv2_lightning.train --config-dir {folder} experiment={name}",
+            f"best: trial {best['number']}, {best['value']:.2%} of the validation images: "
+            + leaderboard.label(best["params"]),
+            f"  python -m mnv2_lightning.train --config-dir {folder} experiment={result['name']}",
         ]
     return "\n".join([*lines, f"report: {folder / 'report' / 'report.html'}"])

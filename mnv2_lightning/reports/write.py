@@ -1,14 +1,27 @@
-"""Writes the report on runs: CSV, Markdown, PNGs, and an HTML page."""
+"""Writes the report on runs: CSV, Markdown, PNGs, and an HTML page that needs no network."""
 
 import csv
 import io
 import json
+from base64 import b64encode
 from collections.abc import Sequence
+from importlib.resources import files
 from pathlib import Path
 
-from mnv2_lightning.reports import collect, leaderboard, page, sweep_figures, tables
+from jinja2 import Template
+
+from mnv2_lightning.reports import collect, leaderboard, sweep_figures, tables
 from mnv2_lightning.reports.collect import Row
 
+TITLES = {  # of the figures
+    "lines": "Accuracy over one key, by another",
+    "slices": "Accuracy over each key, whatever the others",
+    "costs": "Accuracy against cost",
+    "curves": "Validation accuracy by epoch",
+    "history": "Trials in their order",
+    "importances": "Importance of the parameters",
+}
+WIDE = ("costs", "curves", "slices")
 NUMBERS = (
     "val_accuracy",
     "test_accuracy",
@@ -26,18 +39,24 @@ def report(folders: Sequence[Path], out: Path) -> list[Row]:
     """Write a report on all runs in `folders` into `out`; return their rows."""
     rows = collect.rows(folders)
     out.mkdir(parents=True, exist_ok=True)
-    for name in page.TITLES:  # figures of an earlier report
+    for name in TITLES:  # figures of an earlier report
         (out / f"{name}.png").unlink(missing_ok=True)
-    figures = sweep_figures.draw(rows)
-    if len(folders) == 1 and (search := folders[0] / collect.SEARCH).is_file():
-        figures = sweep_figures.draw_search(json.loads(search.read_text("utf-8"))) | figures
+    search = folders[0] / collect.SEARCH
+    is_search = len(folders) == 1 and search.is_file()
+    trials = json.loads(search.read_text(encoding="utf-8")) if is_search else None
+    figures = sweep_figures.draw(rows, trials)
+    shown = []  # on the page
     for name, figure in figures.items():
         figure.savefig(out / f"{name}.png")
+        png = b64encode((out / f"{name}.png").read_bytes()).decode()
+        shown.append({"title": TITLES[name], "is_wide": name in WIDE, "data": png})
     title = ", ".join(folder.resolve().name for folder in folders)
     (out / "runs.csv").write_text(to_csv(rows), encoding="utf-8")
     (out / "report.md").write_text(tables.report(rows, title, list(figures)), encoding="utf-8")
-    pngs = {name: (out / f"{name}.png").read_bytes() for name in figures}
-    (out / "report.html").write_text(page.html(rows, title, pngs), encoding="utf-8")
+    template = files(__package__).joinpath("page.html").read_text(encoding="utf-8")
+    content = {"summary": tables.summary(rows), "sections": tables.sections(rows)}
+    page = Template(template, autoescape=True).render(title=title, figures=shown, **content)
+    (out / "report.html").write_text(page, encoding="utf-8")
     return rows
 
 
@@ -45,10 +64,8 @@ def to_csv(rows: Sequence[Row]) -> str:
     """A line for each run, with its overrides and its numbers."""
     keys = leaderboard.swept(rows)
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["name", *keys, "status", *NUMBERS, "error"])
-    for row in rows:
-        overrides = [leaderboard.value(row, key) for key in keys]
-        numbers = [row.get(key) for key in NUMBERS]
-        writer.writerow([row["name"], *overrides, row["status"], *numbers, row["error"]])
+    columns = ["name", *keys, "status", *NUMBERS, "error"]
+    writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(row | {key: leaderboard.value(row, key) for key in keys} for row in rows)
     return text.getvalue()

@@ -51,7 +51,7 @@ def wrapped(text: str, begin: str) -> str:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    return "\n".join(markdown_table(head, rows))
+    return markdown_table(head, rows)
 
 
 def command(*lines: str) -> str:
