@@ -14,6 +14,7 @@ from mnv2_lightning.cli.command import Command, Job
 from mnv2_lightning.cli.composing import config_dir, quoted
 from mnv2_lightning.cli.report_error import report_error
 from mnv2_lightning.runs.config import plain, reproducibility_config, to_yaml
+from mnv2_lightning.runs.folder import key_of
 from mnv2_lightning.schema.errors import ConfigError, DataError, Pruned, SearchError, StorageError
 
 if TYPE_CHECKING:
@@ -169,7 +170,7 @@ def final_config(cfg: DictConfig, overrides: list[str]) -> DictConfig:
 
 
 def _is_of_search(override: str) -> bool:
-    key = override.partition("=")[0].lstrip("+~")
+    key = key_of(override)
     return key.startswith(("search.", "search/", "hydra.")) or key == "search"
 
 
@@ -196,7 +197,7 @@ def check_job(job: Job) -> None:
     from mnv2_lightning.sweeps import studies
 
     studies.check(cfg)
-    overridden = {override.partition("=")[0].lstrip("+~") for override in cfg.overrides}
+    overridden = {key_of(override) for override in cfg.overrides}
     space = studies.distributions(plain(cfg)["search"]["space"])
     for key in space:
         if key in overridden:

@@ -190,7 +190,7 @@ class Command:
         number: int | None = None,
     ) -> Job:
         """`number`: of a job of a multirun; None for a single run. ConfigError."""
-        if any(composing.key_of(o) == "run_dir" for o in overrides) and OmegaConf.is_interpolation(
+        if any(folders.key_of(o) == "run_dir" for o in overrides) and OmegaConf.is_interpolation(
             compose(self.name), "run_dir"
         ):
             raise ConfigError("run_dir: is set by hydra.run.dir=PATH")

@@ -44,10 +44,6 @@ def quoted(value: Any) -> str:
     return "'" + str(value).replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
-def key_of(override: str) -> str:
-    return override.partition("=")[0].lstrip("+~")
-
-
 def unresolved(overrides: Any) -> list[str]:
     """A list in Hydra's config, without resolving the `${...}` in it."""
     return OmegaConf.to_container(overrides, resolve=False)  # type: ignore[return-value]
@@ -113,8 +109,9 @@ def arguments(
     sources = hydra.runtime.config_sources
     user = [f"--config-dir={s.path}" for s in sources if s.provider == "command-line"]
     name = [f"--config-name={hydra.job.config_name}"] if hydra.job.config_name != command else []
-    task = [override for override in overrides if key_of(override) != "sweep"]
-    kept = [o for o in unresolved(hydra.overrides.hydra) if not key_of(o).startswith(OF_A_SWEEP)]
+    task = [override for override in overrides if folder.key_of(override) != "sweep"]
+    typed = unresolved(hydra.overrides.hydra)
+    kept = [o for o in typed if not folder.key_of(o).startswith(OF_A_SWEEP)]
     place = [] if run_dir is None else [f"hydra.run.dir={quoted(run_dir)}"]
     return [*user, *name, *task, *kept, *place]
 

@@ -66,7 +66,7 @@ def _print(error: BaseException, message: str, *, is_signal: bool) -> None:
 
 def is_waited_for() -> bool:
     """Whether another process of the command waits for this one and reports signals."""
-    return bool(ranks.rank()) or processes.is_child()
+    return ranks.is_launched() or ranks.rank() > 0 or processes.is_child()
 
 
 def _describe(error: BaseException, folder: Path | None) -> tuple[int, str]:

@@ -195,8 +195,8 @@ def resumed_config(composed: DictConfig, overrides: Sequence[str]) -> DictConfig
             raise ConfigError(f"{key}={value}: a group cannot change when a run is resumed")
         else:
             OmegaConf.update(cfg, key, value, merge=key not in OVERRIDE_ONLY)
-    kept = [o for o in cfg.overrides if _key(o) not in changed]
-    cfg.overrides = kept + [o for o in overrides if _key(o) in changed and "${" not in o]
+    kept = [o for o in cfg.overrides if key_of(o) not in changed]
+    cfg.overrides = kept + [o for o in overrides if key_of(o) in changed and "${" not in o]
     _require_overrides(plain(cfg), changed)
     for key, old, new in config.forbidden_changes(before, plain(cfg)):
         raise ConfigError(
@@ -207,7 +207,8 @@ def resumed_config(composed: DictConfig, overrides: Sequence[str]) -> DictConfig
     return cfg
 
 
-def _key(override: str) -> str:
+def key_of(override: str) -> str:
+    """`+optimizer.lr=0.1` -> `optimizer.lr`."""
     return override.partition("=")[0].lstrip("+~")
 
 

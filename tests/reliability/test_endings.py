@@ -72,7 +72,7 @@ if os.environ.get("RANK") == "1" and "mnv2_lightning.train" in sys.orig_argv:
 def test_signals_while_two_processes_start(
     seconds: float, sent: signal.Signals, tmp_path: Path
 ) -> None:
-    """Where one waits in C, no handler of Python runs, and gloo warns of one that has ended."""
+    """Where one waits in C, no handler of Python runs: it is killed after a while."""
     (tmp_path / "sitecustomize.py").write_text(IS_LATE)
     place = {"PYTHONPATH": os.pathsep.join([str(tmp_path), *filter(None, sys.path)])}
     forever = (*DDP, "trainer.max_epochs=1000")
@@ -81,7 +81,7 @@ def test_signals_while_two_processes_start(
     started = time.monotonic()
     os.killpg(process.pid, sent)
     _, err = process.communicate(timeout=60)
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 10
     assert process.returncode == (130 if sent == signal.SIGINT else 143), err.decode()
     assert err.decode().count("\n") == 1, err.decode()
 
