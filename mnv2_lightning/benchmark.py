@@ -55,7 +55,7 @@ def benchmark(cfg: DictConfig) -> dict[str, Any]:
 
 
 def check_job(job: Job) -> None:
-    """Each recipe as `train` checks it, before an hour has gone. ConfigError."""
+    """Check each recipe as `train` does. ConfigError."""
     from mnv2_lightning.data import idx_files
 
     idx_files.require_folder(job.cfg.data.dir)

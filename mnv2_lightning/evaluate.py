@@ -21,6 +21,7 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
     """
     from mnv2_lightning import build
     from mnv2_lightning.callbacks.predictions import Predictions
+    from mnv2_lightning.callbacks.process_guard import ProcessGuard
     from mnv2_lightning.reports import figures, tables
     from mnv2_lightning.runs import checkpoints, config
     from mnv2_lightning.system import durable_files, warning_filters
@@ -36,10 +37,10 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
     try:
         datamodule = build.build_datamodule(run_cfg)
         classifier = build.build_classifier(run_cfg, build.build_network(run_cfg))
-        # One device: what is reported holds for every image once.
+        # One device, so that every image is counted once.
         trainer = build.build_trainer(
             run_cfg,
-            [predictions],
+            [predictions, ProcessGuard()],
             [],
             accelerator=cfg.accelerator,
             strategy="auto",
@@ -97,7 +98,7 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
 
 
 def check_job(job: Job) -> None:
-    """What needs the disk or torch, before any work. ConfigError."""
+    """Check what needs the disk or torch. ConfigError."""
     from mnv2_lightning.data import idx_files
     from mnv2_lightning.runs import config
     from mnv2_lightning.schema.targets import check_targets

@@ -32,7 +32,7 @@ def check_job(job: Job) -> None:
     if cfg.run_dir is None and cfg.runs is None:
         raise ConfigError("run_dir: the folder of a run or a sweep is needed, or runs=[A,B]")
     if cfg.run_dir is not None and cfg.runs is not None:
-        raise ConfigError("runs: takes all folders, that of run_dir too")
+        raise ConfigError("runs: takes all folders; leave run_dir out")
     for folder in _folders(cfg):
         if not folder.is_dir():
             raise ConfigError(f"{folder}: there is no such folder")

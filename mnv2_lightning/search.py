@@ -29,7 +29,7 @@ WITHOUT_ACCURACY = {  # values with which a trial has no validation accuracy to 
     "trainer.limit_val_batches": 0,
     "trainer.enable_checkpointing": False,
 }
-_CHECKED: set[tuple[str, ...]] = set()  # trials that passed; jobs of a sweep repeat them
+_CHECKED: set[tuple[str, ...]] = set()  # trials whose configs were checked in this process
 
 
 def search(cfg: DictConfig) -> dict[str, Any]:
@@ -78,9 +78,9 @@ def _run(study: Any, trial: "Trial", known: "FrozenTrial", folder: Path, cfg: Di
     state, value, interruption = TrialState.FAIL, None, None
     pruning = Pruning(trial, dict(known.intermediate_values))
     with report_error(cfg.traceback, folder) as outcome:
-        job = _job(cfg, folder, known.params)
-        train.take_a_gpu(job.cfg)
         try:
+            job = _job(cfg, folder, known.params)
+            train.take_a_gpu(job.cfg)
             value = train.train(job.cfg, [pruning])["val_accuracy"]
             if value is None:
                 raise ConfigError("the run ended without a validation accuracy to choose by")

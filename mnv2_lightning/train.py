@@ -147,7 +147,7 @@ def _checkpoint_to_resume(run_dir: Path) -> tuple[Path | None, int]:
 
 def launch(cfg: DictConfig) -> dict[str, Any]:
     """`train`, in as many processes on this machine as the Trainer needs."""
-    processes.exit_if_orphan()  # a rank would wait for others that never start
+    processes.exit_if_orphan()  # a rank without it would wait for the others
     if processes.is_child():  # a launcher may run several jobs at a time
         take_a_gpu(cfg)
     if (count := _processes_to_start(cfg)) == 1:
@@ -159,9 +159,9 @@ def launch(cfg: DictConfig) -> dict[str, Any]:
     arguments = composing.arguments(hydra, "train", overrides, run_dir.absolute())
     try:
         torchrun.run(["mnv2_lightning.train", *arguments], count)
-    except RankError as error:
+    except RankError as error:  # rank 0, which writes the record, may not have seen it
         record = read_record(run_dir)
-        if error.rank and record.get("status") != "diverged":  # the first rank did not record it
+        if error.rank and record.get("status") != "diverged":
             failed = {"status": "failed", "error": str(error)}
             durable_files.write_json(run_dir / "result.json", record | failed)
         raise

@@ -20,8 +20,8 @@ from mnv2_lightning.benchmarks.side import run_side
 from mnv2_lightning.build import build_network
 from mnv2_lightning.cli.composing import config_dir
 from mnv2_lightning.reports import benchmark_tables as report
+from mnv2_lightning.runs.record import read_dict
 from mnv2_lightning.system import hydra_compat
-from mnv2_lightning.system.durable_files import read_json
 from tests.conftest import Configure
 
 
@@ -126,7 +126,7 @@ def test_a_part_that_fails_ends_the_call(
     with pytest.raises(RuntimeError, match="broken"):
         benchmark(cfg)
     assert asked == [threading.main_thread().name]
-    assert read_json(tmp_path / "benchmark.json")["parts"]["limits"]["threads"] == 1
+    assert read_dict(tmp_path / "benchmark.json")["parts"]["limits"]["threads"] == 1
 
 
 def test_growth_is_drawn() -> None:

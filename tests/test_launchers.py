@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import re
 import shutil
 import signal
 import subprocess
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 
 from mnv2_lightning import train
+from mnv2_lightning.reports import collect
 from mnv2_lightning.system import accelerators
 from tests.conftest import Call, Configure, record
 
@@ -106,10 +108,13 @@ def test_the_sweeps_process_is_killed(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's /proc")
 def test_a_worker_is_killed(tmp_path: Path) -> None:
-    """As by the system for its memory: joblib ends the others; the sweep says where it stands."""
+    """As by the system for its memory: joblib ends the others; their jobs end at their next batch,
+    perhaps after the sweep has said where it stands.
+    """
     short = ("trainer.limit_train_batches=20", "trainer.max_epochs=15", "optimizer.lr=0.1")
     process = start(tmp_path, *LAUNCHERS["joblib"], *short)
-    while len(list((tmp_path / "outputs" / "sweeps" / "s").glob("*/checkpoints/last.ckpt"))) < 2:
+    sweep = tmp_path / "outputs" / "sweeps" / "s"
+    while len(list(sweep.glob("*/checkpoints/last.ckpt"))) < 2:
         assert process.poll() is None
         time.sleep(0.1)
     of_jobs = [
@@ -122,8 +127,12 @@ def test_a_worker_is_killed(tmp_path: Path) -> None:
     out, _ = process.communicate(timeout=30)
     assert process.returncode == 1
     assert "0 of 2 runs finished" in out
-    assert "seed-0  interrupted: its process was killed" in out
+    assert re.search(r"seed-0  (interrupted|running)", out)
     assert "TerminatedWorkerError" in out
+    ended = time.monotonic()
+    while {row["status"] for row in collect.rows([sweep])} != {"interrupted"}:
+        assert time.monotonic() - ended < 5
+        time.sleep(0.1)
 
 
 def test_a_worker_imports_the_command(tmp_path: Path) -> None:
@@ -208,5 +217,5 @@ def test_for_sweeps_of_train_only(call: Call, tmp_path: Path) -> None:
 def test_no_slurm(call: Call, tmp_path: Path) -> None:
     ended = call("train", "-m", "hydra/launcher=submitit_slurm", "seed=0,1")
     assert ended.status == 2
-    assert "this machine has no srun" in ended.err
+    assert "no srun here" in ended.err
     assert list(tmp_path.iterdir()) == []

@@ -137,3 +137,13 @@ def test_a_killed_sweep_leaves_no_process(tmp_path: Path) -> None:
     first, second = collect.rows([folder])
     assert (first["status"], second["status"]) == ("interrupted", "not started")
     assert json.loads((folder / "seed-1" / "result.json").read_text())["status"] == "interrupted"
+
+
+def test_checks_cannot_be_left_out(call: Call) -> None:
+    """Hydra turns errors of a callback into warnings; the command does not go on unchecked."""
+    ended = call("train", "~hydra.callbacks.checks", "seed=1")
+    assert ended.status == 2
+    assert ended.err == "error: hydra.callbacks.checks: cannot be left out\n"
+    ended = call("train", "traceback=${nope}", "optimizer.lr=-1")
+    assert ended.status == 2
+    assert ended.err.count("\n") == 1

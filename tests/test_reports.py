@@ -9,8 +9,8 @@ import pytest
 
 from mnv2_lightning.reports import figures, tables
 from mnv2_lightning.runs.csv_logger import CSVLogger
-from mnv2_lightning.runs.record import EMPTY, Record
-from mnv2_lightning.system.durable_files import read_json, write_json, write_text
+from mnv2_lightning.runs.record import EMPTY, Record, read_dict
+from mnv2_lightning.system.durable_files import write_json, write_text
 
 LABELS = np.array([0, 0, 0, 1, 1, 2])
 # Said: 0 0 1 1 1 1
@@ -101,4 +101,4 @@ def test_record_keeps_to_its_keys(tmp_path: Path) -> None:
     with pytest.raises(AssertionError):
         record.update(tset_accuracy=1)
     record.update(status="running")
-    assert read_json(tmp_path / "result.json") == EMPTY | {"status": "running"}
+    assert read_dict(tmp_path / "result.json") == EMPTY | {"status": "running"}

@@ -19,7 +19,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, flag_override
 
 from mnv2_lightning.cli import composing
-from mnv2_lightning.cli.report_error import Outcome, Reported, is_waited_for, report_error
+from mnv2_lightning.cli.report_error import Outcome, Reported, is_waited_for, one_line, report_error
 from mnv2_lightning.runs import folder as folders
 from mnv2_lightning.runs.config import plain
 from mnv2_lightning.runs.record import record_death
@@ -43,9 +43,9 @@ class Command:
     """`python -m mnv2_lightning.NAME key=value ...`, with `conf/NAME.yaml` and what it includes.
 
     `check_job` is called for each job before any folder is made. `final_config` maps the composed
-    config and the overrides to the config that `function` gets. `sweep`: the module whose functions
-    `begin` and `end` get all jobs of a multirun, such as `sweeps.manifest`. Each job of a multirun
-    is this command in its own process.
+    config and the overrides to the config that `function` gets. `sweep`: for multiruns, a
+    module with `begin(jobs)` and `end(jobs) -> bool`, such as `sweeps.manifest`. Each job of a
+    multirun is this command in its own process.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class Command:
         self.status = 0
 
     def __reduce__(self) -> tuple[Callable[[str], "Command"], tuple[str]]:
-        """A launcher's worker imports it again."""
+        """Pickle by name: a worker of a launcher imports the command's module."""
         return _named, (self.name,)
 
     def main(self) -> NoReturn:
@@ -76,14 +76,15 @@ class Command:
 
     def run(self) -> int:
         """Run as `sys.argv` says; return 0 or the status of an error in `schema/errors.py`."""
-        self.jobs, self.launcher, self.status = [], "basic", 0
+        self.jobs, self.launcher, self.status, self.is_checked = [], "basic", 0, False
         os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra raises its errors
         if ranks.rank() or ranks.is_launched():  # gloo prints a stack where another rank has ended
             os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-        with report_error("traceback=true" in sys.argv) as outcome:
+        with report_error("traceback=true" in map(str.lower, sys.argv)) as outcome:
             self.outcome = outcome
             try:
                 self._run_hydra()
+                signals.raise_again()
             except SystemExit as error:  # Hydra's, or a check's
                 if not isinstance(error, Reported) and signals.interruption(error) is not None:
                     raise
@@ -110,7 +111,7 @@ class Command:
         overrides = composing.unresolved(hydra.overrides.task)
         if hydra.mode == RunMode.MULTIRUN:
             if OmegaConf.select(cfg, "trainer.devices") == "auto":
-                overrides.append("trainer.devices=1")  # the others are for other jobs
+                overrides.append("trainer.devices=1")  # so that jobs can run side by side
             arguments = composing.arguments(hydra, self.name, overrides, folder)
             status = processes.run_command(f"mnv2_lightning.{self.name}", arguments)
             if run_dir is not None and (error := record_death(run_dir, status)) is not None:
@@ -120,6 +121,8 @@ class Command:
         if ranks.rank():
             logging.getLogger("mnv2_lightning").setLevel(logging.ERROR)
         with report_error(cfg.traceback, run_dir) as outcome:
+            if not self.is_checked:
+                raise ConfigError("hydra.callbacks.checks: cannot be left out")
             self.function(self.final_config(cfg, overrides))
         self.status = outcome.status
 
@@ -151,7 +154,7 @@ class Command:
         sweep_dir = jobs[0].folder.parent.absolute()
         if self.sweep is not None:
             self.sweep.begin(jobs)
-        # Hydra composes each job from these lists, in a launcher's workers too.
+        # For Hydra, which composes each job again; `job_folder` gets the keys that are not swept.
         with flag_override(config.hydra, ["struct", "readonly"], False):
             config.hydra.sweep.dir = str(sweep_dir)
             place = f"hydra.sweep.dir={composing.quoted(sweep_dir)}"
@@ -162,8 +165,7 @@ class Command:
         if self.launcher != "basic" and self.sweep is None:
             raise ConfigError(f"hydra/launcher={self.launcher}: is for sweeps of train")
         if self.launcher == "submitit_slurm" and shutil.which("srun") is None:
-            why = "this machine has no srun; hydra/launcher=submitit_local runs the jobs here"
-            raise ConfigError(f"hydra/launcher={self.launcher}: {why}")
+            raise ConfigError("hydra/launcher=submitit_slurm: no srun here; use submitit_local")
 
     def _check(self, jobs: list[Job]) -> None:
         """ConfigError, StorageError."""
@@ -227,10 +229,14 @@ class Checks(Callback):
 
     def _call(self, check: Callable[[DictConfig], None], config: DictConfig) -> None:
         """Only SystemExit ends the command; Hydra turns other exceptions into warnings."""
-        with report_error(bool(config.traceback)) as outcome:
-            check(config)
+        with report_error("traceback=true" in map(str.lower, sys.argv)) as outcome:
+            try:
+                check(config)
+            except composing.ERRORS as error:  # such as of an interpolation
+                raise ConfigError(one_line(error)) from error
         if outcome.status:
             raise Reported(outcome.status)
+        self.command.is_checked = True
         signals.raise_errors()
 
 

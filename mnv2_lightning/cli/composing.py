@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra import compose
-from hydra.core.global_hydra import GlobalHydra  # holds the loader that `glob()` looks files up by
+from hydra.core.global_hydra import GlobalHydra  # its config loader expands `glob()`
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, MissingConfigException
@@ -21,7 +21,7 @@ from mnv2_lightning.schema.nearest import did_you_mean, dotted_keys
 from mnv2_lightning.system import hydra_compat
 
 ERRORS = (HydraException, OmegaConfBaseException)
-# Keys of a multirun's overrides that its jobs do not get.
+# Prefixes of the keys of a multirun that its jobs do not get.
 OF_A_SWEEP = (
     *("hydra.mode", "hydra.sweep", "hydra/sweeper", "hydra.launcher", "hydra/launcher"),
     *("hydra.run", "hydra.job.config"),
@@ -77,10 +77,8 @@ def jobs(config: DictConfig) -> list[list[str]]:
     for override in parse(_of_multirun(config)):
         key = override.get_key_element()
         try:
-            if override.is_sweep_override():
-                found = list(override.sweep_string_iterator())
-            else:
-                found = [override.get_value_element_as_str()]
+            swept, plain = override.sweep_string_iterator, override.get_value_element_as_str
+            found = swept() if override.is_sweep_override() else [plain()]
             values[key] = [f"{key}={value}" for value in found]
         except HydraException as error:
             raise ConfigError(f"{override.input_line}: {one_line(error)}") from error

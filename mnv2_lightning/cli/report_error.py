@@ -56,7 +56,8 @@ def report_error(shows_traceback: bool, folder: Path | None = None) -> Iterator[
 def _print(error: BaseException, message: str, *, is_signal: bool) -> None:
     rank = ranks.rank()
     is_shared = isinstance(error, ConfigError | Diverged)  # all ranks raise it; the first reports
-    if is_waited_for() if is_signal else rank and is_shared and not ranks.is_launched():
+    is_left = is_waited_for() if is_signal else is_shared and rank > 0 and not ranks.is_launched()
+    if is_left:
         return
     if rank and not is_shared:
         message = f"rank {rank}: {message}"

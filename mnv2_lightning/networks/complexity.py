@@ -16,7 +16,7 @@ STAGE = re.compile(r"(stages|layers)\.[^.]+|(?!(stages|layers)$)[^.]+")
 
 @dataclass(frozen=True)
 class Complexity:
-    """Costs of the forward pass of one image. `map_sizes`: stage -> height of its output, in px."""
+    """Costs of the forward pass of one image. `map_sizes`: stage -> width of its output, in px."""
 
     parameters: int
     multiply_adds: int

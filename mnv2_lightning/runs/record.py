@@ -1,5 +1,6 @@
 """result.json: the status, results and provenance of a run."""
 
+import json
 import math
 import signal
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from filelock import FileLock, Timeout
 
 from mnv2_lightning.schema.errors import Diverged, Pruned, StorageError, is_of_storage
 from mnv2_lightning.system import signals
-from mnv2_lightning.system.durable_files import read_json, write_json
+from mnv2_lightning.system.durable_files import write_json
 
 RECORD = "result.json"
 LOCK = ".lock"  # locked by the process that trains in the folder
@@ -91,7 +92,7 @@ def read_record(folder: Path) -> dict[str, Any]:
 def read_dict(path: Path) -> dict[str, Any]:
     """The object in a JSON file; empty if it is missing or cannot be read."""
     try:
-        found = read_json(path)
+        found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):  # UnicodeDecodeError is a ValueError
         return {}
     return found if isinstance(found, dict) else {}

@@ -270,10 +270,10 @@ class TrainerConfig(TargetConfig, target="lightning.pytorch.Trainer"):
     benchmark: bool | None
     inference_mode: bool
     use_distributed_sampler: Literal[False]
-    profiler: Literal["simple", "advanced", "pytorch", "xla"] | Node | None
+    profiler: Literal["simple", "advanced", "pytorch"] | Node | None
     detect_anomaly: bool
     barebones: Literal[False]
-    plugins: str | Node | list[Node] | None
+    plugins: None  # `build_trainer` sets the one for checkpoints
     sync_batchnorm: bool
     reload_dataloaders_every_n_epochs: NonNegativeInt
     enable_autolog_hparams: bool

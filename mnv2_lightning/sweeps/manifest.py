@@ -8,6 +8,7 @@ from mnv2_lightning.cli.command import Job
 from mnv2_lightning.reports.collect import SWEEP
 from mnv2_lightning.runs.config import differences, plain, reproducibility_config
 from mnv2_lightning.runs.folder import check_links
+from mnv2_lightning.runs.record import read_dict
 from mnv2_lightning.schema.errors import ConfigError
 from mnv2_lightning.system import durable_files
 
@@ -25,8 +26,7 @@ def begin(jobs: list[Job]) -> None:
     folder = _folder(jobs)
     check_links(folder)
     path, now = folder / SWEEP, _describe(jobs)
-    if path.is_file():
-        before = durable_files.read_json(path)
+    if (before := read_dict(path)).keys() >= now.keys():
         _check_same(folder, before, now)
         now["jobs"] = list(dict.fromkeys([*before["jobs"], *now["jobs"]]))
         now["base"] = {k: v for k, v in now["base"].items() if before["base"].get(k) == v}

@@ -63,10 +63,6 @@ def write_json(path: Path, data: Any) -> None:
     write_text(path, json.dumps(data, indent=2, allow_nan=False) + "\n")
 
 
-def read_json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
 def make_folder(folder: Path) -> None:
     """Make `folder` and its parents; they are on the disk when this returns."""
     missing = [p for p in (folder, *folder.parents) if not p.is_dir()]

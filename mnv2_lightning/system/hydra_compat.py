@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 IS_1_3 = hydra.__version__.startswith("1.3.")
 _BASE: dict[str, Any] = {"version_base": "1.3"} if IS_1_3 else {}
 # Which targets may be instantiated is checked before, by schema/targets.py.
-_UNCHECKED: Any = getattr(utils, "UNSAFE_DISABLE_EXECUTION_CHECKS", None)
+_UNCHECKED: Any = None if IS_1_3 else vars(utils)["UNSAFE_DISABLE_EXECUTION_CHECKS"]
 _MAIN = _BASE or {"execution_whitelist": _UNCHECKED}
 _NODE = {} if IS_1_3 else {"_execution_whitelist_": _UNCHECKED}
 
@@ -35,7 +35,7 @@ def instantiate(node: Any, **kwargs: Any) -> Any:
         raise InstantiationException(str(error)) from error
 
 
-# OmegaConf 2.4 deprecates its former name, under which the Ray plugin calls it.
+# OmegaConf 2.4, which Hydra 1.4 requires, deprecates the name that the Ray plugin calls it by.
 register_resolver: Callable[..., None] = getattr(
     OmegaConf, "register_new_resolver" if IS_1_3 else "register_resolver"
 )

@@ -7,31 +7,35 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from importlib import import_module
-from multiprocessing import forkserver
+from multiprocessing import forkserver, resource_tracker
 from typing import Any
 
 from mnv2_lightning.schema.errors import Terminated
 from mnv2_lightning.system import ranks, signals
 
-# Most of a command's start, imported once by the server that forks the processes. Not the command's
-# own module, which each process imports under the name __mp_main__.
-PRELOAD = ["mnv2_lightning.build", "mnv2_lightning.cli.command", "torchvision"]
+# Slow imports, made once by the server that forks the processes. Without the command's own module,
+# which each process imports under the name __mp_main__.
+PRELOAD = ["mnv2_lightning.build", "mnv2_lightning.cli.command"]
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
 HAS_SERVER = "forkserver" in multiprocessing.get_all_start_methods()  # not on Windows
-PARENT = int(os.environ.get(ranks.LAUNCHED) or os.getppid())  # of a rank: the command
+PARENT = int(os.environ.get(ranks.LAUNCHED) or os.getppid())  # that must outlive this one
 
 
 def start_server() -> None:
     """Start the server, which imports PRELOAD; return at once."""
     if HAS_SERVER:
         forkserver.set_forkserver_preload(PRELOAD)
+        resource_tracker.ensure_running()  # which unblocks signals
+        # The server inherits the mask: signals to the process group are for this process alone.
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         forkserver.ensure_running()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
 
 def run_command(module: str, arguments: Sequence[str]) -> int:
     """Run `python -m module *arguments`; return its exit status, or -N if signal N killed it.
 
-    It has its own process group, and gets each signal from this process once. In a worker of a
-    launcher it ends when the worker's parent ends.
+    It has its own process group, and gets each signal of this process once.
     """
     start_server()
     if multiprocessing.get_start_method() not in multiprocessing.get_all_start_methods():
@@ -40,24 +44,26 @@ def run_command(module: str, arguments: Sequence[str]) -> int:
     context: Any = multiprocessing.get_context("forkserver" if HAS_SERVER else "spawn")
     environment = dict(os.environ)  # the server has that of its start
     process = context.Process(target=_run, args=(module, list(arguments), environment))
-    process.start()
     try:
+        process.start()
         while process.is_alive():
             process.join(timeout=0.5)
             if not signals.is_installed() and os.getppid() != PARENT:
                 os._exit(Terminated.exit_status)  # joblib would catch SystemExit
     except BaseException as error:
         sent = signal.SIGINT if isinstance(error, KeyboardInterrupt) else signal.SIGTERM
-        with suppress(ProcessLookupError):
-            os.kill(process.pid or 0, sent)
-        process.join()
+        if process.pid is not None:
+            with suppress(ProcessLookupError):
+                os.kill(process.pid, sent)
+            process.join()
         raise
     return process.exitcode or 0
 
 
 def _run(module: str, arguments: list[str], environment: dict[str, str]) -> None:
-    if hasattr(os, "setpgrp"):  # not on Windows
+    if HAS_SERVER:
         os.setpgrp()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     os.environ.clear()
     os.environ.update(environment)
     sys.argv[1:] = arguments

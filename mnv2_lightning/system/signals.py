@@ -26,7 +26,7 @@ def install(*, is_silent: bool) -> None:
     `import torch` may be lost or abort the process. A signal that is ignored, as SIGINT is in a
     background process of a shell, stays ignored.
     """
-    atexit.register(_exit_fast)  # registered first, it runs last
+    atexit.register(_exit_fast)  # runs after the handlers that libraries register later
     _Process.is_silent = is_silent
     for number in ERRORS:
         if signal.getsignal(number) not in (signal.SIG_IGN, None):
@@ -39,10 +39,7 @@ def is_installed() -> bool:
 
 
 def raise_errors() -> None:
-    """From now on raise KeyboardInterrupt on SIGINT and SystemExit(143) on SIGTERM.
-
-    A second signal ends the process at once.
-    """
+    """Raise KeyboardInterrupt on SIGINT, SystemExit(143) on SIGTERM; a second one exits at once."""
     _replace(_exit_now, _raise)
 
 

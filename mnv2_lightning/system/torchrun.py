@@ -15,8 +15,6 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from mnv2_lightning.schema.errors import RankError
 from mnv2_lightning.system import ranks
 
-SECONDS = 4  # that ranks have to end after a signal
-
 
 def run(arguments: Sequence[str], count: int) -> None:
     """`python -m arguments...` in `count` processes. RankError: the first of them that failed.
@@ -38,8 +36,8 @@ def run(arguments: Sequence[str], count: int) -> None:
             max_restarts=0,
             monitor_interval=0.1,
             logs_specs=DefaultLogsSpecs(log_dir=logs),
-            signals_to_handle="SIGHUP",  # the others raise, see `signals`
-            shutdown_timeout=SECONDS,
+            signals_to_handle="SIGHUP",  # SIGINT and SIGTERM are handled by system/signals.py
+            shutdown_timeout=4,  # seconds from a signal to SIGKILL
         )
         try:
             elastic_launch(config, sys.executable)("-m", *arguments)
