@@ -84,7 +84,8 @@ class Command:
             self.outcome = outcome
             try:
                 self._run_hydra()
-                signals.raise_again()
+                if not self.status:  # a library may have dropped the error of a signal
+                    signals.raise_again()
             except SystemExit as error:  # Hydra's, or a check's
                 if not isinstance(error, Reported) and signals.interruption(error) is not None:
                     raise
