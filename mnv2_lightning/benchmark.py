@@ -18,9 +18,9 @@ log = logging.getLogger(__name__)
 
 
 def benchmark(cfg: DictConfig) -> dict[str, Any]:
-    """The tutorial's way and ours in turns, each in fresh processes; a JSON record and tables.
+    """Measure the tutorial's code and this package in turns, each in a new process.
 
-    Written into `cfg.run_dir` as it grows. DataError.
+    Writes a JSON record and tables into `cfg.run_dir` after each part. DataError.
     """
     from mnv2_lightning.data import idx_files as data_files
     from mnv2_lightning.reports import benchmark_tables as report

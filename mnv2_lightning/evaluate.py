@@ -62,8 +62,8 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
     (metrics,) = measure(classifier, datamodule=datamodule, verbose=False)
 
     ranges = config.plain(run_cfg)["classifier"]["test_time_augmentation"]
-    said = predictions.predicted
-    matrix = figures.confusion_matrix(said.labels, said.probabilities)
+    predicted = predictions.predicted
+    matrix = figures.confusion_matrix(predicted.labels, predicted.probabilities)
     result = {
         "run": run.name,
         "checkpoint": path.stem,
@@ -71,7 +71,7 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
         "split": cfg.split,
         "views": len(classifier.views),
         "test_time_augmentation": ranges,
-        "images": len(said.labels),
+        "images": len(predicted.labels),
         "accuracy": metrics[f"{cfg.split}/accuracy"],
         "loss": metrics[f"{cfg.split}/loss"],
         "classes": tables.per_class(matrix, datamodule.classes),
@@ -85,9 +85,9 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
     )
     figures.draw_confusion(matrix, datamodule.classes).savefig(out / f"{name}-confusion.png")
     wrong = figures.draw_wrong(
-        datamodule.images(cfg.split)[said.indices],
-        said.labels,
-        said.probabilities,
+        datamodule.images(cfg.split)[predicted.indices],
+        predicted.labels,
+        predicted.probabilities,
         datamodule.classes,
         count=32,
     )

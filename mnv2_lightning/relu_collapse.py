@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 def relu_collapse(cfg: DictConfig) -> dict[str, Any]:
     """Figure 1 of arXiv 1801.04381 as a PNG, and theorem 1's share beside a measured one.
 
-    A point x in the plane can be had back from ReLU(T x) where at least two of its outputs are
+    A point x in the plane can be recovered from ReLU(T x) if at least two of its outputs are
     positive (and their rows of T independent, which random rows are). For a T whose entries are
     symmetric about 0 each output is positive with probability 1/2.
     """
@@ -59,7 +59,7 @@ def surviving_share(
     x: np.ndarray, m: int, matrices: int, rng: np.random.Generator
 ) -> tuple[float, float]:
     """The mean over random (m, 2) matrices of the share of points with at least two positive
-    outputs, and its standard error over the matrices (the points of one T hang together).
+    outputs, and its standard error over the matrices (the points under one T are correlated).
     """
     shares = [np.mean((rng.standard_normal((m, 2)) @ x > 0).sum(0) >= 2) for _ in range(matrices)]
     return float(np.mean(shares)), float(np.std(shares, ddof=1) / math.sqrt(matrices))

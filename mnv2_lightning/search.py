@@ -181,7 +181,9 @@ def check_job(job: Job) -> None:
     cfg = job.cfg
     for key, value in (("resume", cfg.resume), ("sweep", cfg.sweep)):
         if value is not None:
-            raise ConfigError(f"{key}={value}: is train's; search.name=NAME resumes a search")
+            raise ConfigError(
+                f"{key}={value}: is an option of train; search.name=NAME resumes a search"
+            )
     for key, off in WITHOUT_ACCURACY.items():
         if OmegaConf.select(cfg, key) == off:
             why = "a search chooses by held-out images, such as of data.val_size=10000"

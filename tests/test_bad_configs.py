@@ -83,7 +83,7 @@ BAD_FOR_TORCH = {
     "trainer.accelerator=gpu": r"trainer\.accelerator=gpu: this machine has none; trainer",
     "model._target_=os.system": r"model\._target_=os\.system: not allowed",
     "model._target_=mnv2_lightning.networks.complexity.copy.deepcopy": r"there is no such class",
-    "model._target_=mnv2_lightning.networks.blocks.OrderedDict": r"it is collections's",
+    "model._target_=mnv2_lightning.networks.blocks.OrderedDict": r"it is defined in collections",
     "model._target_=mnv2_lightning.system.durable_files.write_text": r"not allowed",
     "model._target_=mnv2_lightning.data.idx_files.load": r"not allowed; it is not a class",
     "model._target_=mnv2_lightning.networks.none.Such": r"there is no such class",

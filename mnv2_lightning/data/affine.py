@@ -35,7 +35,7 @@ class RandomAffine:
 
 
 class TestTimeAugmentation:
-    """Yield a batch of (B, C, H, W) images, then a view for either end of each range.
+    """Yield a batch of (B, C, H, W) images, then two for each range, at its ends.
 
     Each view changes one thing. The ranges are those of `RandomAffine`. Pixels beyond the border
     repeat the edge, because the images are normalized already.

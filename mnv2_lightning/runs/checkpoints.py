@@ -146,7 +146,7 @@ def load_weights(module: L.LightningModule, path: Path) -> dict[str, float]:
     try:
         module.load_state_dict(checkpoint["state_dict"])
     except (RuntimeError, AttributeError) as error:  # AttributeError: a key is not a string
-        # Of torch's lines, the first only announces the others; each is long.
+        # The first line of torch's message is a header; the last says enough.
         why = " ".join(str(error).splitlines()[-1].split())[:200]
         raise ConfigError(f"{path}: its weights do not fit the run's network ({why})") from error
     return checkpoint.get("validation", {})

@@ -29,9 +29,9 @@ log = logging.getLogger(__name__)
 
 _MISSING: Any = object()
 # Classes of other packages that can write anywhere or send data. A resumed run uses them only if
-# the command's overrides name them; its config may be a stranger's.
+# the command's overrides name them; its config may come from an untrusted source.
 OVERRIDE_ONLY = ("logger", "trainer.profiler", "trainer.model_registry")
-# A file in the folder of a sweep or a search, and the key of its name.
+# File in the folder of a sweep or a search -> the key that names it.
 MARKERS = {"sweep.json": "sweep", ".locks": "search.name"}
 MAX_LENGTH = 120  # characters of a folder's name
 # Unique, also for two runs that start in the same second. The ranks of a run share the ID that
@@ -125,7 +125,7 @@ def resume_hint(folder: Path | None) -> str:
         for place in (folder, folder.parent):
             if (place / marker).exists():
                 name = f"{key}={place.name}"
-                return f"; the same command resumes it (with {name}, if it had no name)"
+                return f"; the same command resumes it (add {name} if it had no name)"
     saved = any((folder / "checkpoints").glob("*.ckpt"))
     return f"; resume it with resume={folder}" if saved else "; no epoch was finished"
 

@@ -16,7 +16,7 @@ from mnv2_lightning.system.durable_files import write_json
 
 RECORD = "result.json"
 LOCK = ".lock"  # locked by the process that trains in the folder
-LAST_RANK_SECONDS = 5.0  # for the ranks of a run to end after their first process was killed
+LAST_RANK_SECONDS = 5.0  # to wait for the other ranks of a run whose process was killed
 # The keys of every record; a missing value is null.
 EMPTY: dict[str, Any] = dict.fromkeys(
     (
@@ -121,7 +121,7 @@ def record_death(folder: Path, status: int) -> str | None:
 
 
 def _root_error(error: BaseException) -> BaseException:
-    """The error that ended the run, if a logger that closed after it has failed on a full disk."""
+    """The error that ended the run, where a logger failed on a full disk while it was closed."""
     while is_of_storage(error):
         root = error
         while root.__cause__ is not None:

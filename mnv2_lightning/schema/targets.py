@@ -95,7 +95,9 @@ def resolve(path: str, target: str) -> Any:
     # An allowed name may lead elsewhere: mnv2_lightning.networks.x.os.system.
     home = getattr(found, "__module__", "") or ""
     if not callable(found) or home.split(".")[0] != module_name.split(".")[0]:
-        raise ConfigError(f"{path}._target_={target}: not allowed; it is {home or 'no class'}'s")
+        raise ConfigError(
+            f"{path}._target_={target}: not allowed; it is defined in {home or 'no module'}"
+        )
     if home.startswith(OURS) and not inspect.isclass(found) and not _is_in(target, FUNCTIONS_IN):
         raise ConfigError(f"{path}._target_={target}: not allowed; it is not a class")
     return found
