@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 NEXT := $(VENV)/next-hydra
-ON_NEXT := command conf bad_configs multirun sweep launchers search signals resume
+ON_NEXT := command conf bad_configs multirun sweep launchers search
 
 .PHONY: help train test test-slow test-next test-crash evidence audit lint format clean
 
