@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
-from mnv2_lightning.system import ranks
+from mnv2_lightning.system import ranks, torchrun
 from tests.conftest import Call, load, record
 
 FEW = (
@@ -168,6 +169,34 @@ def test_a_dead_rank_in_a_sweep(tmp_path: Path) -> None:
     assert record(folder / "seed-2")["status"] == "finished"
     out, _ = end(start(tmp_path, *sweep))
     assert "2 of 2 runs finished" in out
+
+
+@pytest.mark.parametrize(
+    ("cause", "other"),
+    [
+        # Exit status, and when a rank reported its error, if it did.
+        ((1, 100.9), (143, None)),  # which the agent ended in the same second
+        ((1, 100.9), (1, 100.95)),  # the lost connection
+        ((-9, None), (1, 99.9)),  # reported before the agent saw the cause
+        ((7, None), (1, 100.1)),
+        ((1, 95.5), (-9, None)),  # which the agent killed after its time to end
+    ],
+)
+def test_the_rank_that_failed_first(
+    cause: tuple[int, float | None],
+    other: tuple[int, float | None],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("time.time", lambda: 100.5)
+    for causing in (0, 1):
+        failures = {}
+        for rank, (status, time) in ((causing, cause), (1 - causing, other)):
+            file = tmp_path / f"{causing}-{rank}"
+            if time is not None:
+                file.write_text(json.dumps({"message": "m", "timestamp": time}))
+            failures[rank] = ProcessFailure(rank, 1, status, str(file))
+        assert torchrun.rank_error(failures).rank == causing
 
 
 def test_calls_that_cannot_work(

@@ -42,7 +42,7 @@ def report(message: str) -> bool:
     if not is_launched():
         return False
     with suppress(OSError, KeyError):
-        content = {"message": message, "timestamp": int(time.time()), "time": time.time()}
+        content = {"message": message, "timestamp": time.time()}
         path = Path(os.environ["TORCHELASTIC_ERROR_FILE"])
         path.write_text(json.dumps(content), encoding="utf-8")
     return True

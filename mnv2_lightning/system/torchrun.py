@@ -1,6 +1,7 @@
 """The ranks of a run on this machine: torchrun's agent starts, watches and ends them."""
 
 import logging
+import math
 import os
 import signal
 import sys
@@ -12,7 +13,7 @@ from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from mnv2_lightning.schema.errors import RankError
+from mnv2_lightning.schema.errors import RankError, Terminated
 from mnv2_lightning.system import ranks
 
 
@@ -42,22 +43,30 @@ def run(arguments: Sequence[str], count: int) -> None:
         try:
             elastic_launch(config, sys.executable)("-m", *arguments)
         except ChildFailedError as error:
-            raise _rank_error(error.failures) from None
+            raise rank_error(error.failures) from None
         finally:
             os.environ.clear()
             os.environ.update(before)
 
 
-def _rank_error(failures: dict[int, ProcessFailure]) -> RankError:
-    # A rank that was killed is the cause, whichever other noticed first; the agent ends the others.
-    killed = [r for r, f in failures.items() if f.exitcode < 0 and -f.exitcode != signal.SIGTERM]
-    times = {r: f.error_file_data.get("time", f.timestamp) for r, f in failures.items()}
-    rank = killed[0] if killed else min(times, key=lambda r: times[r])
+def rank_error(failures: dict[int, ProcessFailure]) -> RankError:
+    """The error of the rank that failed first, of `failures` by rank."""
+    rank = min(failures, key=lambda rank: _time(failures[rank]))
     failure = failures[rank]
     if failure.exitcode < 0:
         message = f"rank {rank} was killed by {signal.Signals(-failure.exitcode).name}"
-    elif "time" in failure.error_file_data:  # `ranks.report`
+    elif "timestamp" in failure.error_file_data:  # `ranks.report`
         message = failure.message
     else:
         message = f"rank {rank} exited with status {failure.exitcode}"
     return RankError(message, max(failure.exitcode, 1), rank)
+
+
+def _time(failure: ProcessFailure) -> float:
+    """When the rank failed, to order failures by cause."""
+    if failure.exitcode in (-signal.SIGTERM, Terminated.exit_status):
+        return math.inf  # the agent ended it, after another had failed
+    # A rank that died reported no time, and others may have reported the lost connection before
+    # the agent saw it. The agent's own SIGKILL comes seconds later.
+    time: float = failure.error_file_data.get("timestamp", failure.timestamp - 1)
+    return time
