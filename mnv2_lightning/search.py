@@ -15,6 +15,7 @@ from mnv2_lightning.cli.composing import config_dir, quoted
 from mnv2_lightning.cli.report_error import report_error
 from mnv2_lightning.runs.config import plain, reproducibility_config, to_yaml
 from mnv2_lightning.runs.folder import key_of
+from mnv2_lightning.runs.record import SEARCH
 from mnv2_lightning.schema.errors import ConfigError, DataError, Pruned, SearchError, StorageError
 
 if TYPE_CHECKING:
@@ -38,7 +39,6 @@ def search(cfg: DictConfig) -> dict[str, Any]:
     Returns the content of search.json. ConfigError, DataError, SearchError, StorageError.
     """
     from mnv2_lightning.reports import tables, write
-    from mnv2_lightning.reports.collect import SEARCH
     from mnv2_lightning.sweeps import studies
     from mnv2_lightning.system import durable_files
 

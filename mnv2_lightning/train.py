@@ -196,27 +196,29 @@ def _processes_to_start(cfg: DictConfig) -> int:
 
 def final_config(cfg: DictConfig, overrides: list[str]) -> DictConfig:
     """Resolve `resume`, also where the run's folder holds an unfinished run of this config; record
-    the overrides; give each job of a sweep one device by default. ConfigError.
+    the overrides and the command. ConfigError.
     """
     hydra = HydraConfig.get()
     if cfg.resume:
         cfg = folder.resumed_config(cfg, overrides)
     else:
         cfg.overrides = [override for override in overrides if "${" not in override]  # no values
-        is_swept = hydra.mode == RunMode.MULTIRUN
-        if is_swept and cfg.trainer.devices == "auto":
-            cfg.trainer.devices = 1
-            cfg.overrides.append("trainer.devices=1")
         run_dir = Path(cfg.run_dir)
         if ranks.rank():  # the first, which has looked at it, may be writing into the folder
             resumes = any((run_dir / "checkpoints").glob("*.ckpt"))
         else:
+            is_swept = hydra.mode == RunMode.MULTIRUN
             resumes = folder.holds_this_run(run_dir, cfg, is_swept=is_swept)
         if resumes:
             cfg.resume = cfg.run_dir
     repeat = composing.arguments(hydra, "train", cfg.overrides)
     cfg.command = shlex.join(["python", "-m", "mnv2_lightning.train", *repeat])
     return cfg
+
+
+def job_overrides(cfg: DictConfig) -> list[str]:
+    """One device for each job of a sweep by default, so that jobs can run side by side."""
+    return ["trainer.devices=1"] if cfg.trainer.devices == "auto" else []
 
 
 def check_job(job: Job) -> None:
@@ -281,7 +283,14 @@ def _check_epochs(cfg: DictConfig) -> None:
         )
 
 
-COMMAND = Command("train", launch, check_job=check_job, final_config=final_config, sweep=manifest)
+COMMAND = Command(
+    "train",
+    launch,
+    check_job=check_job,
+    final_config=final_config,
+    job_overrides=job_overrides,
+    sweep=manifest,
+)
 main = COMMAND.main
 
 if __name__ == "__main__":

@@ -43,9 +43,9 @@ class Command:
     """`python -m mnv2_lightning.NAME key=value ...`, with `conf/NAME.yaml` and what it includes.
 
     `check_job` is called for each job before any folder is made. `final_config` maps the composed
-    config and the overrides to the config that `function` gets. `sweep`: for multiruns, a
-    module with `begin(jobs)` and `end(jobs) -> bool`, such as `sweeps.manifest`. Each job of a
-    multirun is this command in its own process.
+    config and the overrides to the config that `function` gets. Each job of a multirun is this
+    command in its own process, with `job_overrides` added. `sweep`: for multiruns, a module with
+    `begin(jobs)` and `end(jobs) -> bool`, such as `sweeps.manifest`.
     """
 
     def __init__(
@@ -55,14 +55,14 @@ class Command:
         *,
         check_job: Callable[[Job], None] = lambda job: None,
         final_config: Callable[[DictConfig, list[str]], DictConfig] = lambda cfg, overrides: cfg,
+        job_overrides: Callable[[DictConfig], list[str]] = lambda cfg: [],
         sweep: ModuleType | None = None,
     ) -> None:
         self.name, self.function = name, function
         self.check_job, self.final_config, self.sweep = check_job, final_config, sweep
+        self.job_overrides = job_overrides
         self.jobs: list[Job] = []  # of a multirun
-        self.launcher = "basic"
-        self.outcome = Outcome(None)
-        self.status = 0
+        self.launcher, self.outcome, self.status = "basic", Outcome(None), 0
 
     def __reduce__(self) -> tuple[Callable[[str], "Command"], tuple[str]]:
         """Pickle by name: a worker of a launcher imports the command's module."""
@@ -80,7 +80,7 @@ class Command:
         os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra raises its errors
         if ranks.rank() or ranks.is_launched():  # gloo prints a stack where another rank has ended
             os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-        with report_error("traceback=true" in map(str.lower, sys.argv)) as outcome:
+        with report_error() as outcome:
             self.outcome = outcome
             try:
                 self._run_hydra()
@@ -101,7 +101,7 @@ class Command:
                 raise ConfigError(composing.explain(error, self.name)) from error
         finally:
             # Also after an error, such as of a launcher whose worker was killed.
-            if self.sweep is not None and self.jobs and not signals.is_interrupted():
+            if self.sweep is not None and self.jobs and signals.interruption() is None:
                 self.status = 0 if self.sweep.end(self.jobs) else 1
 
     def __call__(self, cfg: DictConfig) -> None:
@@ -111,8 +111,7 @@ class Command:
         run_dir = folder if folder != Path.cwd() else None  # a command that writes nothing
         overrides = composing.unresolved(hydra.overrides.task)
         if hydra.mode == RunMode.MULTIRUN:
-            if OmegaConf.select(cfg, "trainer.devices") == "auto":
-                overrides.append("trainer.devices=1")  # so that jobs can run side by side
+            overrides += self.job_overrides(cfg)
             arguments = composing.arguments(hydra, self.name, overrides, folder)
             status = processes.run_command(f"mnv2_lightning.{self.name}", arguments)
             if run_dir is not None and (error := record_death(run_dir, status)) is not None:
@@ -134,19 +133,21 @@ class Command:
     def check_multirun(self, config: DictConfig) -> None:
         """Compose and check each job of a multirun. ConfigError, StorageError."""
         self.launcher = config.hydra.runtime.choices["hydra/launcher"]
-        self._check_launcher()
+        if self.launcher != "basic" and self.sweep is None:
+            raise ConfigError(f"hydra/launcher={self.launcher}: is for sweeps of train")
+        if self.launcher == "submitit_slurm" and shutil.which("srun") is None:
+            raise ConfigError("hydra/launcher=submitit_slurm: no srun here; use submitit_local")
         if self.launcher == "basic":
             processes.start_server()  # it imports while the jobs are checked
         shared = composing.shared_keys(config)
         names = ",".join(f"'{key}'" for key in shared)
         extra = [f"hydra.job.config.override_dirname.exclude_keys=[{names}]"]
         typed = composing.unresolved(config.hydra.overrides.hydra)
-        typed = [o for o in typed if not o.startswith("hydra.mode")]
+        typed = [o for o in typed if not o.startswith("hydra.mode")] + extra
         jobs = []
         for number, overrides in enumerate(composing.jobs(config)):
             try:
-                config_name = config.hydra.job.config_name
-                composed = composing.composed(config_name, [*overrides, *typed, *extra])
+                composed = composing.composed(config.hydra.job.config_name, [*overrides, *typed])
                 jobs.append(self._job(composed, overrides, number=number))
             except ConfigError as error:
                 job = folders.job_folder(overrides, shared)
@@ -161,12 +162,6 @@ class Command:
             place = f"hydra.sweep.dir={composing.quoted(sweep_dir)}"
             config.hydra.overrides.hydra += [*extra, place]
         self.jobs, self.outcome.folder = jobs, sweep_dir
-
-    def _check_launcher(self) -> None:
-        if self.launcher != "basic" and self.sweep is None:
-            raise ConfigError(f"hydra/launcher={self.launcher}: is for sweeps of train")
-        if self.launcher == "submitit_slurm" and shutil.which("srun") is None:
-            raise ConfigError("hydra/launcher=submitit_slurm: no srun here; use submitit_local")
 
     def _check(self, jobs: list[Job]) -> None:
         """ConfigError, StorageError."""
@@ -193,6 +188,9 @@ class Command:
         number: int | None = None,
     ) -> Job:
         """`number`: of a job of a multirun; None for a single run. ConfigError."""
+        if number is not None:
+            overrides = overrides + (added := self.job_overrides(config))
+            config.merge_with_dotlist(added)
         if any(folders.key_of(o) == "run_dir" for o in overrides) and OmegaConf.is_interpolation(
             compose(self.name), "run_dir"
         ):
@@ -230,7 +228,7 @@ class Checks(Callback):
 
     def _call(self, check: Callable[[DictConfig], None], config: DictConfig) -> None:
         """Only SystemExit ends the command; Hydra turns other exceptions into warnings."""
-        with report_error("traceback=true" in map(str.lower, sys.argv)) as outcome:
+        with report_error() as outcome:
             try:
                 check(config)
             except composing.ERRORS as error:  # such as of an interpolation

@@ -88,8 +88,7 @@ def jobs(config: DictConfig) -> list[list[str]]:
 def _of_multirun(config: DictConfig) -> list[str]:
     """The overrides of a multirun as Hydra's sweeper reads them."""
     params = config.hydra.sweeper.get("params") or {}
-    in_config = [f"{key}={value}" for key, value in params.items()]
-    return [*in_config, *unresolved(config.hydra.overrides.task)]
+    return [*(f"{k}={v}" for k, v in params.items()), *unresolved(config.hydra.overrides.task)]
 
 
 def shared_keys(config: DictConfig) -> list[str]:

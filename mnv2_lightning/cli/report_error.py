@@ -33,7 +33,7 @@ class Reported(SystemExit):
 
 
 @contextmanager
-def report_error(shows_traceback: bool, folder: Path | None = None) -> Iterator[Outcome]:
+def report_error(shows_traceback: bool = False, folder: Path | None = None) -> Iterator[Outcome]:
     """Print an error of the block as one line. SystemExit passes, unless a signal raised it."""
     outcome = Outcome(folder)
     try:
@@ -42,12 +42,8 @@ def report_error(shows_traceback: bool, folder: Path | None = None) -> Iterator[
         signal = signals.interruption(error)
         if signal is None and isinstance(error, SystemExit):
             raise
-        if signal is not None:
-            outcome.status = signal.exit_status
-            outcome.message = f"{signal.__name__.lower()}{resume_hint(outcome.folder)}"
-        else:
-            outcome.status, outcome.message = _describe(error, outcome.folder)
-        if shows_traceback:
+        outcome.status, outcome.message = _describe(signal or error, outcome.folder)
+        if shows_traceback or "traceback=true" in map(str.lower, sys.argv):
             traceback.print_exc()
         where = "" if signal is not None else _save_traceback(error, outcome)
         _print(error, f"{outcome.message}{where}", is_signal=signal is not None)
@@ -70,8 +66,10 @@ def is_waited_for() -> bool:
     return ranks.is_launched() or ranks.rank() > 0 or processes.is_child()
 
 
-def _describe(error: BaseException, folder: Path | None) -> tuple[int, str]:
-    """Exit status and message."""
+def _describe(error: BaseException | type[UserError], folder: Path | None) -> tuple[int, str]:
+    """Exit status and message of an error, or of the class that stands for a signal."""
+    if isinstance(error, type):
+        return error.exit_status, f"{error.__name__.lower()}{resume_hint(folder)}"
     if isinstance(error, UserError):
         return error.exit_status, str(error)
     if isinstance(error, OSError) and is_of_storage(error):

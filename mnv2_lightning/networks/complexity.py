@@ -1,7 +1,6 @@
 """Costs of a network: parameters, multiply-adds, sizes of its feature maps."""
 
 import copy
-import re
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
@@ -9,9 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
-
-# Names of the modules whose output is measured: each child of the network, or of a list of stages.
-STAGE = re.compile(r"(stages|layers)\.[^.]+|(?!(stages|layers)$)[^.]+")
 
 
 @dataclass(frozen=True)
@@ -39,9 +35,8 @@ def measure(network: nn.Module, *, in_channels: int, image_size: int) -> Complex
         if output.ndim == 4:
             map_sizes[name] = output.shape[-1]
 
-    for name, module in on_meta.named_modules():
-        if STAGE.fullmatch(name):
-            module.register_forward_hook(partial(record, name))
+    for name, module in _stages(on_meta):
+        module.register_forward_hook(partial(record, name))
     image = torch.empty(1, in_channels, image_size, image_size, device="meta")
     with torch.inference_mode(), FlopCounterMode(display=False) as flops:
         on_meta(image)
@@ -50,3 +45,14 @@ def measure(network: nn.Module, *, in_channels: int, image_size: int) -> Complex
         multiply_adds=flops.get_total_flops() // 2,
         map_sizes=map_sizes,
     )
+
+
+def _stages(network: nn.Module) -> list[tuple[str, nn.Module]]:
+    """The network's children by name; of `stages` and `layers` their children instead."""
+    found: list[tuple[str, nn.Module]] = []
+    for name, child in network.named_children():
+        if name in ("stages", "layers"):
+            found += [(f"{name}.{key}", stage) for key, stage in child.named_children()]
+        else:
+            found.append((name, child))
+    return found

@@ -8,11 +8,9 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from mnv2_lightning.runs.record import LOCK, RECORD, read_dict, read_record
+from mnv2_lightning.runs.record import LOCK, RECORD, SWEEP, read_dict, read_record
 
 Row = dict[str, Any]
-
-SWEEP, SEARCH = "sweep.json", "search.json"
 
 
 def rows(folders: Sequence[Path]) -> list[Row]:

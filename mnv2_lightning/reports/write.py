@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 from base64 import b64encode
 from collections.abc import Sequence
 from importlib.resources import files
@@ -12,6 +11,7 @@ from jinja2 import Template
 
 from mnv2_lightning.reports import collect, leaderboard, sweep_figures, tables
 from mnv2_lightning.reports.collect import Row
+from mnv2_lightning.runs.record import SEARCH, read_dict
 
 TITLES = {  # of the figures
     "lines": "Accuracy over one key, by another",
@@ -41,10 +41,8 @@ def report(folders: Sequence[Path], out: Path) -> list[Row]:
     out.mkdir(parents=True, exist_ok=True)
     for name in TITLES:  # figures of an earlier report
         (out / f"{name}.png").unlink(missing_ok=True)
-    search = folders[0] / collect.SEARCH
-    is_search = len(folders) == 1 and search.is_file()
-    trials = json.loads(search.read_text(encoding="utf-8")) if is_search else None
-    figures = sweep_figures.draw(rows, trials)
+    trials = read_dict(folders[0] / SEARCH) if len(folders) == 1 else {}
+    figures = sweep_figures.draw(rows, trials or None)
     shown = []  # on the page
     for name, figure in figures.items():
         figure.savefig(out / f"{name}.png")

@@ -19,9 +19,11 @@ from mnv2_lightning.system.durable_files import write_text
 
 # Keys that belong to a command, not to the run; config.yaml does not hold them.
 COMMAND_KEYS = ("command", "resume", "run_dir", "sweep", "traceback")
+# Keys that neither the result of a run depends on nor a comparison of runs shows.
+HIDDEN_KEYS = (*COMMAND_KEYS, "overrides", "logger", "data.dir", "data.classes")
 # Keys that the result of a run does not depend on: paths, logging, progress.
 IGNORED_KEYS = (
-    *(*COMMAND_KEYS, "overrides", "logger", "data.dir", "data.classes"),
+    *HIDDEN_KEYS,
     *("trainer.enable_autolog_hparams", "trainer.enable_model_summary"),
     *("trainer.enable_progress_bar", "trainer.log_every_n_steps"),
     *("trainer.model_registry", "trainer.profiler"),
@@ -151,19 +153,20 @@ def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _is_ignored(key: str) -> bool:
-    return any(f"{key}.".startswith(f"{k}.") for k in IGNORED_KEYS) or key.endswith(".dirpath")
+def _is_in(key: str, groups: Sequence[str]) -> bool:
+    return any(f"{key}.".startswith(f"{group}.") for group in groups)
 
 
 def reproducibility_config(config: dict[str, Any]) -> dict[str, Any]:
     """The part of a config that the result depends on, flat."""
-    return {key: value for key, value in flatten(config).items() if not _is_ignored(key)}
+    flat = flatten(config).items()
+    return {k: v for k, v in flat if not _is_in(k, IGNORED_KEYS) and not k.endswith(".dirpath")}
 
 
 def override_values(overrides: Sequence[str]) -> dict[str, Any]:
-    """The values by key of those overrides that the result depends on."""
+    """The values by key of the overrides in which runs can be compared."""
     parsed = OverridesParser.create().parse_overrides(list(overrides))
-    return {o.key_or_group: o.value() for o in parsed if not _is_ignored(o.key_or_group)}
+    return {o.key_or_group: o.value() for o in parsed if not _is_in(o.key_or_group, HIDDEN_KEYS)}
 
 
 def config_hash(config: dict[str, Any]) -> str:

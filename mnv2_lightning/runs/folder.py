@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from mnv2_lightning.data.sets import DATA_DIR
 from mnv2_lightning.runs import config
 from mnv2_lightning.runs.config import COMMAND_KEYS, MAY_CHANGE, plain
-from mnv2_lightning.runs.record import EMPTY, LOCK, RECORD, read_record
+from mnv2_lightning.runs.record import EMPTY, LOCK, RECORD, SWEEP, TRIAL_LOCKS, read_record
 from mnv2_lightning.schema.check import check, targeted_nodes
 from mnv2_lightning.schema.errors import ConfigError
 from mnv2_lightning.schema.nearest import did_you_mean, dotted_keys
@@ -32,7 +32,7 @@ _MISSING: Any = object()
 # the command's overrides name them; its config may come from an untrusted source.
 OVERRIDE_ONLY = ("logger", "trainer.profiler", "trainer.model_registry")
 # File in the folder of a sweep or a search -> the key that names it.
-MARKERS = {"sweep.json": "sweep", ".locks": "search.name"}
+MARKERS = {SWEEP: "sweep", TRIAL_LOCKS: "search.name"}
 MAX_LENGTH = 120  # characters of a folder's name
 # Unique, also for two runs that start in the same second. The ranks of a run share the ID that
 # SLURM or torchrun gives it, and a run that they restart gets the same ID.

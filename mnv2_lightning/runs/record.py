@@ -15,6 +15,8 @@ from mnv2_lightning.system import signals
 from mnv2_lightning.system.durable_files import write_json
 
 RECORD = "result.json"
+SWEEP, SEARCH = "sweep.json", "search.json"  # in the folder of a sweep or a search
+TRIAL_LOCKS = ".locks"  # a folder, in that of a search
 LOCK = ".lock"  # locked by the process that trains in the folder
 LAST_RANK_SECONDS = 5.0  # to wait for the other ranks of a run whose process was killed
 # The keys of every record; a missing value is null.

@@ -134,7 +134,7 @@ def _check_fit(config: dict[str, Any]) -> None:
     clips = trainer["gradient_clip_val"] and trainer["precision"] == "16-mixed"
     if optimizer.get("fused") and clips:
         raise ConfigError(
-            "optimizer.fused=true: cannot clip gradients in 16-mixed; type optimizer.fused=null"
+            "optimizer.fused=true: cannot clip gradients in 16-mixed; set optimizer.fused=null"
         )
 
 

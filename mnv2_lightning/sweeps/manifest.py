@@ -5,10 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from mnv2_lightning.cli.command import Job
-from mnv2_lightning.reports.collect import SWEEP
 from mnv2_lightning.runs.config import differences, plain, reproducibility_config
 from mnv2_lightning.runs.folder import check_links
-from mnv2_lightning.runs.record import read_dict
+from mnv2_lightning.runs.record import SWEEP, read_dict
 from mnv2_lightning.schema.errors import ConfigError
 from mnv2_lightning.system import durable_files
 

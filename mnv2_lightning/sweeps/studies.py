@@ -23,12 +23,12 @@ from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from mnv2_lightning.runs.config import differences
+from mnv2_lightning.runs.record import TRIAL_LOCKS
 from mnv2_lightning.schema.errors import ConfigError
 from mnv2_lightning.system.durable_files import make_folder, write_text
 from mnv2_lightning.system.hydra_compat import instantiate
 
 ATTEMPTS = 3  # of a trial that kills its process; then it has failed
-LOCKS = ".locks"  # a folder: a lock for the study, and one for each trial
 
 
 def check(cfg: DictConfig) -> None:
@@ -59,7 +59,7 @@ def open_study(cfg: DictConfig, folder: Path, base: dict[str, Any]) -> optuna.St
     ConfigError: the database cannot be used, or its study of that name has another `base`.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    make_folder(folder / LOCKS)
+    make_folder(folder / TRIAL_LOCKS)
     with lock_study(folder):
         try:
             study = optuna.create_study(
@@ -97,7 +97,7 @@ def _storage(url: str | None, folder: Path) -> RDBStorage:
 
 def lock_study(folder: Path) -> FileLock:
     """A lock on the study; processes on machines that share only the database have others."""
-    return FileLock(folder / LOCKS / "study")
+    return FileLock(folder / TRIAL_LOCKS / "study")
 
 
 @contextmanager
@@ -136,7 +136,7 @@ def _lock_trial(
     for known in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         if known.user_attrs.get("owner") != _owner(folder):
             continue
-        lock = FileLock(folder / LOCKS / str(known.number), blocking=False)
+        lock = FileLock(folder / TRIAL_LOCKS / str(known.number), blocking=False)
         try:
             lock.acquire()
         except Timeout:
@@ -163,7 +163,7 @@ def _trial(study: optuna.Study, number: int, cfg: DictConfig, folder: Path) -> T
 
 def _owner(folder: Path) -> str:
     """The folder's ID in a study that other folders may share; stored in the folder."""
-    path = folder / LOCKS / "owner"
+    path = folder / TRIAL_LOCKS / "owner"
     if not path.is_file():
         write_text(path, uuid.uuid4().hex)
     return path.read_text(encoding="utf-8")

@@ -76,13 +76,9 @@ def reinstall() -> None:
         signal.signal(signal.SIGINT, _raise)
 
 
-def is_interrupted() -> bool:
-    return _Process.received is not None
-
-
-def interruption(error: BaseException) -> type[UserError] | None:
-    """The signal behind `error`, if any. Libraries raise other errors on the way up: Lightning
-    turns KeyboardInterrupt into SystemExit(1).
+def interruption(error: BaseException | None = None) -> type[UserError] | None:
+    """The signal that was received or is behind `error`, if any. Libraries raise other errors on
+    the way up: Lightning turns KeyboardInterrupt into SystemExit(1).
     """
     if _Process.received is not None:
         return ERRORS[_Process.received]
