@@ -16,7 +16,7 @@ BAD = {
     "optimizer.lr=null": r"optimizer\.lr=null: must be a number",
     "optimizer.momentum=1": r"optimizer\.momentum=1: must be less than 1",
     "optimizer.momentum=0": r"optimizer\.nesterov=true: needs optimizer\.momentum above 0",
-    "trainer.precision=16-mixed trainer.gradient_clip_val=1": r"type optimizer\.fused=null",
+    "trainer.precision=16-mixed trainer.gradient_clip_val=1": r"set optimizer\.fused=null",
     "optimizer.learning_rate=1": r"optimizer\.learning_rate: unknown key",
     "optimzer.lr=1": r"optimzer\.lr: unknown key; did you mean optimizer\.lr\?",
     "+optimizer.momentun=1": r"optimizer\.momentun: unknown key; did you mean optimizer\.momentum",
