@@ -1,10 +1,12 @@
 """Builds the objects that a config describes."""
 
+import inspect
 from typing import Any
 
 import lightning.pytorch as L
 import torch
 from hydra.errors import InstantiationException
+from hydra.utils import get_object
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, ProgressBar
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
@@ -13,7 +15,6 @@ from torch import nn
 
 from mnv2_lightning.callbacks.exact_resume import ExactResume
 from mnv2_lightning.callbacks.process_guard import ProcessGuard
-from mnv2_lightning.classifier import Classifier
 from mnv2_lightning.data.datamodule import MNISTDataModule
 from mnv2_lightning.runs.checkpoint_io import DurableCheckpointIO
 from mnv2_lightning.runs.config import COMMAND_KEYS, plain
@@ -39,18 +40,32 @@ def build_datamodule(cfg: DictConfig) -> MNISTDataModule:
     return instantiate(cfg.data, _convert_="all")
 
 
-def build_classifier(cfg: DictConfig, network: nn.Module) -> Classifier:
-    """Its hyper-parameters are plain data, so that checkpoints load with `weights_only=True`."""
-    classifier: Classifier = instantiate(
+def build_classifier(cfg: DictConfig, network: nn.Module) -> Any:
+    """The Classifier, or a LightningModule of the user's own.
+
+    Its hyper-parameters are plain data, so that checkpoints load with `weights_only=True`.
+    ConfigError: the class has saved others.
+    """
+    given = {
+        "network": network,
+        "optimizer": instantiate(cfg.optimizer, _convert_="all"),
+        "scheduler": instantiate(cfg.scheduler, _convert_="all"),
+        "num_classes": len(cfg.data.classes),
+    }
+    target = get_object(cfg.classifier._target_)
+    parameters = inspect.signature(target).parameters  # a user's own may take fewer
+    classifier = instantiate(
         cfg.classifier,
-        network=network,
-        optimizer=instantiate(cfg.optimizer, _convert_="all"),
-        scheduler=instantiate(cfg.scheduler, _convert_="all"),
-        num_classes=len(cfg.data.classes),
-        seed=cfg.seed,
+        _convert_="all",
+        **{name: value for name, value in given.items() if name in parameters},
     )
     outside = (*COMMAND_KEYS, "overrides")
     config = {key: value for key, value in plain(cfg).items() if key not in outside}
+    if own := classifier.hparams.keys() - config.keys():
+        raise ConfigError(
+            f"classifier: {target.__name__} saves {', '.join(sorted(own))} as hyper-parameters; "
+            "leave save_hyperparameters() out, a run saves its whole config"
+        )
     classifier.save_hyperparameters(config)
     classifier.example_input_array = torch.zeros(1, 1, cfg.data.image_size, cfg.data.image_size)
     return classifier
@@ -63,7 +78,7 @@ def build_callbacks(cfg: DictConfig) -> list[Callback]:
     the best epoch if there is no validation.
     """
     trainer = cfg.trainer
-    built: list[Callback] = [ExactResume(), ProcessGuard()]
+    built: list[Callback] = [ExactResume(seed=cfg.seed), ProcessGuard()]
     validates = cfg.data.val_size > 0 and trainer.limit_val_batches != 0
     for node in cfg.callbacks.values():
         if node is None:

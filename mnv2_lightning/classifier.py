@@ -23,7 +23,7 @@ class Classifier(L.LightningModule):
     `optimizer` maps parameter groups to an optimizer. `scheduler` is one of `schedules`, called
     with `total_steps` and `steps_per_epoch`. `test_time_augmentation` holds the ranges of
     `TestTimeAugmentation`; evaluations average over its views. Biases and norms have no weight
-    decay. Dropout depends on (seed, epoch) alone, which makes resuming bit-exact.
+    decay.
     """
 
     def __init__(
@@ -37,7 +37,6 @@ class Classifier(L.LightningModule):
         test_time_augmentation: dict[str, float] | None = None,
         channels_last: bool = True,
         compile: bool = False,
-        seed: int = 0,
     ) -> None:
         super().__init__()
         self.network = network
@@ -46,7 +45,7 @@ class Classifier(L.LightningModule):
         if compile:
             self.network.compile()  # in place: the weights keep their names
         self.make_optimizer, self.make_schedule = optimizer, scheduler
-        self.label_smoothing, self.channels_last, self.seed = label_smoothing, channels_last, seed
+        self.label_smoothing, self.channels_last = label_smoothing, channels_last
         self.metrics = nn.ModuleDict()
         for split in ("val", "test"):
             loss = MeanMetric(nan_strategy="disable")  # show a NaN
@@ -54,20 +53,14 @@ class Classifier(L.LightningModule):
             self.metrics[f"{split}_metrics"] = nn.ModuleDict({"loss": loss, "accuracy": accuracy})
         self.views = TestTimeAugmentation(**(test_time_augmentation or {}))
         self.window: Tensor | None = None  # sums of loss, correct and images since the last log
-        self.learning_rate = 0.0
 
     def forward(self, images: Tensor) -> Tensor:
-        images = images.to(self.dtype)  # 16-true and the like
         if self.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
         return self.network(images)
 
-    def on_train_epoch_start(self) -> None:
-        seed = self.seed * 1_000_003 + self.current_epoch
-        torch.manual_seed(seed * 1009 + self.trainer.global_rank)
-
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        images, labels, _ = batch
+        images, labels = batch
         logits = self(images)
         loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
         with torch.no_grad():
@@ -75,19 +68,14 @@ class Classifier(L.LightningModule):
             images_seen = correct.new_full((), len(labels))
             sums = torch.stack([loss.float() * len(labels), correct, images_seen])
             self.window = sums if self.window is None else self.window + sums
-        self.learning_rate = self.trainer.optimizers[0].param_groups[0]["lr"]  # of this step
         if should_log(self.trainer, batch_idx, self.global_step + 1):
             # The loss and accuracy since the last log. Only here is a value read from the device.
             loss_sum, correct, images_seen = self.window
             means = {"train/loss": loss_sum / images_seen, "train/accuracy": correct / images_seen}
-            log_now(self, means | {"lr": self.learning_rate}, self.global_step)
+            learning_rate = self.trainer.optimizers[0].param_groups[0]["lr"]
+            log_now(self, means | {"lr": learning_rate}, self.global_step)
             self.window = None
         return loss
-
-    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        """Stop at `max_steps`; within an epoch, Lightning alone would skip the validation."""
-        if self.global_step == self.trainer.max_steps:
-            self.trainer.should_stop = True
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
         return self._evaluate("val", batch)
@@ -95,9 +83,13 @@ class Classifier(L.LightningModule):
     def test_step(self, batch: Batch, batch_idx: int) -> Tensor:
         return self._evaluate("test", batch)
 
+    def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """The probability of each class, (B, num_classes)."""
+        return self._evaluation_logits(batch[0]).softmax(1)
+
     def _evaluate(self, split: str, batch: Batch) -> Tensor:
         """Update the metrics of `split`; return the logits, (B, num_classes)."""
-        images, labels, _ = batch
+        images, labels = batch
         logits = self._evaluation_logits(images)
         metrics: Any = self.metrics[f"{split}_metrics"]
         metrics["loss"].update(F.cross_entropy(logits, labels, reduction="none"))

@@ -17,11 +17,14 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
     """Accuracy, loss, and precision, recall and F1 of each class on `cfg.split`.
 
     Writes them as JSON, the confusion matrix as CSV and PNG, and the most confidently wrong images
-    as PNG into `run_dir`/evaluation/; the rest of the run stays as it was. ConfigError, DataError.
+    as PNG into `run_dir`/evaluation/; the rest of the run stays as it was. Of a LightningModule
+    whose step does not return logits, (B, num_classes), only what it logs is known. ConfigError,
+    DataError.
     """
     from mnv2_lightning import build
     from mnv2_lightning.callbacks.predictions import Predictions
     from mnv2_lightning.callbacks.process_guard import ProcessGuard
+    from mnv2_lightning.classifier import Classifier
     from mnv2_lightning.reports import figures, tables
     from mnv2_lightning.runs import checkpoints, config
     from mnv2_lightning.system import durable_files, warning_filters
@@ -61,37 +64,31 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
     measure = trainer.test if cfg.split == "test" else trainer.validate
     (metrics,) = measure(classifier, datamodule=datamodule, verbose=False)
 
-    ranges = config.plain(run_cfg)["classifier"]["test_time_augmentation"]
-    predicted = predictions.predicted
-    matrix = figures.confusion_matrix(predicted.labels, predicted.probabilities)
-    result = {
+    images, classes = datamodule.images(cfg.split), datamodule.classes
+    ranges = config.plain(run_cfg)["classifier"].get("test_time_augmentation") or {}
+    names = [f"{key}-{value:g}" for key, value in sorted(ranges.items()) if value]
+    out, name = run / "evaluation", "-".join([path.stem, cfg.split, *names])
+    result: dict[str, Any] = {
         "run": run.name,
         "checkpoint": path.stem,
         "precision": trainer.precision,
         "split": cfg.split,
-        "views": len(classifier.views),
+        "views": len(classifier.views) if isinstance(classifier, Classifier) else 1,
         "test_time_augmentation": ranges,
-        "images": len(predicted.labels),
-        "accuracy": metrics[f"{cfg.split}/accuracy"],
-        "loss": metrics[f"{cfg.split}/loss"],
-        "classes": tables.per_class(matrix, datamodule.classes),
+        "images": len(images),
+        "accuracy": metrics.get(f"{cfg.split}/accuracy"),
+        "loss": metrics.get(f"{cfg.split}/loss"),
+        "classes": [],
     }
-    out, name = run / "evaluation", f"{path.stem}-{cfg.split}"
-    if len(classifier.views) > 1:
-        name += "".join(f"-{key}-{value:g}" for key, value in sorted(ranges.items()) if value)
+    if (predicted := predictions.predicted) is not None:
+        labels, probabilities = predicted.labels, predicted.probabilities
+        matrix = figures.confusion_matrix(labels, probabilities)
+        result["classes"] = tables.per_class(matrix, classes)
+        durable_files.write_text(out / f"{name}-confusion.csv", tables.matrix_csv(matrix, classes))
+        figures.draw_confusion(matrix, classes).savefig(out / f"{name}-confusion.png")
+        wrong = figures.draw_wrong(images, labels, probabilities, classes, count=32)
+        wrong.savefig(out / f"{name}-wrong.png")
     durable_files.write_json(out / f"{name}.json", result)
-    durable_files.write_text(
-        out / f"{name}-confusion.csv", tables.matrix_csv(matrix, datamodule.classes)
-    )
-    figures.draw_confusion(matrix, datamodule.classes).savefig(out / f"{name}-confusion.png")
-    wrong = figures.draw_wrong(
-        datamodule.images(cfg.split)[predicted.indices],
-        predicted.labels,
-        predicted.probabilities,
-        datamodule.classes,
-        count=32,
-    )
-    wrong.savefig(out / f"{name}-wrong.png")
     log.info("%s", tables.evaluation(result))
     log.info("written: %s", out / f"{name}.json")
     return result
@@ -108,6 +105,9 @@ def check_job(job: Job) -> None:
     run = folder.require_run("run_dir", cfg.run_dir)
     folder.require_checkpoint("run_dir", run, cfg.checkpoint)
     run_config = config.plain(folder.read_checked(run))
+    target = run_config["classifier"]["_target_"]
+    if cfg.test_time_augmentation is not None and not target.startswith("mnv2_lightning."):
+        raise ConfigError(f"test_time_augmentation: {target} has no such option")
     if cfg.split == "val" and not run_config["data"]["val_size"]:
         raise ConfigError("split=val: the run held out no images (data.val_size=0)")
     idx_files.require_folder(cfg.data.dir)

@@ -9,14 +9,15 @@ import torchvision.transforms as T
 from PIL import Image
 
 from mnv2_lightning.build import build_datamodule
-from mnv2_lightning.data.batches import Batches, split
+from mnv2_lightning.data.batches import Batches, positions, split
+from mnv2_lightning.data.datamodule import MNISTDataModule
 from tests.conftest import SMALL, Configure
 
 
 def batches(epoch: int, **options: int) -> list[list[int]]:
     sampler = Batches(torch.arange(103), 10, shuffle=True, seed=options.pop("seed", 0), **options)
     sampler.set_epoch(epoch)
-    return [batch.tolist() for batch in sampler]
+    return [indices.tolist() for indices, _ in sampler]
 
 
 def test_order_is_a_function_of_seed_and_epoch() -> None:
@@ -39,6 +40,21 @@ def test_ranks_share_each_batch(world_size: int) -> None:
     ranks = [batches(5, rank=rank, world_size=world_size) for rank in range(world_size)]
     for index, batch in enumerate(whole):
         assert sorted(chain(*(rank[index] for rank in ranks))) == sorted(batch)
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+def test_positions_of_the_shares(world_size: int) -> None:
+    ranks = [
+        [
+            indices.tolist()
+            for indices, _ in Batches(
+                torch.arange(103), 10, shuffle=False, rank=rank, world_size=world_size
+            )
+        ]
+        for rank in range(world_size)
+    ]
+    sizes = [[len(share) for share in shares] for shares in ranks]
+    assert positions(sizes).tolist() == list(chain(*chain(*ranks)))
 
 
 def test_split_is_disjoint_and_by_seed() -> None:
@@ -64,21 +80,47 @@ def test_prepared_as_the_tutorial_does(size: int, configure: Configure) -> None:
     """ToTensor, Normalize, Resize (bilinear, antialiased), one image at a time by torchvision."""
     data = build_datamodule(configure(*SMALL, f"data.image_size={size}"))
     data.setup()
-    assert data.train_set is not None
-    images, _, indices = data.train_set[torch.arange(3)]
     steps = [T.ToTensor(), T.Normalize(0.1307, 0.3081), T.Resize((size, size), antialias=True)]
-    theirs = torch.stack([T.Compose(steps)(Image.fromarray(i.numpy())) for i in images])
-    torch.testing.assert_close(data.prepare(images, indices, None), theirs, atol=1e-5, rtol=0)
+    theirs = [T.Compose(steps)(Image.fromarray(image)) for image in data.images("test")[:3]]
+    x, labels = next(iter(data.test_dataloader()))
+    assert (x.dtype, labels.dtype) == (torch.float32, torch.int64)
+    assert x.shape == (len(labels), 1, size, size)
+    torch.testing.assert_close(x[:3], torch.stack(theirs), atol=1e-5, rtol=0)
 
 
 def test_crop(configure: Configure) -> None:
     """The middle of the prepared image, which the image size follows."""
     whole = build_datamodule(configure(*SMALL))
     middle = build_datamodule(configure(*SMALL, "data.crop=24"))
-    images, indices = torch.randint(256, (5, 28, 28), dtype=torch.uint8), torch.arange(5)
-    cropped = middle.prepare(images, indices, None)
+    x = torch.rand(5, 1, 28, 28)
+    cropped = middle.transform(x)
     assert cropped.shape == (5, 1, 24, 24)
-    torch.testing.assert_close(cropped, whole.prepare(images, indices, None)[..., 2:26, 2:26])
+    torch.testing.assert_close(cropped, whole.transform(x)[..., 2:26, 2:26])
+
+
+def test_augmented_in_training_only(configure: Configure) -> None:
+    """By (seed, epoch), whoever asks; the images of a batch are those of its labels."""
+    plain = build_datamodule(configure(*SMALL))
+    augmented = build_datamodule(configure(*SMALL, "data.augment.degrees=20"))
+    plain.setup()
+    augmented.setup()
+
+    def epoch(data: MNISTDataModule, number: int) -> tuple[torch.Tensor, torch.Tensor]:
+        loader = data.train_dataloader()
+        loader.sampler.set_epoch(number)  # type: ignore[attr-defined]
+        images, labels = zip(*loader, strict=True)
+        return torch.cat(images), torch.cat(labels)
+
+    images, labels = epoch(plain, 1)
+    turned, same_labels = epoch(augmented, 1)
+    assert torch.equal(labels, same_labels)
+    assert 0.1 < (images - turned).abs().mean() < 1
+    assert torch.equal(turned, epoch(augmented, 1)[0])
+    bars = (images[:, 0, :, 4:24].mean(-1) > 1).float()  # rows 2 label + 4 to 2 label + 6
+    assert torch.equal(bars.argmax(1), 2 * labels + 4)
+    for a, b in ((plain.val_dataloader(), augmented.val_dataloader()),):
+        for (x, _), (y, _) in zip(a, b, strict=True):
+            assert torch.equal(x, y)
 
 
 def test_interpolation_and_normalisation_commute() -> None:

@@ -34,11 +34,10 @@ def test_a_step_reads_nothing_back_from_its_device(configure: Configure) -> None
     cfg = configure(*SMALL, *AUGMENTED)
     data = build.build_datamodule(cfg)
     data.setup()
-    assert data.train_set is not None
-    images = data.train_set.to(torch.device("meta"))
+    data.arrays = {name: tensor.to("meta") for name, tensor in data.arrays.items()}
+    data.indices["train"] = torch.arange(500, device="meta")
     with torch.device("meta"):
         classifier = build.build_classifier(cfg, build.build_network(cfg))
-    loader = data._loader(images, torch.arange(500, device="meta"), shuffle=True)
     trainer = SimpleNamespace(
         log_every_n_steps=10**9,
         accumulate_grad_batches=1,
@@ -48,10 +47,10 @@ def test_a_step_reads_nothing_back_from_its_device(configure: Configure) -> None
         optimizers=[SimpleNamespace(param_groups=[{"lr": 0.1}])],
     )
     guard = NonFiniteGuard()
-    classifier._trainer = trainer  # type: ignore[assignment]
-    for number, (batch, labels, indices) in zip(range(2), loader, strict=False):
-        x = data.prepare(batch, indices, epoch=0)
-        loss = classifier.training_step((x, labels, indices), number)
+    classifier._trainer = trainer
+    for number, batch in zip(range(2), data.train_dataloader(), strict=False):
+        guard.on_train_batch_start(trainer, classifier, batch, number)  # type: ignore[arg-type]
+        loss = classifier.training_step(batch, number)
         loss.backward()
         guard.on_train_batch_end(trainer, classifier, {"loss": loss}, None, number)  # type: ignore[arg-type]
         assert loss.is_meta

@@ -205,13 +205,11 @@ def test_real_mnist_is_had_and_right(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     data = MNISTDataModule(seed=0)
     data.setup()
-    assert data.train_set is not None
-    assert data.test_set is not None
-    assert torch.bincount(data.train_set.labels).tolist() == [
+    assert torch.bincount(data.arrays["train-labels"]).tolist() == [
         5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949,
     ]  # fmt: skip
-    assert len(data.test_set) == 10_000
-    pixels = data.train_set.images.float() / 255
+    assert len(data.indices["test"]) == 10_000
+    pixels = data.arrays["train-images"].float() / 255
     assert pixels.mean().item() == pytest.approx(0.1307, abs=5e-5)
     assert pixels.std().item() == pytest.approx(0.3081, abs=5e-5)
-    assert len(data.train_indices) == 55_000 != TRAIN
+    assert len(data.indices["train"]) == 55_000 != TRAIN

@@ -49,7 +49,7 @@ def test_jobs_that_die(call: Call, tmp_path: Path) -> None:
     """
 
     def step(self: Classifier, batch: Any, batch_idx: int) -> torch.Tensor:
-        return DEATHS[self.seed][0](self, batch, batch_idx)
+        return DEATHS[self.hparams["seed"]][0](self, batch, batch_idx)
 
     typed = (*SWEEP, f"seed={','.join(map(str, DEATHS))}")
     with pytest.MonkeyPatch.context() as patch:

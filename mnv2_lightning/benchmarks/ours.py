@@ -52,9 +52,10 @@ def training_batches(cfg: DictConfig) -> Iterator[tuple[Tensor, Tensor]]:
 
     data = build.build_datamodule(cfg)
     data.setup()
+    loader: Any = data.train_dataloader()
     for epoch in count():
-        for images, labels, indices in data.train_dataloader():
-            yield data.prepare(images, indices, epoch), labels
+        loader.sampler.set_epoch(epoch)
+        yield from loader
 
 
 def input_pipeline(*, overrides: list[str], warmup: int, steps: int) -> dict[str, Any]:

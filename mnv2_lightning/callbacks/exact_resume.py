@@ -9,10 +9,12 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 class ExactResume(Callback):
     """Resume at the start of the next epoch, with the metrics of the last validation.
 
-    Works with checkpoints written at the end of an epoch. `build_callbacks` always adds it.
+    Works with checkpoints written at the end of an epoch. Dropout and whatever else draws random
+    numbers in training depend on (seed, epoch, rank) alone. `build_callbacks` always adds it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, seed: int) -> None:
+        self.seed = seed
         self.validation: dict[str, float] = {}  # metrics in the loaded checkpoint
 
     def on_save_checkpoint(
@@ -48,3 +50,12 @@ class ExactResume(Callback):
         if progress.completed == progress.ready:
             trainer.fit_loop.on_iteration_done()
             trainer.fit_loop.epoch_loop.restarting = False
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        seed = self.seed * 1_000_003 + trainer.current_epoch
+        torch.manual_seed(seed * 1009 + trainer.global_rank)
+
+    def on_train_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
+        """Stop at `max_steps`; within an epoch, Lightning alone would skip the validation."""
+        if trainer.global_step == trainer.max_steps:
+            trainer.should_stop = True

@@ -20,15 +20,21 @@ class NonFiniteGuard(Callback):
     def __init__(self) -> None:
         self.losses: list[Tensor] = []  # since the last check
         self.steps: list[tuple[int, float]] = []  # step and learning rate of each loss
+        self.learning_rate = 0.0  # of the present step
+
+    def on_train_batch_start(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
+        self.learning_rate = float(trainer.optimizers[0].param_groups[0]["lr"])
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        if not outputs:  # `training_step` skipped the batch, or steps the optimizer by itself
+            return
         if len(self.losses) >= trainer.log_every_n_steps:  # type: ignore[attr-defined]
             self._check(trainer, self._non_finite_losses())
         self.losses.append(outputs["loss"].detach())
         step = trainer.global_step + (not ends_step(trainer, batch_idx))
-        self.steps.append((step, float(pl_module.learning_rate)))  # type: ignore[arg-type]
+        self.steps.append((step, self.learning_rate))
 
     def on_train_epoch_end(
         self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any

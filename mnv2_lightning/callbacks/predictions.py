@@ -8,15 +8,16 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from mnv2_lightning.data.batches import positions
+
 
 @dataclass(frozen=True)
 class Predicted:
-    """Predictions for N images in the order of the data set.
+    """Predictions for N images, in the order in which they are evaluated.
 
-    `indices`: (N,) positions in the data set; `labels`: (N,); `probabilities`: (N, num_classes).
+    `labels`: (N,); `probabilities`: (N, num_classes).
     """
 
-    indices: np.ndarray
     labels: np.ndarray
     probabilities: np.ndarray
 
@@ -24,13 +25,14 @@ class Predicted:
 class Predictions(Callback):
     """Collects what `trainer.test` or `trainer.validate` predicts, from all ranks.
 
-    `predicted` holds the result after the evaluation, on every rank.
+    `predicted` holds the result after the evaluation, on every rank; None if the module's step
+    does not return logits.
     """
 
-    predicted: Predicted
+    predicted: Predicted | None = None
 
     def __init__(self) -> None:
-        self._batches: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._batches: list[tuple[Tensor, Tensor]] = []
 
     def on_test_batch_end(
         self,
@@ -42,19 +44,22 @@ class Predictions(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """`outputs`: (B, num_classes) logits."""
-        _, labels, indices = batch
-        self._batches.append((indices, labels, outputs.float().softmax(1)))
+        if isinstance(outputs, Tensor) and outputs.ndim > 1:
+            self._batches.append((batch[1], outputs.float().softmax(1)))
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        local = [torch.cat(part).cpu().numpy() for part in zip(*self._batches, strict=True)]
+        if not self._batches:
+            return
+        sizes = [len(labels) for labels, _ in self._batches]
+        labels, probabilities = map(torch.cat, zip(*self._batches, strict=True))
         self._batches = []
-        parts = [local]
+        local = (sizes, labels.cpu().numpy(), probabilities.cpu().numpy())
+        parts = [local] * trainer.world_size
         if trainer.world_size > 1:
-            parts = [[] for _ in range(trainer.world_size)]
             torch.distributed.all_gather_object(parts, local)
-        indices, labels, probabilities = (np.concatenate(p) for p in zip(*parts, strict=True))
-        order = np.argsort(indices)
-        self.predicted = Predicted(indices[order], labels[order], probabilities[order])
+        all_sizes, *arrays = zip(*parts, strict=True)
+        order = np.argsort(positions(all_sizes))
+        self.predicted = Predicted(*(np.concatenate(array)[order] for array in arrays))
 
     on_validation_batch_end = on_test_batch_end
     on_validation_epoch_end = on_test_epoch_end

@@ -21,14 +21,14 @@ class TestImages(Callback):
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.predictions.on_test_epoch_end(trainer, pl_module)
         loggers = [x for x in trainer.loggers if isinstance(x, TensorBoardLogger)]
-        if not loggers or not trainer.is_global_zero:
+        predicted = self.predictions.predicted
+        if predicted is None or not loggers or not trainer.is_global_zero:
             return
         from mnv2_lightning.reports import figures  # late: matplotlib takes a second to import
 
-        predicted = self.predictions.predicted
         labels, probabilities = predicted.labels, predicted.probabilities
         data = trainer.datamodule  # type: ignore[attr-defined]
-        images = data.images("test")[predicted.indices]
+        images = data.images("test")[: len(labels)]
         matrix = figures.confusion_matrix(labels, probabilities)
         confusion = figures.draw_confusion(matrix, data.classes)
         wrong = figures.draw_wrong(images, labels, probabilities, data.classes, count=self.images)

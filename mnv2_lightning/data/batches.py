@@ -1,41 +1,48 @@
 """Images in memory, and the indices of each batch: a pure function of (seed, epoch, rank)."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-Batch = tuple[Tensor, Tensor, Tensor]  # images, (B,) labels, (B,) indices
+Batch = tuple[Tensor, Tensor]  # (B, 1, S, S) float32 images, (B,) int64 labels
 
 
+@dataclass(eq=False, frozen=True)
 class InMemoryImages(Dataset[Batch]):
-    """(N, 28, 28) uint8 images and (N,) labels; an item is a whole batch, gathered at once.
+    """An item is a whole batch: `dataset[indices, epoch]` of (B,) int64 indices and an integer.
 
-    Batches and their indices are made on the device of `images`.
+    `images`: (N, 28, 28) uint8; `labels`: (N,) int64. A batch is made on their device.
+    `augment(x, indices, epoch)` maps (B, 1, 28, 28) in [0, 1] to the same shape and range,
+    `transform` maps it to what the network takes.
     """
 
-    def __init__(self, images: Tensor, labels: Tensor) -> None:
-        self.images, self.labels = images, labels
+    images: Tensor
+    labels: Tensor
+    transform: Callable[[Tensor], Tensor]
+    augment: Callable[[Tensor, Tensor, int], Tensor] | None = None
 
-    def __getitem__(self, indices: Tensor) -> Batch:
-        return self.images[indices], self.labels[indices], indices
+    def __getitem__(self, item: tuple[Tensor, int]) -> Batch:
+        indices, epoch = item
+        x = self.images[indices][:, None].float() / 255
+        if self.augment is not None:
+            x = self.augment(x, indices, epoch)
+        return self.transform(x), self.labels[indices]
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def to(self, device: torch.device) -> "InMemoryImages":
-        return InMemoryImages(self.images.to(device), self.labels.to(device))
-
 
 @dataclass(eq=False)
-class Batches(Sampler[Tensor]):
-    """Yield the indices of each batch; each index occurs once an epoch.
+class Batches(Sampler[tuple[Tensor, int]]):
+    """Yield the indices of each batch, and the epoch; each index occurs once an epoch.
 
     Batch sizes differ by at most one, so that no epoch ends with a small batch. Each rank takes
-    its share of every batch. Lightning calls `set_epoch` before an epoch. The order is drawn on
-    the CPU, so that it is the same for every device.
+    its share of every batch. Lightning calls `set_epoch` before an epoch, as a loop of one's own
+    does. The order is drawn on the CPU, so that it is the same for every device.
     """
 
     indices: Tensor
@@ -54,13 +61,28 @@ class Batches(Sampler[Tensor]):
     def __len__(self) -> int:
         return -(-len(self.indices) // self.batch_size)
 
-    def __iter__(self) -> Iterator[Tensor]:
+    def __iter__(self) -> Iterator[tuple[Tensor, int]]:
         indices = self.indices
         if self.shuffle:
             order = torch.randperm(len(indices), generator=generator(self.seed, self.epoch))
             indices = indices[order.to(indices.device)]
         for batch in torch.tensor_split(indices, len(self)):
-            yield batch[self.rank :: self.world_size]
+            yield batch[self.rank :: self.world_size], self.epoch
+
+
+def positions(sizes: Sequence[Sequence[int]]) -> np.ndarray:
+    """Positions in an epoch that was not shuffled of rank 0's images, then rank 1's, and so on.
+
+    `sizes`: of each rank, the sizes of its shares of the batches.
+    """
+    starts = np.cumsum([0, *np.sum(sizes, axis=0)])
+    return np.concatenate(
+        [
+            start + rank + len(sizes) * np.arange(size)
+            for rank, shares in enumerate(sizes)
+            for start, size in zip(starts, shares, strict=False)
+        ]
+    )
 
 
 def smallest_batch(count: int, batch_size: int) -> int:

@@ -10,16 +10,19 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from mnv2_lightning.data.affine import RandomAffine
-from mnv2_lightning.data.batches import Batch, Batches, InMemoryImages, split
+from mnv2_lightning.data.batches import Batches, InMemoryImages, split
 from mnv2_lightning.data.idx_files import load
+
+FILES = {"train": "train", "val": "train", "test": "t10k"}  # split -> prefix of its files
 
 
 class MNISTDataModule(L.LightningDataModule):
-    """Batches of ((B, 1, S, S) float images, (B,) int64 labels, (B,) indices), S = `image_size`.
+    """Batches of ((B, 1, S, S) float32 images, (B,) int64 labels), S = `image_size`.
 
-    The whole data set, 55 MB, is in the memory of the training device. `batch_size` is the sum over
-    all ranks. `seed` chooses `val_size` validation images from the training set; the test set is
-    the official one. `dir` is the folder of the files, see `idx_files.load`.
+    The whole data set, 55 MB, is in the memory of the training device, where batches are made.
+    `batch_size` is the sum over all ranks. `seed` chooses `val_size` validation images from the
+    training set; the test set is the official one. `dir` is the folder of the files, see
+    `idx_files.load`.
     """
 
     def __init__(
@@ -49,41 +52,35 @@ class MNISTDataModule(L.LightningDataModule):
 
         With a Trainer, move the images to the training device.
         """
-        if not hasattr(self, "train_set"):
+        if not hasattr(self, "arrays"):
             arrays = {name: torch.tensor(a) for name, a in load(self.dataset, self.dir).items()}
-            self.train_set = InMemoryImages(arrays["train-images"], arrays["train-labels"].long())
-            self.test_set = InMemoryImages(arrays["t10k-images"], arrays["t10k-labels"].long())
-            indices = split(len(self.train_set), self.val_size, self.seed)
-            self.train_indices, self.val_indices = indices
+            self.arrays = {k: v.long() if k.endswith("labels") else v for k, v in arrays.items()}
+            count = len(self.arrays["train-labels"])
+            train, val = split(count, self.val_size, self.seed)
+            self.indices = {"train": train, "val": val}
+            self.indices["test"] = torch.arange(len(self.arrays["t10k-labels"]))
         if self.trainer is not None:
             device = self.trainer.strategy.root_device
-            self.train_set, self.test_set = self.train_set.to(device), self.test_set.to(device)
+            self.arrays = {name: tensor.to(device) for name, tensor in self.arrays.items()}
 
     def train_dataloader(self) -> DataLoader[Any]:
-        return self._loader(self.train_set, self.train_indices, shuffle=True)
+        """Shuffled and augmented by (seed, epoch), which `loader.sampler.set_epoch` sets."""
+        return self._loader("train", augment=self.augment or None, shuffle=True)
 
     def val_dataloader(self) -> DataLoader[Any] | list[Any]:
-        return self._loader(self.train_set, self.val_indices) if self.val_size else []
+        return self._loader("val") if self.val_size else []
 
     def test_dataloader(self) -> DataLoader[Any]:
-        return self._loader(self.test_set, torch.arange(len(self.test_set)))
+        return self._loader("test")
+
+    predict_dataloader = test_dataloader
 
     def images(self, split: str) -> np.ndarray:
-        """(N, 28, 28) uint8 images of the file, by index."""
-        return (self.test_set if split == "test" else self.train_set).images.cpu().numpy()
+        """(N, 28, 28) uint8 images of the files, in the order in which `split` is evaluated."""
+        return self.arrays[f"{FILES[split]}-images"].cpu()[self.indices[split]].numpy()
 
-    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """On the training device: scale, augment (in training), crop, normalize and resize."""
-        images, labels, indices = batch
-        trainer = self.trainer
-        epoch = trainer.current_epoch if trainer is not None and trainer.training else None
-        return self.prepare(images, indices, epoch), labels, indices
-
-    def prepare(self, images: Tensor, indices: Tensor, epoch: int | None) -> Tensor:
-        """(B, 28, 28) uint8 -> (B, 1, S, S) float32; augmented if `epoch` is given."""
-        x = images[:, None].float() / 255
-        if epoch is not None and self.augment:
-            x = self.augment(x, indices, epoch)
+    def transform(self, x: Tensor) -> Tensor:
+        """Crop, normalize and resize: (B, 1, 28, 28) in [0, 1] -> (B, 1, S, S)."""
         if self.crop < x.shape[-1]:
             border = (x.shape[-1] - self.crop) // 2
             x = x[..., border : border + self.crop, border : border + self.crop]
@@ -94,14 +91,19 @@ class MNISTDataModule(L.LightningDataModule):
         return x
 
     def _loader(
-        self, images: InMemoryImages, indices: Tensor, *, shuffle: bool = False
+        self, split: str, *, augment: RandomAffine | None = None, shuffle: bool = False
     ) -> DataLoader[Any]:
-        trainer, seed = self.trainer, self.seed
-        rank, world_size = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
-        indices = indices.to(images.labels.device)
+        images, labels = (self.arrays[f"{FILES[split]}-{kind}"] for kind in ("images", "labels"))
+        indices, trainer = self.indices[split].to(labels.device), self.trainer
         batches = Batches(
-            indices, self.batch_size, shuffle=shuffle, seed=seed, rank=rank, world_size=world_size
+            indices,
+            self.batch_size,
+            shuffle=shuffle,
+            seed=self.seed,
+            rank=trainer.global_rank if trainer else 0,
+            world_size=trainer.world_size if trainer else 1,
         )
+        dataset = InMemoryImages(images, labels, self.transform, augment)
         # Without a generator the loader would draw from the global one each epoch.
-        generator = torch.Generator().manual_seed(seed)
-        return DataLoader(images, sampler=batches, batch_size=None, generator=generator)
+        generator = torch.Generator().manual_seed(self.seed)
+        return DataLoader(dataset, sampler=batches, batch_size=None, generator=generator)

@@ -176,9 +176,10 @@ def evaluation(result: dict[str, Any]) -> str:
         rows.append([row["class"], *shares, f"{row['images']:,}"])
     start = (
         f"{result['checkpoint']} on {result['images']:,} {result['split']} images{views}: "
-        f"accuracy {result['accuracy']:.2%}, loss {result['loss']:.4f} ({result['precision']})"
+        f"accuracy {_share(result['accuracy'])}, loss {_number(result['loss'], '.4f')} "
+        f"({result['precision']})"
     )
-    return "\n".join([start, *_aligned(rows)])
+    return "\n".join([start, *(_aligned(rows) if result["classes"] else [])])
 
 
 def devices(found: dict[str, Any]) -> str:

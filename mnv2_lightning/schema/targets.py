@@ -18,7 +18,7 @@ FUNCTIONS_IN = ("callbacks", "networks", "schedules")
 CLASSES_IN = (*FUNCTIONS_IN, "classifier", "data", "runs.csv_logger", "runs.tensorboard_logger")
 # Arguments that `build.py` passes, by part of the config.
 GIVEN = {
-    "classifier": {"network", "optimizer", "scheduler"},
+    "classifier": {"network", "optimizer", "scheduler", "num_classes"},
     "optimizer": {"params"},
     "scheduler": {"total_steps", "steps_per_epoch"},
 }

@@ -109,9 +109,11 @@ def watch(network: nn.Module) -> None:
         num_training_batches=STEPS,
         global_step=1,
         current_epoch=0,
+        optimizers=[SimpleNamespace(param_groups=[{"lr": 0.1}])],
     )
-    module: Any = SimpleNamespace(learning_rate=0.1, state_dict=network.state_dict)
+    module: Any = SimpleNamespace(state_dict=network.state_dict)
     callback, outputs = NonFiniteGuard(), {"loss": torch.tensor(1.0)}
     for batch in range(STEPS):
+        callback.on_train_batch_start(trainer, module, None, batch)
         callback.on_train_batch_end(trainer, module, outputs, None, batch)
     callback.on_train_epoch_end(trainer, module)
