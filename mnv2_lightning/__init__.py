@@ -1,1 +1,24 @@
 """MobileNetV2 on MNIST with PyTorch Lightning and Hydra."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+
+def compose(
+    command: str, overrides: Sequence[str] = (), config_dir: str | None = None
+) -> "DictConfig":
+    """The config of a command, such as `train(compose("train", ["experiment=fast"]))` takes it.
+
+    `overrides` are those of the command line; `config_dir` is a folder of your own with files for
+    `conf/`. Each call with the config makes a new run, unless `hydra.run.dir=PATH` or `resume=PATH`
+    names a folder. ConfigError.
+    """
+    from importlib import import_module
+
+    found: DictConfig = import_module(f"mnv2_lightning.{command}").COMMAND.compose(
+        overrides, config_dir
+    )
+    return found

@@ -27,6 +27,7 @@ def benchmark(cfg: DictConfig) -> dict[str, Any]:
     from mnv2_lightning.runs.environment import environment
     from mnv2_lightning.system import durable_files, warning_filters
 
+    cfg = COMMAND.checked(cfg)
     warning_filters.install()
     data_files.load("mnist", cfg.data.dir)  # before any clock starts
     if cfg.smoke:

@@ -16,6 +16,7 @@ def devices(cfg: DictConfig) -> dict[str, Any]:
     from mnv2_lightning.runs.environment import environment
     from mnv2_lightning.system.accelerators import auto_accelerator
 
+    COMMAND.checked(cfg)
     found = {"auto": auto_accelerator(), **environment()}
     log.info("%s", tables.devices(found))
     return found

@@ -29,6 +29,7 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
     from mnv2_lightning.runs import checkpoints, config
     from mnv2_lightning.system import durable_files, warning_filters
 
+    cfg = COMMAND.checked(cfg)
     warning_filters.install()
     run = folder.require_run("run_dir", cfg.run_dir)
     run_cfg = folder.read_checked(run)

@@ -23,6 +23,7 @@ def relu_collapse(cfg: DictConfig) -> dict[str, Any]:
     from mnv2_lightning.reports import figures
     from mnv2_lightning.system import durable_files
 
+    cfg = COMMAND.checked(cfg)
     rng = np.random.default_rng(cfg.seed)
     x = spiral(cfg.points)
     restored, rows = [], []

@@ -16,6 +16,7 @@ def report(cfg: DictConfig) -> dict[str, Any]:
     """Write what `reports.write` does for a run, a sweep, or several of both."""
     from mnv2_lightning.reports import tables, write
 
+    cfg = COMMAND.checked(cfg)
     folders = _folders(cfg)
     rows = write.report(folders, Path(cfg.out))
     log.info("%s", tables.sweep(rows))

@@ -38,6 +38,12 @@ def search(cfg: DictConfig) -> dict[str, Any]:
 
     Returns the content of search.json. ConfigError, DataError, SearchError, StorageError.
     """
+    cfg = COMMAND.checked(cfg)
+    with composing.initialized():  # which composes the trials' configs
+        return _search(cfg)
+
+
+def _search(cfg: DictConfig) -> dict[str, Any]:
     from mnv2_lightning.reports import tables, write
     from mnv2_lightning.sweeps import studies
     from mnv2_lightning.system import durable_files

@@ -29,11 +29,19 @@ log = logging.getLogger(__name__)
 
 
 def train(cfg: DictConfig, more_callbacks: Sequence["Callback"] = ()) -> dict[str, Any]:
-    """Fit and test a network, and write the run into `cfg.run_dir`; return its record.
+    """Fit and test a network, and write the run into `cfg.run_dir`; return its record and folder.
 
-    With `cfg.resume` the run resumes from its last checkpoint. ConfigError, DataError, Diverged,
-    StorageError.
+    A run of this config that is there already is resumed from its last checkpoint, or if it has
+    finished, returned. ConfigError: the config is wrong, or another run is there; nothing is
+    written. DataError, Diverged, StorageError.
     """
+    is_called = not COMMAND.is_checked
+    cfg = COMMAND.checked(cfg)
+    if is_called and (count := _processes_to_start(cfg)) > 1:
+        raise ConfigError(
+            f"trainer.devices={cfg.trainer.devices}: train() is one process, and {count} are "
+            "needed; use the command, or start the script by torchrun"
+        )
     from lightning.pytorch import seed_everything
     from lightning.pytorch.utilities import rank_zero_only
 
@@ -49,7 +57,7 @@ def train(cfg: DictConfig, more_callbacks: Sequence["Callback"] = ()) -> dict[st
     run_dir = Path(cfg.run_dir)
     if cfg.resume and folder.is_finished(run_dir, cfg.trainer.max_epochs):
         log.info("already finished: %s", run_dir)
-        return read_record(run_dir)
+        return read_record(run_dir) | {"run_dir": str(run_dir)}
     is_first = rank_zero_only.rank == 0  # type: ignore[attr-defined]
     record = Record(run_dir, writes=is_first)
     with folder.locked(run_dir) if is_first else nullcontext(), record.tracking():
@@ -82,7 +90,7 @@ def train(cfg: DictConfig, more_callbacks: Sequence["Callback"] = ()) -> dict[st
     if is_first:
         _close(trainer)
         log.info("%s", tables.end(record.data, run_dir))
-    return record.data
+    return record.data | {"run_dir": str(run_dir)}
 
 
 def _test(
@@ -203,13 +211,8 @@ def final_config(cfg: DictConfig, overrides: list[str]) -> DictConfig:
         cfg = folder.resumed_config(cfg, overrides)
     else:
         cfg.overrides = [override for override in overrides if "${" not in override]  # no values
-        run_dir = Path(cfg.run_dir)
-        if ranks.rank():  # the first, which has looked at it, may be writing into the folder
-            resumes = any((run_dir / "checkpoints").glob("*.ckpt"))
-        else:
-            is_swept = hydra.mode == RunMode.MULTIRUN
-            resumes = folder.holds_this_run(run_dir, cfg, is_swept=is_swept)
-        if resumes:
+        is_swept = hydra.mode == RunMode.MULTIRUN
+        if folder.holds_this_run(Path(cfg.run_dir), cfg, is_swept=is_swept):
             cfg.resume = cfg.run_dir
     repeat = composing.arguments(hydra, "train", cfg.overrides)
     cfg.command = shlex.join(["python", "-m", "mnv2_lightning.train", *repeat])
@@ -224,7 +227,7 @@ def job_overrides(cfg: DictConfig) -> list[str]:
 def check_job(job: Job) -> None:
     """Check a job, first without torch. ConfigError, StorageError."""
     cfg = job.cfg
-    if cfg.resume and job.folder.resolve() != Path(cfg.resume).resolve():
+    if cfg.resume and folder.require_run("resume", cfg.resume).resolve() != job.folder.resolve():
         raise ConfigError("resume: takes one run in its own folder; no -m, no hydra.run.dir")
     if cfg.sweep is not None and not job.is_swept:
         raise ConfigError(f"sweep={cfg.sweep}: names a sweep, which -m starts")
@@ -252,7 +255,7 @@ def _check_processes(job: Job, smallest_batch: int, world_size: int) -> None:
     cfg = job.cfg
     if job.is_swept and ranks.are_several():  # each would run the sweep
         raise ConfigError("-m: a sweep is one process, which starts those of its jobs; no torchrun")
-    if ranks.are_several() and ranks.shared_id() is None and folder.RUN_ID in str(job.folder):
+    if ranks.are_several() and ranks.shared_id() is None and folder.run_id() in str(job.folder):
         raise ConfigError("hydra.run.dir: several processes need one folder; type it, or resume=")
     if cfg.trainer.num_nodes > 1 and not ranks.are_several():
         raise ConfigError(

@@ -3,7 +3,6 @@
 import csv
 import gzip
 import hashlib
-import itertools
 import json
 import os
 import sys
@@ -24,6 +23,7 @@ from omegaconf import DictConfig
 
 from mnv2_lightning.cli.composing import config_dir
 from mnv2_lightning.data.sets import DATA_SETS, IdxFile
+from mnv2_lightning.runs.folder import run_id
 from mnv2_lightning.system import hydra_compat, processes
 from mnv2_lightning.train import train
 
@@ -197,15 +197,13 @@ def call(
     """`call("train", "key=value", ...)` in an empty folder, in this process; the jobs of a sweep in
     forks of it, where the made data set is known.
     """
-    ids = itertools.count()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MNV2_DATA_DIR", str(small_data))
     monkeypatch.setattr(processes, "run_command", run_in_fork)
     monkeypatch.setattr(processes, "start_server", lambda: None)
 
     def run(verb: str, *args: str) -> Ended:
-        # Of a process, and all calls here are in one.
-        monkeypatch.setattr("mnv2_lightning.runs.folder.RUN_ID", f"20260101-000000-{next(ids):06x}")
+        run_id.cache_clear()  # of a process, and all calls here are in one
         monkeypatch.setattr(sys, "argv", [verb, *args])
         status = COMMANDS[verb].run()
         out, err = capfd.readouterr()

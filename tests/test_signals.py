@@ -95,15 +95,18 @@ def test_a_second_signal_ends_a_process_at_once() -> None:
     """Where it is stuck in what the first one began, Lightning's ignoring of SIGINT included."""
     code = """
 import signal, sys, time
+from mnv2_lightning.callbacks.process_guard import ProcessGuard
 from mnv2_lightning.system import signals
 signals.install(is_silent=False)
 signals.raise_errors()
+guard = ProcessGuard()
+guard.setup()
 try:
     print("ready", flush=True)
     time.sleep(30)
-except KeyboardInterrupt:
+except KeyboardInterrupt as error:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signals.reinstall()
+    guard.on_exception(None, None, error)
     print("stuck", flush=True)
     time.sleep(30)
 """

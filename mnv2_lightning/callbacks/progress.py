@@ -1,11 +1,12 @@
-"""Progress: a bar on a terminal, plain lines in a log."""
+"""Progress: a bar on a terminal or in a notebook, plain lines in a log."""
 
 import logging
 import sys
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import ProgressBar, RichProgressBar
+from lightning.pytorch.callbacks import ProgressBar, RichProgressBar, TQDMProgressBar
+from rich import get_console
 
 from mnv2_lightning.classifier import ends_step
 
@@ -13,7 +14,9 @@ log = logging.getLogger(__name__)
 
 
 def progress() -> ProgressBar:
-    """A progress bar for a terminal, or lines for any other standard output."""
+    """A progress bar for a terminal or a notebook, or lines for any other standard output."""
+    if get_console().is_jupyter:
+        return TQDMProgressBar(leave=True)
     return RichProgressBar(leave=True) if sys.stdout.isatty() else PlainProgress()
 
 

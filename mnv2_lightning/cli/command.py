@@ -63,6 +63,7 @@ class Command:
         self.job_overrides = job_overrides
         self.jobs: list[Job] = []  # of a multirun
         self.launcher, self.outcome, self.status = "basic", Outcome(None), 0
+        self.is_checked = False  # by `check_run`, of the running command
 
     def __reduce__(self) -> tuple[Callable[[str], "Command"], tuple[str]]:
         """Pickle by name: a worker of a launcher imports the command's module."""
@@ -90,6 +91,8 @@ class Command:
                 if not isinstance(error, Reported) and signals.interruption(error) is not None:
                     raise
                 return int(error.code or 0)
+            finally:
+                self.is_checked = False
         return outcome.status or self.status
 
     def _run_hydra(self) -> None:
@@ -125,6 +128,47 @@ class Command:
                 raise ConfigError("hydra.callbacks.checks: cannot be left out")
             self.function(self.final_config(cfg, overrides))
         self.status = outcome.status
+
+    def compose(self, overrides: Sequence[str] = (), config_dir: str | None = None) -> DictConfig:
+        """The config for a call of the command's function from Python. ConfigError."""
+        folders.run_id.cache_clear()
+        own = f"hydra.searchpath=[{composing.quoted(Path(config_dir or '.').absolute())}]"
+        with composing.initialized(anew=True):
+            config = composing.composed(self.name, [*overrides, *([own] if config_dir else [])])
+            HydraConfig.instance().set_config(config)
+            cfg = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+            place = composing.unresolved(config.hydra.run)["dir"]
+            for group, choice in config.hydra.runtime.choices.items():
+                place = place.replace(f"${{hydra.runtime.choices.{group}}}", str(choice))
+            for key in _of_hydra(cfg):
+                cfg[key] = place
+            cfg = self.final_config(cfg, composing.unresolved(config.hydra.overrides.task))
+        if "command" in cfg:
+            cfg.command = None  # the config may be changed
+        return cfg
+
+    def checked(self, cfg: DictConfig) -> DictConfig:
+        """The config that a call of the command's function gets: a resolved and checked copy.
+
+        In a running command it is checked already. ConfigError, StorageError.
+        """
+        if self.is_checked:
+            return cfg
+        show_messages()
+        folders.run_id.cache_clear()
+        cfg = cfg.copy()
+        if not HydraConfig.initialized():  # composed by `hydra.compose` alone
+            for key in _of_hydra(cfg):
+                cfg[key] = composing.unresolved(self.compose())[key]
+        _require_values(cfg)
+        OmegaConf.resolve(cfg)
+        check(self.name, plain(cfg))
+        folder = Path(cfg.get("out") or cfg.get("run_dir") or ".")
+        if "resume" in cfg and folders.holds_this_run(folder, cfg):
+            cfg.resume = cfg.run_dir
+        with composing.initialized():
+            self._check([Job(cfg, [], folder, is_swept=False)])
+        return cfg
 
     def check_run(self, config: DictConfig) -> None:
         """Check the composed `config`, which includes Hydra's part. ConfigError, StorageError."""
@@ -203,8 +247,7 @@ class Command:
             hydra.mode = RunMode.RUN if number is None else RunMode.MULTIRUN
             hydra.job.num = number or 0
             cfg = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
-            if missing := sorted(OmegaConf.missing_keys(cfg)):
-                raise ConfigError(f"{missing[0]}: a value is required: {missing[0]}=...")
+            _require_values(cfg)
             place = [hydra.sweep.dir, hydra.sweep.subdir] if number is not None else [hydra.run.dir]
             folder = folder or Path(*place)
             hydra.runtime.output_dir = str(folder.absolute())
@@ -212,6 +255,18 @@ class Command:
         OmegaConf.resolve(cfg)
         check(self.name, plain(cfg))
         return Job(cfg, overrides, folder, is_swept=number is not None)
+
+
+def _of_hydra(cfg: DictConfig) -> list[str]:
+    """The keys whose value is the folder that Hydra makes for a run of the command."""
+    values = composing.unresolved(cfg)
+    return [key for key, value in values.items() if value == "${hydra:runtime.output_dir}"]
+
+
+def _require_values(cfg: DictConfig) -> None:
+    """ConfigError: a key has no value."""
+    if missing := sorted(OmegaConf.missing_keys(cfg)):
+        raise ConfigError(f"{missing[0]}: a value is required: {missing[0]}=...")
 
 
 class Checks(Callback):
@@ -237,6 +292,17 @@ class Checks(Callback):
             raise Reported(outcome.status)
         self.command.is_checked = True
         signals.raise_errors()
+
+
+def show_messages() -> None:
+    """Print the messages of a call from Python, where logging is not set up."""
+    log = logging.getLogger("mnv2_lightning")
+    if not log.hasHandlers():
+        handler = logging.StreamHandler(sys.stdout)
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        log.addHandler(handler)
+    if log.level == logging.NOTSET:
+        log.setLevel(logging.INFO)
 
 
 def _named(name: str) -> Command:

@@ -2,12 +2,14 @@
 
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from hydra import compose
 from hydra.core.global_hydra import GlobalHydra  # its config loader expands `glob()`
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, MissingConfigException
@@ -44,9 +46,24 @@ def quoted(value: Any) -> str:
     return "'" + str(value).replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
-def unresolved(overrides: Any) -> list[str]:
-    """A list in Hydra's config, without resolving the `${...}` in it."""
-    return OmegaConf.to_container(overrides, resolve=False)  # type: ignore[return-value]
+def unresolved(node: Any) -> Any:
+    """The list or dict in a config, without resolving the `${...}` in it."""
+    return OmegaConf.to_container(node, resolve=False)
+
+
+@contextmanager
+def initialized(*, anew: bool = False) -> Iterator[None]:
+    """Hydra with `conf/`: that of the running command, or else (or `anew`) one for the block."""
+    if GlobalHydra.instance().is_initialized() and not anew:
+        yield
+        return
+    hydra, config = GlobalHydra.instance().hydra, HydraConfig.instance().cfg
+    GlobalHydra.instance().clear()
+    try:
+        with hydra_compat.initialize(str(config_dir())):
+            yield
+    finally:
+        GlobalHydra.instance().hydra, HydraConfig.instance().cfg = hydra, config
 
 
 def composed(command: str, overrides: Sequence[str]) -> DictConfig:

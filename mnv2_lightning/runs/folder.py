@@ -8,6 +8,7 @@ import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -34,24 +35,31 @@ OVERRIDE_ONLY = ("logger", "trainer.profiler", "trainer.model_registry")
 # File in the folder of a sweep or a search -> the key that names it.
 MARKERS = {SWEEP: "sweep", TRIAL_LOCKS: "search.name"}
 MAX_LENGTH = 120  # characters of a folder's name
-# Unique, also for two runs that start in the same second. The ranks of a run share the ID that
-# SLURM or torchrun gives it, and a run that they restart gets the same ID.
-RUN_ID = ranks.shared_id() or f"{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
+
+
+@lru_cache(maxsize=1)
+def run_id() -> str:
+    """The run ID of this command; `run_id.cache_clear()` begins another run.
+
+    Unique, also for two runs that start in the same second. The ranks of a run share the ID that
+    SLURM or torchrun gives it, and a run that they restart gets the same ID.
+    """
+    return ranks.shared_id() or f"{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
 
 
 def folder_name(name: Any = None) -> str:
     """The folder's name for a sweep or search called `name`; the run ID by default."""
-    return RUN_ID if name is None else _safe_name(name)
+    return run_id() if name is None else _safe_name(name)
 
 
 def run_folder(resume: str | None, experiment: Any) -> str:
     """The folder of the run to resume, or else a new one."""
-    return resume or f"outputs/runs/{_safe_name(experiment) or 'none'}/{RUN_ID}"
+    return resume or f"outputs/runs/{_safe_name(experiment) or 'none'}/{run_id()}"
 
 
 def report_folder(run_dir: str | None) -> str:
     """A folder in `run_dir`, or else a new one, for a report on several folders."""
-    return f"{run_dir}/report" if run_dir else f"outputs/reports/{RUN_ID}"
+    return f"{run_dir}/report" if run_dir else f"outputs/reports/{run_id()}"
 
 
 def job_folder(overrides: Sequence[str], shared: Sequence[str] = ()) -> str:
@@ -232,6 +240,8 @@ def holds_this_run(folder: Path, cfg: DictConfig, *, is_swept: bool = False) -> 
 
     ConfigError: it holds another run, or a link that leads out of it.
     """
+    if ranks.rank():  # the first, which has looked at it, may be writing into the folder
+        return any((folder / "checkpoints").glob("*.ckpt"))
     check_links(folder)
     if not (folder / "config.yaml").is_file():
         is_begun = read_record(folder).keys() == EMPTY.keys()  # killed before it wrote its config

@@ -10,7 +10,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from mnv2_lightning.schema.errors import Diverged, Pruned, StorageError, is_of_storage
+from mnv2_lightning.schema.errors import Diverged, Interrupted, Pruned, StorageError, is_of_storage
 from mnv2_lightning.system import signals
 from mnv2_lightning.system.durable_files import write_json
 
@@ -68,9 +68,10 @@ class Record:
             yield
         except BaseException as error:
             first = _root_error(error)
-            if signals.interruption(first) is not None:
+            if (interruption := signals.interruption(first)) is not None:
                 self._end(status="interrupted")
-                raise first from None
+                # Of Ctrl-C Lightning makes SystemExit, which would end a caller's Python too.
+                raise (KeyboardInterrupt() if interruption is Interrupted else first) from None
             if isinstance(first, SystemExit):
                 first = RuntimeError(f"sys.exit({first.code!r}) was called")
             if isinstance(first, Diverged | Pruned):

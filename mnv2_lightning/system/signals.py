@@ -70,12 +70,6 @@ def raise_again() -> None:
         sys.exit(Terminated.exit_status)
 
 
-def reinstall() -> None:
-    """Undo that Lightning ignores SIGINT after a first one."""
-    if _Process.received is not None:
-        signal.signal(signal.SIGINT, _raise)
-
-
 def interruption(error: BaseException | None = None) -> type[UserError] | None:
     """The signal that was received or is behind `error`, if any. Libraries raise other errors on
     the way up: Lightning turns KeyboardInterrupt into SystemExit(1).
