@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 def progress() -> ProgressBar:
     """A progress bar for a terminal or a notebook, or lines for any other standard output."""
     if get_console().is_jupyter:
-        return TQDMProgressBar(leave=True)
+        return TQDMProgressBar(refresh_rate=10, leave=True)
     return RichProgressBar(leave=True) if sys.stdout.isatty() else PlainProgress()
 
 
