@@ -1,4 +1,4 @@
-# `make help` shows the targets. Variables: PYTHON (3.10 to 3.13), and TORCH_INDEX, one more index to
+# `make help` shows the targets. Variables: PYTHON (3.10 to 3.14), and TORCH_INDEX, one more index to
 # take torch and torchvision from, such as PyTorch's own: its CPU wheels (2.14.1+cpu) count as newer.
 PYTHON ?= python3
 VENV ?= .venv
@@ -58,7 +58,7 @@ clean: ## remove the virtual environment and the tools' caches
 $(READY): pyproject.toml .ci/constraints.txt
 	@echo "Setting up $(VENV): downloads and writes about 1 GB with CPU wheels of torch, about 3 GB"
 	@echo "and 6 GB with CUDA's (TORCH_INDEX=URL chooses); training then gets MNIST, 12 to 55 MB."
-	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 10) <= v < (3, 14) else "Python 3.10 to 3.13 is needed, this is %d.%d; make PYTHON=..." % v)'
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 10) <= v < (3, 15) else "Python 3.10 to 3.14 is needed, this is %d.%d; make PYTHON=..." % v)'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install $(addprefix --extra-index-url ,$(TORCH_INDEX)) -c .ci/constraints.txt -e ".[dev]"
 	@touch $@

@@ -58,7 +58,6 @@ BAD = {
     "trainer.overfit_batches=1": r"trainer\.overfit_batches=1: must be 0: it takes images one by",
     "trainer.strategy=ddp_spawn": r"trainer\.strategy=ddp_spawn: must be 'auto', 'ddp'",
     "data.dataset=kmnist": r"data\.dataset=kmnist: must be one of mnist, fashion_mnist",
-    "hydra.run.dir=/dev/null/x": r"/dev/null/x: /dev/null is a file",
     "optimzer.lr=1 --cfg job": r"optimzer",
     "seed=-1": r"seed=-1: must be greater than or equal to 0",
     "callbacks=[default,early_stopping] data.val_size=0": r"leaves nothing to validate on",
@@ -76,6 +75,12 @@ def test_bad_config(typed: str, call: Call, tmp_path: Path) -> None:
     assert re.fullmatch(rf"error: .*{BAD[typed]}.*\n", ended.err), ended.err
     assert ended.out == ""
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_is_no_folder(call: Call) -> None:
+    ended = call("train", f"hydra.run.dir={__file__}/x")
+    assert ended.status == 2
+    assert ended.err == f"error: {Path(__file__, 'x')}: {__file__} is a file\n"
 
 
 # These need torch.

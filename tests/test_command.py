@@ -7,7 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
+from mnv2_lightning.cli import composing
 from mnv2_lightning.runs.folder import job_folder
 from tests.conftest import SMALL, Call
 
@@ -23,12 +25,12 @@ def test_multirun_checks_all_jobs_before_the_first(call: Call, tmp_path: Path) -
 def test_jobs_of_a_sweep_share_no_folder(call: Call, tmp_path: Path) -> None:
     ended = call("train", "-m", "seed=1,1", "hydra.sweep.dir=s")
     assert ended.status == 2
-    assert ended.err == "error: -m: 2 jobs would share the folder s/seed-1\n"
+    assert ended.err == f"error: -m: 2 jobs would share the folder {Path('s/seed-1')}\n"
     (tmp_path / "s" / "seed-2").mkdir(parents=True)
     (tmp_path / "s" / "seed-2" / "result.json").write_text("{}")
     ended = call("train", "-m", "seed=1,2", "hydra.sweep.dir=s")
     assert ended.status == 2
-    assert "s/seed-2: holds a result.json of something else" in ended.err
+    assert f"{Path('s/seed-2')}: holds a result.json of something else" in ended.err
 
 
 @pytest.mark.parametrize(
@@ -131,6 +133,13 @@ def test_multirun_in_one_sweep_folder(call: Call, tmp_path: Path) -> None:
 )
 def test_job_folder(overrides: str, expected: str) -> None:
     assert job_folder(overrides.split(), ["trainer.max_epochs", "sweep"]) == expected
+
+
+@pytest.mark.parametrize("value", ["C:\\Users\\me", "\\\\server\\a b\\", "it's", "a\\'b", "{x}, y"])
+def test_hydra_reads_what_was_quoted(value: str) -> None:
+    """Such as the folder of a job, which on Windows has backslashes."""
+    (override,) = OverridesParser.create().parse_overrides([f"key={composing.quoted(value)}"])
+    assert override.value() == value
 
 
 def test_data_that_cannot_be_had(call: Call, tmp_path: Path) -> None:

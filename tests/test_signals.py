@@ -19,6 +19,8 @@ STATUSES = {signal.SIGINT: 130, signal.SIGTERM: 143}
 
 def start(*command: str) -> subprocess.Popen[str]:
     """Python with `command`, once it catches SIGTERM, which it does not by itself."""
+    if not Path("/proc/self/status").exists():
+        pytest.skip("needs Linux's /proc")
     # What a shell starts in the background ignores Ctrl-C, and so would the child.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(
@@ -29,8 +31,6 @@ def start(*command: str) -> subprocess.Popen[str]:
         text=True,
     )
     status = Path(f"/proc/{process.pid}/status")
-    if not status.exists():
-        pytest.skip("needs Linux's /proc")
     caught = 0
     while not caught >> (signal.SIGTERM - 1) & 1:
         assert process.poll() is None
@@ -91,6 +91,7 @@ def test_nobody_elses_handlers_change(call: Call) -> None:
     assert [signal.getsignal(x) for x in STATUSES] == before
 
 
+@pytest.mark.skipif(os.name == "nt", reason="a process cannot be sent Ctrl-C alone")
 def test_a_second_signal_ends_a_process_at_once() -> None:
     """Where it is stuck in what the first one began, Lightning's ignoring of SIGINT included."""
     code = """

@@ -89,8 +89,8 @@ def test_another_base_is_refused(call: Call, tmp_path: Path) -> None:
     assert ended.err == f"error: {told}; take another name for the sweep (job lr-0.1)\n"
     ended = call(*SWEEP, *few, "optimizer.lr=0.3,0.4", "trainer.max_epochs=2")
     assert ended.status == 2
-    told = "outputs/sweeps/s: holds a sweep with trainer.max_epochs=1, not 2; take another name\n"
-    assert ended.err == f"error: {told}"
+    told = "holds a sweep with trainer.max_epochs=1, not 2; take another name"
+    assert ended.err == f"error: {folder.relative_to(tmp_path)}: {told}\n"
     ended = call(*SWEEP, *few, "optimizer.lr=0.3,0.4", "callbacks=[default,ema]")
     assert ended.status == 2
     assert "holds a sweep with callbacks.ema._target_=None, not mnv2" in ended.err
@@ -198,11 +198,14 @@ FEW = (
 )
 
 
-def start_a_sweep(folder: Path, name: str = "sweep=s") -> tuple[subprocess.Popen[str], Path]:
+def start_a_sweep(
+    folder: Path, name: str = "sweep=s", *, environment: dict[str, str] | None = None
+) -> tuple[subprocess.Popen[str], Path]:
     """Once its second job of three has trained an epoch; and that job's folder."""
     process = subprocess.Popen(
         [sys.executable, "-m", "mnv2_lightning.train", *FEW, "seed=1,2,3", name],
         cwd=folder,
+        env=os.environ | (environment or {}),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

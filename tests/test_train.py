@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -189,6 +190,7 @@ def test_a_fit_that_steps_end_is_validated_there(configure: Configure, tmp_path:
     assert load(tmp_path / "run")["global_step"] == 14
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
 def test_peak_memory_of_a_job_is_its_own() -> None:
     """Not that of the process that it was forked from."""
     code = """

@@ -42,8 +42,9 @@ for resolver in (folder.folder_name, folder.run_folder, folder.report_folder, fo
 
 
 def quoted(value: Any) -> str:
-    """Quote a value in Hydra's grammar."""
-    return "'" + str(value).replace("\\", "\\\\").replace("'", "\\'") + "'"
+    """Quote a value in Hydra's grammar, in which a backslash escapes only before a quote."""
+    text = re.sub(r"\\+(?='|\Z)", lambda backslashes: 2 * backslashes[0], str(value))
+    return "'" + text.replace("'", "\\'") + "'"
 
 
 def unresolved(node: Any) -> Any:

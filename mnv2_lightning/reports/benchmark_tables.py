@@ -137,7 +137,8 @@ def deviation(values: Sequence[float], form: str = ",.1f") -> str:
 
 
 def _memory(side: Side) -> str:
-    return f"{max(run['peak_rss_bytes'] for run in side) / 1e9:.2f} GB"
+    peaks = [run["peak_rss_bytes"] for run in side]
+    return "-" if None in peaks else f"{max(peaks) / 1e9:.2f} GB"  # unknown on Windows
 
 
 def draw_growth(part: Any, limits: Any | None) -> Figure:

@@ -109,10 +109,10 @@ def record_death(folder: Path, status: int) -> str | None:
     record = read_record(folder)
     if status == 0 or (status > 0 and record.get("status") != "running"):
         return None
-    if status == -signal.SIGKILL:
-        error = "killed by SIGKILL, as the system does where memory runs out"
-    elif status < 0:
-        error = f"killed by {signal.Signals(-status).name}"
+    if status < 0:
+        error = f"killed by {(name := signal.Signals(-status).name)}"
+        if name == "SIGKILL":  # Windows has none
+            error += ", as the system does where memory runs out"
     else:
         error = f"its process exited with status {status}"
     with suppress(OSError, Timeout), FileLock(folder / LOCK, timeout=LAST_RANK_SECONDS):

@@ -29,7 +29,7 @@ def peak_rss_bytes() -> int | None:
     """Peak resident set size of this process; None on Windows."""
     status = Path("/proc/self/status")
     if status.is_file():  # getrusage would also count the process that this one was forked from
-        lines = status.read_text().splitlines()
+        lines = status.read_text(encoding="utf-8").splitlines()
         return next((int(x.split()[1]) * 1024 for x in lines if x.startswith("VmHWM")), None)
     try:
         import resource

@@ -4,8 +4,8 @@ import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from multiprocessing import forkserver, resource_tracker
 from typing import Any
@@ -17,7 +17,10 @@ from mnv2_lightning.system import ranks, signals
 # which each process imports under the name __mp_main__.
 PRELOAD = ["mnv2_lightning.build", "mnv2_lightning.cli.command"]
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-HAS_SERVER = "forkserver" in multiprocessing.get_all_start_methods()  # not on Windows
+# Windows has no forks, and macOS's libraries none that are safe once torch is imported.
+HAS_SERVER = sys.platform != "darwin" and "forkserver" in multiprocessing.get_all_start_methods()
+METHOD = "forkserver" if HAS_SERVER else "spawn"
+HAS_GROUPS = hasattr(os, "setpgrp")  # of processes; Windows has none, and no masks of signals
 PARENT = int(os.environ.get(ranks.LAUNCHED) or os.getppid())  # that must outlive this one
 
 
@@ -25,10 +28,21 @@ def start_server() -> None:
     """Start the server, which imports PRELOAD; return at once."""
     if HAS_SERVER:
         forkserver.set_forkserver_preload(PRELOAD)
-        resource_tracker.ensure_running()  # which unblocks signals
-        # The server inherits the mask: signals to the process group are for this process alone.
-        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-        forkserver.ensure_running()
+        with _blocked_signals():
+            forkserver.ensure_running()
+
+
+@contextmanager
+def _blocked_signals() -> Iterator[None]:
+    """A process that is started inherits the mask: signals to the group are for this one alone."""
+    if not HAS_GROUPS:
+        yield
+        return
+    resource_tracker.ensure_running()  # which unblocks signals
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
 
@@ -40,28 +54,31 @@ def run_command(module: str, arguments: Sequence[str]) -> int:
     start_server()
     if multiprocessing.get_start_method() not in multiprocessing.get_all_start_methods():
         # A worker of joblib passes its own on to its children, which do not know it.
-        multiprocessing.set_start_method("forkserver" if HAS_SERVER else "spawn", force=True)
-    context: Any = multiprocessing.get_context("forkserver" if HAS_SERVER else "spawn")
+        multiprocessing.set_start_method(METHOD, force=True)
+    context: Any = multiprocessing.get_context(METHOD)
     environment = dict(os.environ)  # the server has that of its start
     process = context.Process(target=_run, args=(module, list(arguments), environment))
     try:
-        process.start()
+        with _blocked_signals():
+            process.start()
         while process.is_alive():
             process.join(timeout=0.5)
             if not signals.is_installed() and os.getppid() != PARENT:
                 os._exit(Terminated.exit_status)  # joblib would catch SystemExit
     except BaseException as error:
-        sent = signal.SIGINT if isinstance(error, KeyboardInterrupt) else signal.SIGTERM
         if process.pid is not None:
-            with suppress(ProcessLookupError):
-                os.kill(process.pid, sent)
+            if not isinstance(error, KeyboardInterrupt):
+                process.terminate()
+            elif HAS_GROUPS:  # on Windows the console has sent it to both
+                with suppress(ProcessLookupError):
+                    os.kill(process.pid, signal.SIGINT)
             process.join()
         raise
     return process.exitcode or 0
 
 
 def _run(module: str, arguments: list[str], environment: dict[str, str]) -> None:
-    if HAS_SERVER:
+    if HAS_GROUPS:
         os.setpgrp()
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     os.environ.clear()
@@ -79,5 +96,6 @@ def exit_if_orphan() -> None:
     """Exit with status 143 if the command that this process is a job or a rank of has ended."""
     parent = multiprocessing.parent_process()
     is_orphan = parent is not None and not parent.is_alive()
-    if is_orphan or (ranks.is_launched() and os.getppid() != PARENT):
+    # On Windows a rank's parent is the python.exe of its venv, which starts another.
+    if is_orphan or (ranks.is_launched() and os.name != "nt" and os.getppid() != PARENT):
         sys.exit(Terminated.exit_status)
