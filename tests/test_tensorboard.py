@@ -1,12 +1,16 @@
-"""The TensorBoard logger: the columns of HPARAMS."""
+"""The TensorBoard logger: the columns of HPARAMS, and modules of a user's own."""
 
 from pathlib import Path
 from typing import Any
 
+import lightning.pytorch as L
 import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import Tensor, nn
 
 from mnv2_lightning.runs.config import override_values, plain
-from mnv2_lightning.runs.tensorboard_logger import compared
+from mnv2_lightning.runs.tensorboard_logger import TensorBoardLogger, compared
 from tests.conftest import Configure
 
 
@@ -85,3 +89,64 @@ def test_keys_of_a_group_that_was_overridden(configure: Configure) -> None:
     assert shown["data.augment.degrees"] == 0
     assert shown["data.augment.translate"] == 0.1
     assert "data.augment" not in shown
+
+
+class Own(L.LightningModule):
+    """Without `network` and `example_input_array`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last = nn.Linear(3, 2)
+
+    def forward(self, x: Tensor) -> Any:
+        return self.last(x)
+
+
+class OfIntegers(Own):
+    def forward(self, x: Tensor) -> Any:
+        return self.last.weight[:, x]
+
+
+class WithoutWeights(L.LightningModule):
+    def forward(self, x: Tensor) -> Any:
+        return x + 1
+
+
+class NotTraceable(Own):
+    def forward(self, x: Tensor) -> Any:
+        return {"names": ["a"], "logits": super().forward(x)}
+
+
+@pytest.mark.parametrize(
+    ("module", "example", "has_graph"),
+    [
+        (Own(), None, False),
+        (Own(), torch.zeros(1, 3), True),
+        (Own().double(), torch.zeros(1, 3), True),
+        (OfIntegers(), torch.tensor([0, 2]), True),
+        (WithoutWeights(), torch.zeros(1), True),
+        (NotTraceable(), torch.zeros(1, 3), False),
+        (Own(), torch.zeros(1, 4), False),
+    ],
+)
+def test_a_module_of_the_users_own(
+    module: L.LightningModule,
+    example: Tensor | None,
+    has_graph: bool,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Its graph if there can be one; a run does not fail for want of it."""
+    module.example_input_array = example
+    module.trainer = L.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+    capsys.readouterr()
+    logger = TensorBoardLogger(run_dir=str(tmp_path))
+    logger.log_hyperparams({"hidden": 3, "loss": nn.MSELoss(), "sizes": (1, 2)})
+    logger.log_graph(module)
+    logger.save()
+    events = EventAccumulator(str(tmp_path)).Reload()
+    assert events.Tags()["graph"] is has_graph
+    text = events.Tensors("config/text_summary")[0].tensor_proto.string_val[0].decode()
+    assert "hidden: 3" in text
+    assert "MSELoss()" in text
+    assert capsys.readouterr() == ("", "")

@@ -1,10 +1,14 @@
 """Lightning's TensorBoard logger, with the run's folder as log directory and correct HPARAMS."""
 
 import copy
+import json
+import logging
 import threading
 import warnings
 from argparse import Namespace
 from collections.abc import Sequence
+from contextlib import redirect_stdout
+from io import StringIO
 from typing import Any
 
 import lightning.pytorch as L
@@ -12,10 +16,13 @@ import torch
 from lightning.pytorch import loggers
 from lightning.pytorch.utilities import rank_zero_only
 from tensorboard.compat.proto.summary_pb2 import Summary
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.tensorboard.summary import hparams
 
 from mnv2_lightning.runs.config import flatten, override_values, reproducibility_config, to_yaml
+from mnv2_lightning.schema.errors import one_line
+
+log = logging.getLogger(__name__)
 
 # Of the Trainer's arguments, those in HPARAMS.
 TRAINER = ("max_epochs", "max_steps", "precision", "accumulate_grad_batches", "gradient_clip_val")
@@ -79,7 +86,7 @@ class TensorBoardLogger(loggers.TensorBoardLogger):
         """Log the resolved config as text, and what runs are compared in to HPARAMS."""
         if self._described or not isinstance(params, dict):
             return
-        config = dict(params)
+        config = json.loads(json.dumps(params, default=str))
         text = to_yaml(config)
         self.experiment.add_text("config", "\n".join(f"    {x}" for x in text.splitlines()))
         _, start, self._end = hparams(compared(config, self._overrides), {})
@@ -102,20 +109,29 @@ class TensorBoardLogger(loggers.TensorBoardLogger):
 
     @rank_zero_only
     def log_graph(self, model: L.LightningModule, input_array: Tensor | None = None) -> None:  # type: ignore[override]
-        """Log the graph of the network, once."""
+        """Log the graph of `model.network`, or of `model` if it has none, once.
+
+        No graph without `example_input_array`, nor of a network that cannot be traced.
+        """
         if self._described:
             return
         self._described = True
         image = model.example_input_array if input_array is None else input_array
-        network = model.network
-        if not isinstance(image, Tensor) or not isinstance(network, nn.Module):
+        if not isinstance(image, Tensor):
             return
-        weight = next(network.parameters())
-        network = copy.deepcopy(network).eval()  # the copy is not compiled, so it can be traced
-        with warnings.catch_warnings(), torch.no_grad():
-            # TensorBoard traces with torch.jit, which is deprecated; there is no replacement yet.
+        # TensorBoard traces with torch.jit, which is deprecated; there is no replacement yet. It
+        # prints its errors.
+        with warnings.catch_warnings(), redirect_stdout(StringIO()), torch.no_grad():
             warnings.simplefilter("ignore")
-            self.experiment.add_graph(network, image.to(weight.device, weight.dtype))
+            try:
+                network = copy.deepcopy(getattr(model, "network", model)).eval()  # not compiled
+                if isinstance(network, L.LightningModule):  # tracing reads all attributes
+                    network.trainer = model.trainer
+                weight = next(network.parameters(), image)
+                dtype = weight.dtype if image.is_floating_point() else image.dtype
+                self.experiment.add_graph(network, image.to(weight.device, dtype))
+            except Exception as error:
+                log.info("TensorBoard shows no graph: %s", one_line(error))
 
     @rank_zero_only
     def save(self) -> None:
