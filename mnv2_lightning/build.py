@@ -11,29 +11,71 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint, ProgressBar
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from omegaconf import DictConfig
-from torch import nn
+from torch import Tensor, nn
 
 from mnv2_lightning.callbacks.exact_resume import ExactResume
 from mnv2_lightning.callbacks.process_guard import ProcessGuard
 from mnv2_lightning.data.datamodule import MNISTDataModule
 from mnv2_lightning.runs.checkpoint_io import DurableCheckpointIO
 from mnv2_lightning.runs.config import COMMAND_KEYS, plain
-from mnv2_lightning.schema.errors import ConfigError
+from mnv2_lightning.schema.check import BATCH_NORM
+from mnv2_lightning.schema.errors import ConfigError, one_line
+from mnv2_lightning.schema.models import BY_TARGET
 from mnv2_lightning.system.hydra_compat import instantiate
+
+# Sizes of images, in px, of which one may fit a network that the configured size does not fit.
+IMAGE_SIZES = (16, 24, 28, 32, 48, 64, 96, 128, 160, 192, 224, 256, 299, 384, 512)
 
 
 def build_network(cfg: DictConfig) -> nn.Module:
     return instantiate(cfg.model, _convert_="all")
 
 
-def check_network(cfg: DictConfig, batch_size: int) -> None:
-    """Train the network on an empty batch, without weights or data. ConfigError: it fails."""
-    size = cfg.data.image_size
+def check_network(cfg: DictConfig) -> str | None:
+    """Train the network without weights or data. Return why one image is too small a batch; None:
+    it is not. ConfigError: the network cannot be built, fails on two images too, or does not return
+    (B, classes).
+    """
     try:
         with torch.device("meta"):
-            build_network(cfg).train()(torch.empty(batch_size, 1, size, size))
-    except (InstantiationException, RuntimeError, ValueError) as error:
-        raise ConfigError(f"model: {str(error.__cause__ or error).splitlines()[0]}") from error
+            network = build_network(cfg).train()
+    except InstantiationException as error:
+        message = one_line(error.__cause__ or error)
+        is_of_a_key = message.partition("=")[0] in cfg.model  # "strides=[1, 2]: ..."
+        raise ConfigError(f"model{'.' if is_of_a_key else ': '}{message}") from error
+    size = cfg.data.image_size
+    # A LightningModule of the user's own may take other outputs.
+    classes = len(cfg.data.classes) if cfg.classifier._target_ in BY_TARGET else None
+    if (of_one := _failure(network, (1, 1, size, size), classes)) is None:
+        return None
+    if (of_two := _failure(network, (2, 1, size, size), classes)) is None:
+        return of_one
+    if _failure(network, (2, 3, size, size), classes) is None:
+        raise ConfigError(f"model: {type(network).__name__} takes images of 3 channels, not of 1")
+    for other in sorted(IMAGE_SIZES, key=lambda other: abs(other - size)):
+        if _failure(network, (2, 1, other, other), classes) is None:
+            fits = f"data.image_size={other} would fit"
+            raise ConfigError(f"data.image_size={size}: {of_two}; {fits}")
+    raise ConfigError(f"model: {of_two}")
+
+
+def _failure(network: nn.Module, shape: tuple[int, ...], classes: int | None) -> str | None:
+    """Why `network`, which is on the meta device, cannot train on a batch of images; None: it can.
+
+    `shape`: (B, C, H, W) of the images. `classes`: None for any output.
+    """
+    name, expected = type(network).__name__, (shape[0], classes)
+    try:
+        with torch.device("meta"):
+            logits = network(torch.empty(shape))
+    except (RuntimeError, ValueError, IndexError, AssertionError) as error:  # wrong shapes
+        if "more than 1 value per channel" in str(error):
+            return BATCH_NORM
+        return f"{name}: {one_line(error).rstrip('.')}"
+    returned = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+    if classes is None or returned == expected:
+        return None
+    return f"{name} returns {returned} for a batch of {shape[0]}, not {expected}"
 
 
 def build_datamodule(cfg: DictConfig) -> MNISTDataModule:

@@ -14,7 +14,6 @@ from omegaconf import DictConfig
 
 from mnv2_lightning.cli import composing
 from mnv2_lightning.cli.command import Command, Job
-from mnv2_lightning.data.sets import TRAIN
 from mnv2_lightning.runs import config, folder
 from mnv2_lightning.runs.record import Record, read_record
 from mnv2_lightning.schema.errors import ConfigError, Diverged, RankError
@@ -235,7 +234,7 @@ def check_job(job: Job) -> None:
 
     from mnv2_lightning import build
     from mnv2_lightning.data import idx_files
-    from mnv2_lightning.data.batches import smallest_batch
+    from mnv2_lightning.schema.check import check_batches
     from mnv2_lightning.schema.targets import check_targets
     from mnv2_lightning.system import accelerators, warning_filters
 
@@ -243,15 +242,14 @@ def check_job(job: Job) -> None:
     accelerators.check_accelerator("trainer.accelerator", cfg.trainer.accelerator)
     check_targets(config.plain(cfg))
     warning_filters.install()
-    images = smallest_batch(TRAIN - cfg.data.val_size, cfg.data.batch_size)
-    world_size = build.build_trainer(cfg, [], []).world_size
-    build.check_network(cfg, max(1, images // world_size))
-    _check_processes(job, images, world_size)
+    devices = build.build_trainer(cfg, [], []).world_size
+    _check_processes(job)
+    check_batches(config.plain(cfg), devices, needs_two=build.check_network(cfg))
     _check_epochs(cfg)
 
 
-def _check_processes(job: Job, smallest_batch: int, world_size: int) -> None:
-    """ConfigError: the processes were not started as the config says, or lack images."""
+def _check_processes(job: Job) -> None:
+    """ConfigError: the processes were not started as the config says."""
     cfg = job.cfg
     if job.is_swept and ranks.are_several():  # each would run the sweep
         raise ConfigError("-m: a sweep is one process, which starts those of its jobs; no torchrun")
@@ -260,11 +258,6 @@ def _check_processes(job: Job, smallest_batch: int, world_size: int) -> None:
     if cfg.trainer.num_nodes > 1 and not ranks.are_several():
         raise ConfigError(
             f"trainer.num_nodes={cfg.trainer.num_nodes}: start it on each by torchrun or srun"
-        )
-    if smallest_batch < world_size:
-        raise ConfigError(
-            f"data.batch_size={cfg.data.batch_size}: the smallest batch, of {smallest_batch}, has "
-            f"too few images for each of {world_size} devices"
         )
 
 

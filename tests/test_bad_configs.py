@@ -36,6 +36,12 @@ BAD = {
     "trainer.barebones=true": r"trainer\.barebones=true: must be false",
     "data.batch_size=0": r"data\.batch_size=0: must be greater than or equal to 1",
     "data.batch_size=60000": r"larger than the 55000 training images that data\.val_size=5000",
+    "model=tutorial data.batch_size=1": r"data\.batch_size=1: .*; batch norm needs two "
+    r"values a channel .*; take data\.batch_size=2 or more",
+    "model=mobilenet_v1 data.batch_size=2 data.val_size=5001": r"data\.batch_size=2: .* has 1 "
+    r"image; .*; take data\.batch_size=3 or more, or another data\.val_size",
+    "model=tutorial data.batch_size=1 data.val_size=59999": r"data\.val_size=59999: .* has 1 "
+    r"image; .*; take a smaller data\.val_size",
     "data.val_size=60000": r"data\.val_size=60000: must be less than 60000",
     "data.image_size=28.5": r"data\.image_size=28\.5: must be an integer",
     "data.augment.scale=1": r"data\.augment\.scale=1: must be less than 1",
@@ -96,10 +102,12 @@ BAD_FOR_TORCH = {
     "optimizer._target_=torch.hub.load": r"not allowed",
     "+callbacks.x._target_=lightning.pytorch.callbacks.Timer +callbacks.x.dura=1": r"has no such",
     "+callbacks.x._target_=mnv2_lightning.callbacks.predictions.Predicted": r"x\.indices: Pred",
-    "model.expand_ratio=0.01": r"model: ",
-    "model=tutorial data.batch_size=1": r"model: Expected more than 1 value per channel",
-    "trainer.strategy=ddp trainer.devices=3 data.batch_size=2": r"has too few images for each of 3",
-    "trainer.strategy=ddp trainer.devices=3 data.batch_size=3": r"has too few images for each of 3",
+    "model.expand_ratio=0.01": r"model\.expand_ratio=0\.01: leaves none of 24 channels",
+    "trainer.strategy=ddp trainer.devices=3 data.batch_size=2": r"too few for each of 3 devices; "
+    r"take data\.batch_size=4 or more, or fewer trainer\.devices",
+    "trainer.strategy=ddp trainer.devices=3 data.batch_size=3": r"has 2 images, too few for each",
+    "trainer.strategy=ddp trainer.devices=2 data.batch_size=3 model=mobilenet_v1": r"has 2 images, "
+    r"too few for each of 2 devices; batch norm .*; take data\.batch_size=4 or more, or fewer",
     "trainer.strategy=fsdp": r"trainer\.strategy=fsdp: must be 'auto', 'ddp'",
     "trainer.strategy=deepspeed_stage_2": r"strategy=deepspeed_stage_2: must be 'auto', 'ddp'",
     "callbacks.last.save_on_train_epoch_end=false": r"callbacks\.last: .* end of each epoch",

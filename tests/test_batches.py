@@ -11,6 +11,7 @@ from PIL import Image
 from mnv2_lightning.build import build_datamodule
 from mnv2_lightning.data.batches import Batches, positions, split
 from mnv2_lightning.data.datamodule import MNISTDataModule
+from mnv2_lightning.schema.check import smallest_batch
 from tests.conftest import SMALL, Configure
 
 
@@ -32,6 +33,12 @@ def test_every_image_once_and_no_small_batch() -> None:
     assert sorted(chain(*epoch)) == list(range(103))
     assert {len(batch) for batch in epoch} == {9, 10}
     assert len(epoch) == 11
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 10, 52, 102, 103])
+def test_the_smallest_batch(batch_size: int) -> None:
+    batches = Batches(torch.arange(103), batch_size, shuffle=False)
+    assert smallest_batch(103, batch_size) == min(len(indices) for indices, _ in batches)
 
 
 @pytest.mark.parametrize("world_size", [2, 3])

@@ -85,11 +85,6 @@ def positions(sizes: Sequence[Sequence[int]]) -> np.ndarray:
     )
 
 
-def smallest_batch(count: int, batch_size: int) -> int:
-    """Size of the smallest batch that `Batches` makes of `count` indices."""
-    return count // -(-count // batch_size)
-
-
 def generator(seed: int, epoch: int) -> torch.Generator:
     """A CPU generator seeded by both."""
     return torch.Generator().manual_seed(seed * 1_000_003 + epoch)

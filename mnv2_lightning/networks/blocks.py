@@ -52,7 +52,8 @@ class InvertedResidual(nn.Module):
     """Expand (1x1), filter (3x3 depthwise), project (1x1); arXiv 1801.04381, section 3.3.
 
     `shortcut`: "identity" adds the input if it has the shape of the output; "projection" also adds
-    other inputs, after a 1x1 convolution and batch norm; "none" adds nothing.
+    other inputs, after a 1x1 convolution and batch norm; "none" adds nothing. ValueError: no
+    channels are left between expansion and projection.
     """
 
     def __init__(
@@ -68,7 +69,8 @@ class InvertedResidual(nn.Module):
         shortcut: str = "identity",
     ) -> None:
         super().__init__()
-        hidden = round(in_channels * expand_ratio)
+        if (hidden := round(in_channels * expand_ratio)) == 0:
+            raise ValueError(f"expand_ratio={expand_ratio}: leaves none of {in_channels} channels")
         expands = expand_ratio != 1 or expand_always
         self.expand = conv_norm(in_channels, hidden) if expands else nn.Identity()
         self.depthwise = conv_norm(

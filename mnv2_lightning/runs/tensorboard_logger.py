@@ -1,10 +1,14 @@
 """Lightning's TensorBoard logger, with the run's folder as log directory and correct HPARAMS."""
 
 import copy
+import json
+import logging
 import threading
 import warnings
 from argparse import Namespace
 from collections.abc import Sequence
+from contextlib import redirect_stdout
+from io import StringIO
 from typing import Any
 
 import lightning.pytorch as L
@@ -12,17 +16,55 @@ import torch
 from lightning.pytorch import loggers
 from lightning.pytorch.utilities import rank_zero_only
 from tensorboard.compat.proto.summary_pb2 import Summary
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.tensorboard.summary import hparams
 
-from mnv2_lightning.runs.config import override_values, reproducibility_config, to_yaml
+from mnv2_lightning.runs.config import flatten, override_values, reproducibility_config, to_yaml
+from mnv2_lightning.schema.errors import one_line
+
+log = logging.getLogger(__name__)
+
+# Of the Trainer's arguments, those in HPARAMS.
+TRAINER = ("max_epochs", "max_steps", "precision", "accumulate_grad_batches", "gradient_clip_val")
+# Keys that follow from others or matter for speed alone; not in HPARAMS unless overridden.
+LEFT_OUT = (
+    *("callbacks.best", "classifier.channels_last", "classifier.compile", "optimizer.fused"),
+    *("data.mean", "data.std", "data.seed", "model.in_channels", "model.num_classes"),
+)
+
+
+def compared(config: dict[str, Any], overrides: dict[str, Any]) -> dict[str, int | float | str]:
+    """The values in which runs are compared, for HPARAMS.
+
+    The class of the network, optimizer and scheduler, or the choice of the command line, such as
+    model=tutorial; the options that are on; all overrides.
+    """
+    flat, shown = flatten(config), {}
+    for part in ("model", "optimizer", "scheduler"):
+        if target := flat.get(f"{part}._target_"):
+            shown[part] = target.rpartition(".")[2]
+    shown |= {k: v for k, v in reproducibility_config(config).items() if _is_shown(k, v)}
+    shown |= {k: flat.get(k, v) for k, v in flatten(overrides).items()}
+    return {
+        key: value if type(value) in (int, float) else str(value)
+        for key, value in shown.items()
+        if value is not None
+    }
+
+
+def _is_shown(key: str, value: Any) -> bool:
+    """Whether HPARAMS shows a key that was not overridden."""
+    part, _, name = key.partition(".")
+    if key.startswith(LEFT_OUT) or "._" in key or (part == "trainer" and name not in TRAINER):
+        return False
+    return key == "seed" or value not in (None, False, 0, -1)  # those are off, or no limit
 
 
 class TensorBoardLogger(loggers.TensorBoardLogger):
     """Writes event files into `run_dir`, so that TensorBoard shows the folder's name as the run's.
 
     HPARAMS lists no metrics: TensorBoard takes them from the curves, once they are measured.
-    `overrides`: shown in HPARAMS with the config. `purge_step`: the step that the run resumes from;
+    `overrides`: always shown in HPARAMS. `purge_step`: the step that the run resumes from;
     TensorBoard hides earlier events from this step on.
     """
 
@@ -41,22 +83,13 @@ class TensorBoardLogger(loggers.TensorBoardLogger):
     def log_hyperparams(
         self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any
     ) -> None:
-        """Log the resolved config as text, and the values that are not null in HPARAMS."""
+        """Log the resolved config as text, and what runs are compared in to HPARAMS."""
         if self._described or not isinstance(params, dict):
             return
-        text = to_yaml(dict(params))
+        config = json.loads(json.dumps(params, default=str))
+        text = to_yaml(config)
         self.experiment.add_text("config", "\n".join(f"    {x}" for x in text.splitlines()))
-        shown = {
-            key: value if type(value) in (int, float, str) else str(value)
-            for key, value in reproducibility_config(dict(params)).items()
-            if value is not None and "._" not in key and not key.startswith("callbacks.best.")
-        }
-        shown |= {  # choices of config groups, such as model=tutorial
-            key: str(value)
-            for key, value in self._overrides.items()
-            if key not in shown and value is not None
-        }
-        _, start, self._end = hparams(shown, {})
+        _, start, self._end = hparams(compared(config, self._overrides), {})
         self.experiment.file_writer.add_summary(start)
 
     @rank_zero_only
@@ -76,20 +109,29 @@ class TensorBoardLogger(loggers.TensorBoardLogger):
 
     @rank_zero_only
     def log_graph(self, model: L.LightningModule, input_array: Tensor | None = None) -> None:  # type: ignore[override]
-        """Log the graph of the network, once."""
+        """Log the graph of `model.network`, or of `model` if it has none, once.
+
+        No graph without `example_input_array`, nor of a network that cannot be traced.
+        """
         if self._described:
             return
         self._described = True
         image = model.example_input_array if input_array is None else input_array
-        network = model.network
-        if not isinstance(image, Tensor) or not isinstance(network, nn.Module):
+        if not isinstance(image, Tensor):
             return
-        weight = next(network.parameters())
-        network = copy.deepcopy(network).eval()  # the copy is not compiled, so it can be traced
-        with warnings.catch_warnings(), torch.no_grad():
-            # TensorBoard traces with torch.jit, which is deprecated; there is no replacement yet.
+        # TensorBoard traces with torch.jit, which is deprecated; there is no replacement yet. It
+        # prints its errors.
+        with warnings.catch_warnings(), redirect_stdout(StringIO()), torch.no_grad():
             warnings.simplefilter("ignore")
-            self.experiment.add_graph(network, image.to(weight.device, weight.dtype))
+            try:
+                network = copy.deepcopy(getattr(model, "network", model)).eval()  # not compiled
+                if isinstance(network, L.LightningModule):  # tracing reads all attributes
+                    network.trainer = model.trainer
+                weight = next(network.parameters(), image)
+                dtype = weight.dtype if image.is_floating_point() else image.dtype
+                self.experiment.add_graph(network, image.to(weight.device, dtype))
+            except Exception as error:
+                log.info("TensorBoard shows no graph: %s", one_line(error))
 
     @rank_zero_only
     def save(self) -> None:

@@ -22,6 +22,8 @@ from mnv2_lightning.schema.nearest import did_you_mean, dotted_keys
 
 # Metrics that a callback can monitor.
 METRICS = ("train/loss", "train/accuracy", "val/loss", "val/accuracy")
+# Why some networks cannot train on one image.
+BATCH_NORM = "batch norm needs two values a channel or more, and one image leaves it a map of 1 x 1"
 # Names of pydantic's error types in messages.
 TYPES = {
     "int_type": "an integer",
@@ -117,7 +119,8 @@ def _check_fit(config: dict[str, Any]) -> None:
         raise ConfigError(f"model.num_classes={model['num_classes']}: the data set has 10 classes")
     if model.get("in_channels", 1) != 1:
         raise ConfigError(f"model.in_channels={model['in_channels']}: the images have 1 channel")
-    _check_strides(model, data["image_size"])
+    last_map = _check_strides(model, data["image_size"])
+    check_batches(config, needs_two=BATCH_NORM if last_map == 1 else None)
     endless = trainer["max_epochs"] in (None, -1) and trainer["max_steps"] == -1
     if endless and not trainer["max_time"]:
         raise ConfigError(
@@ -173,8 +176,42 @@ def _check_callbacks(config: dict[str, Any]) -> None:
             )
 
 
-def _check_strides(model: dict[str, Any], image_size: int) -> None:
-    """ConfigError: the strides do not fit the stages, or several of them meet a map of 1 px."""
+def check_batches(
+    config: dict[str, Any], devices: int = 1, *, needs_two: str | None = None
+) -> None:
+    """ConfigError: one of `devices` gets no image of the smallest batch, or only one.
+
+    `needs_two`: why the network cannot train on one image; None if it can.
+    """
+    data, trainer = config["data"], config["trainer"]
+    count, batch_size = TRAIN - data["val_size"], data["batch_size"]
+    smallest, least = smallest_batch(count, batch_size), devices * (2 if needs_two else 1)
+    if smallest >= least:
+        return
+    few = f"the smallest batch has {smallest} image{'s' if smallest > 1 else ''}"
+    if devices > 1:
+        few += f", too few for each of {devices} devices"
+    sizes = range(batch_size + 1, count + 1)
+    enough = next((size for size in sizes if smallest_batch(count, size) >= least), None)
+    remedies = [f"data.batch_size={enough} or more"] if enough else ["a smaller data.val_size"]
+    if enough and batch_size >= least:
+        remedies.append("another data.val_size")
+    if devices > 1:
+        remedies.append(f"fewer trainer.{'devices' if trainer['num_nodes'] == 1 else 'num_nodes'}")
+    key = f"data.batch_size={batch_size}" if enough else f"data.val_size={data['val_size']}"
+    why = f"; {needs_two}" if needs_two else ""
+    raise ConfigError(f"{key}: {few}{why}; take {', or '.join(remedies)}")
+
+
+def smallest_batch(count: int, batch_size: int) -> int:
+    """Size of the smallest batch that `data.batches.Batches` makes of `count` indices."""
+    return count // -(-count // batch_size)
+
+
+def _check_strides(model: dict[str, Any], image_size: int) -> int | None:
+    """The size of the last maps in px; None for a network that is not ours. ConfigError: the
+    strides do not fit the stages, or several of them meet a map of 1 px.
+    """
     kind = BY_TARGET.get(model["_target_"])
     if kind is MobileNetV2Config:
         try:
@@ -184,7 +221,7 @@ def _check_strides(model: dict[str, Any], image_size: int) -> None:
     elif kind is MobileNetV1Config:
         strides = (model["stem_stride"], *(stride for _, stride in model["layers"]))
     else:
-        return
+        return None
     size, idle = image_size, 0
     for stride in strides:
         idle += stride > 1 and size == 1
@@ -194,3 +231,4 @@ def _check_strides(model: dict[str, Any], image_size: int) -> None:
             f"data.image_size={image_size}: too small for the strides {list(strides)}, {idle} of "
             "which would meet a map of 1 px; take a larger image or smaller strides"
         )
+    return size

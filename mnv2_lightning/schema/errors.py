@@ -67,6 +67,12 @@ class RankError(UserError):
         self.exit_status, self.rank = status, rank
 
 
+def one_line(error: BaseException) -> str:
+    """The first two lines of the message, joined and cut; the error's name if it has none."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return " ".join(lines[:2])[:300] if lines else type(error).__name__
+
+
 def is_of_storage(error: BaseException) -> bool:
     """Whether the cause is the disk, as a StorageError or an OSError."""
     return isinstance(error, StorageError) or getattr(error, "errno", None) in STORAGE
