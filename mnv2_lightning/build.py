@@ -12,32 +12,66 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from omegaconf import DictConfig
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from mnv2_lightning.callbacks.exact_resume import ExactResume
 from mnv2_lightning.callbacks.process_guard import ProcessGuard
 from mnv2_lightning.data.datamodule import MNISTDataModule
 from mnv2_lightning.runs.checkpoint_io import DurableCheckpointIO
 from mnv2_lightning.runs.config import COMMAND_KEYS, plain
-from mnv2_lightning.schema.errors import ConfigError
+from mnv2_lightning.schema.errors import ConfigError, is_of_storage, one_line
+from mnv2_lightning.schema.models import BY_TARGET
 from mnv2_lightning.system.hydra_compat import instantiate
 
 
+def _build(kind: type, key: str, node: DictConfig, **kwargs: Any) -> Any:
+    """The object that `node`, the value of `key`, describes.
+
+    ConfigError: its class refuses the values, or is not a `kind`.
+    """
+    try:
+        built = instantiate(node, _convert_="all", **kwargs)
+    except InstantiationException as error:
+        cause = error.__cause__ or error
+        if is_of_storage(cause):
+            raise cause from None
+        raise ConfigError(f"{key}: {one_line(cause)}") from error
+    if not isinstance(built, kind):
+        needed = f"{kind.__module__}.{kind.__name__}"
+        raise ConfigError(f"{key}._target_={node._target_}: makes no {needed}")
+    return built
+
+
 def build_network(cfg: DictConfig) -> nn.Module:
-    return instantiate(cfg.model, _convert_="all")
+    return _build(nn.Module, "model", cfg.model)
 
 
 def check_network(cfg: DictConfig, batch_size: int) -> None:
-    """Train the network on an empty batch, without weights or data. ConfigError: it fails."""
-    size = cfg.data.image_size
-    try:
-        with torch.device("meta"):
-            build_network(cfg).train()(torch.empty(batch_size, 1, size, size))
-    except (InstantiationException, RuntimeError, ValueError) as error:
-        raise ConfigError(f"model: {str(error.__cause__ or error).splitlines()[0]}") from error
+    """Train the network on empty images, without data. ConfigError: it fails."""
+    # Ours compute nothing. Others may need real values, and their errors say what they expect.
+    is_ours = cfg.model._target_ in BY_TARGET
+    device, images = ("meta", batch_size) if is_ours else ("cpu", min(batch_size, 2))
+    shape = (images, 1, cfg.data.image_size, cfg.data.image_size)
+    with torch.device(device):
+        network = build_network(cfg).train()
+        if any(map(is_lazy, network.parameters())):
+            raise ConfigError("model: has lazy layers; give each its number of inputs")
+        if cfg.classifier._target_ not in BY_TARGET:  # it may give the network other images
+            return
+        form = torch.channels_last if cfg.classifier.channels_last else torch.contiguous_format
+        try:
+            logits = network.to(memory_format=form)(torch.zeros(shape).to(memory_format=form))
+        except Exception as error:  # of any type, from a network of the user's own
+            why = one_line(error)
+            hint = "; or set classifier.channels_last=false" if "view size" in why else ""
+            raise ConfigError(f"model: {why}{hint}") from error
+    made = tuple(getattr(logits, "shape", ())) or type(logits).__name__
+    if made != (needed := (images, len(cfg.data.classes))):
+        raise ConfigError(f"model: makes {made} of images {shape}; must make logits {needed}")
 
 
 def build_datamodule(cfg: DictConfig) -> MNISTDataModule:
-    return instantiate(cfg.data, _convert_="all")
+    return _build(L.LightningDataModule, "data", cfg.data)
 
 
 def build_classifier(cfg: DictConfig, network: nn.Module) -> Any:
@@ -48,15 +82,16 @@ def build_classifier(cfg: DictConfig, network: nn.Module) -> Any:
     """
     given = {
         "network": network,
-        "optimizer": instantiate(cfg.optimizer, _convert_="all"),
-        "scheduler": instantiate(cfg.scheduler, _convert_="all"),
+        "optimizer": _build(object, "optimizer", cfg.optimizer),
+        "scheduler": _build(object, "scheduler", cfg.scheduler),
         "num_classes": len(cfg.data.classes),
     }
     target = get_object(cfg.classifier._target_)
     parameters = inspect.signature(target).parameters  # a user's own may take fewer
-    classifier = instantiate(
+    classifier = _build(
+        L.LightningModule,
+        "classifier",
         cfg.classifier,
-        _convert_="all",
         **{name: value for name, value in given.items() if name in parameters},
     )
     outside = (*COMMAND_KEYS, "overrides")
@@ -80,10 +115,10 @@ def build_callbacks(cfg: DictConfig) -> list[Callback]:
     trainer = cfg.trainer
     built: list[Callback] = [ExactResume(seed=cfg.seed), ProcessGuard()]
     validates = cfg.data.val_size > 0 and trainer.limit_val_batches != 0
-    for node in cfg.callbacks.values():
+    for name, node in cfg.callbacks.items():
         if node is None:
             continue
-        callback = instantiate(node, _convert_="all")
+        callback = _build(Callback, f"callbacks.{name}", node)
         if isinstance(callback, ProgressBar) and not trainer.enable_progress_bar:
             continue
         if isinstance(callback, ModelCheckpoint):
@@ -98,11 +133,11 @@ def build_callbacks(cfg: DictConfig) -> list[Callback]:
 def build_loggers(cfg: DictConfig, purge_step: int | None) -> list[Logger]:
     """`purge_step`: the step from which a run resumes; None for a new run."""
     built = []
-    for node in cfg.logger.values():
+    for name, node in cfg.logger.items():
         if node is None:
             continue
         resumed = {"purge_step": purge_step} if "purge_step" in node else {}
-        built.append(instantiate(node, _convert_="all", **resumed))
+        built.append(_build(Logger, f"logger.{name}", node, **resumed))
     return built
 
 
@@ -112,17 +147,15 @@ def build_trainer(
     """ConfigError: the Trainer refuses its arguments, or its strategy is neither DDP nor a single
     device.
     """
-    try:
-        trainer: L.Trainer = instantiate(
-            cfg.trainer,
-            callbacks=callbacks,
-            logger=loggers or False,
-            default_root_dir=cfg.run_dir,
-            _convert_="all",
-            **overrides,
-        )
-    except InstantiationException as error:
-        raise ConfigError(f"trainer: {' '.join(str(error.__cause__ or error).split())}") from error
+    trainer: L.Trainer = _build(
+        L.Trainer,
+        "trainer",
+        cfg.trainer,
+        callbacks=callbacks,
+        logger=loggers or False,
+        default_root_dir=cfg.run_dir,
+        **overrides,
+    )
     # Private: the handler of SIGTERM broadcasts, a deadlock (Lightning-AI/pytorch-lightning#20825).
     trainer._signal_connector._sigterm_notifier_fn = lambda *_: None  # type: ignore[method-assign]
     if type(trainer.strategy) not in (SingleDeviceStrategy, DDPStrategy):  # auto may choose XLA's

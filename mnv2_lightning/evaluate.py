@@ -3,7 +3,6 @@
 import logging
 from typing import Any
 
-from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 
 from mnv2_lightning.cli.command import Command, Job
@@ -57,9 +56,8 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
             limit_test_batches=None,
             limit_val_batches=None,
         )
-    except InstantiationException as error:
-        why = str(error.__cause__ or error).splitlines()[0]
-        raise ConfigError(f"{run / 'config.yaml'}: {why}") from error
+    except ConfigError as error:
+        raise ConfigError(f"{run / 'config.yaml'}: {error}") from error
     path = folder.require_checkpoint("run_dir", run, cfg.checkpoint)
     checkpoints.load_weights(classifier, path)
     measure = trainer.test if cfg.split == "test" else trainer.validate

@@ -246,6 +246,7 @@ def check_job(job: Job) -> None:
     images = smallest_batch(TRAIN - cfg.data.val_size, cfg.data.batch_size)
     world_size = build.build_trainer(cfg, [], []).world_size
     build.check_network(cfg, max(1, images // world_size))
+    build.build_callbacks(cfg)
     _check_processes(job, images, world_size)
     _check_epochs(cfg)
 

@@ -19,12 +19,12 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, flag_override
 
 from mnv2_lightning.cli import composing
-from mnv2_lightning.cli.report_error import Outcome, Reported, is_waited_for, one_line, report_error
+from mnv2_lightning.cli.report_error import Outcome, Reported, is_waited_for, report_error
 from mnv2_lightning.runs import folder as folders
 from mnv2_lightning.runs.config import plain
 from mnv2_lightning.runs.record import record_death
 from mnv2_lightning.schema.check import check
-from mnv2_lightning.schema.errors import ConfigError
+from mnv2_lightning.schema.errors import ConfigError, one_line
 from mnv2_lightning.system import hydra_compat, processes, ranks, signals
 from mnv2_lightning.system.durable_files import require_writable
 

@@ -16,9 +16,8 @@ from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from mnv2_lightning.cli.report_error import one_line
 from mnv2_lightning.runs import folder
-from mnv2_lightning.schema.errors import ConfigError
+from mnv2_lightning.schema.errors import ConfigError, one_line
 from mnv2_lightning.schema.nearest import did_you_mean, dotted_keys
 from mnv2_lightning.system import hydra_compat
 

@@ -16,6 +16,7 @@ from mnv2_lightning.schema.errors import (
     StorageError,
     UserError,
     is_of_storage,
+    one_line,
 )
 from mnv2_lightning.system import processes, ranks, signals
 from mnv2_lightning.system.durable_files import write_text
@@ -89,8 +90,3 @@ def _save_traceback(error: BaseException, outcome: Outcome) -> str:
             write_text(path, "".join(traceback.format_exception(error)))
             where = f"where: {path}"
     return f" ({where})" if outcome.status == 1 else ""
-
-
-def one_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return " ".join(lines[:2])[:300] if lines else type(error).__name__

@@ -70,3 +70,9 @@ class RankError(UserError):
 def is_of_storage(error: BaseException) -> bool:
     """Whether the cause is the disk, as a StorageError or an OSError."""
     return isinstance(error, StorageError) or getattr(error, "errno", None) in STORAGE
+
+
+def one_line(error: BaseException) -> str:
+    """The first two lines of its text in one; its class if there is none."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return " ".join(lines[:2])[:300] if lines else type(error).__name__
