@@ -31,7 +31,7 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
     cfg = COMMAND.checked(cfg)
     warning_filters.install()
     run = folder.require_run("run_dir", cfg.run_dir)
-    run_cfg = folder.read_checked(run)
+    run_cfg = folder.config_to_evaluate(run, cfg.trust)
     run_cfg.data.dir = cfg.data.dir or run_cfg.data.dir
     if cfg.test_time_augmentation is not None:
         views = cfg.test_time_augmentation
@@ -103,7 +103,7 @@ def check_job(job: Job) -> None:
     cfg = job.cfg
     run = folder.require_run("run_dir", cfg.run_dir)
     folder.require_checkpoint("run_dir", run, cfg.checkpoint)
-    run_config = config.plain(folder.read_checked(run))
+    run_config = config.plain(folder.config_to_evaluate(run, cfg.trust))
     target = run_config["classifier"]["_target_"]
     if cfg.test_time_augmentation is not None and not target.startswith("mnv2_lightning."):
         raise ConfigError(f"test_time_augmentation: {target} has no such option")

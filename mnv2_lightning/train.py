@@ -209,6 +209,8 @@ def final_config(cfg: DictConfig, overrides: list[str]) -> DictConfig:
     hydra = HydraConfig.get()
     if cfg.resume:
         cfg = folder.resumed_config(cfg, overrides)
+    elif cfg.trust:
+        raise ConfigError("trust: is for the config in a run's folder, with resume=RUN_DIR")
     else:
         cfg.overrides = [override for override in overrides if "${" not in override]  # no values
         is_swept = hydra.mode == RunMode.MULTIRUN
