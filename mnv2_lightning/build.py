@@ -12,6 +12,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from omegaconf import DictConfig
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from mnv2_lightning.callbacks.exact_resume import ExactResume
 from mnv2_lightning.callbacks.process_guard import ProcessGuard
@@ -19,7 +20,7 @@ from mnv2_lightning.data.datamodule import MNISTDataModule
 from mnv2_lightning.runs.checkpoint_io import DurableCheckpointIO
 from mnv2_lightning.runs.config import COMMAND_KEYS, plain
 from mnv2_lightning.schema.check import BATCH_NORM
-from mnv2_lightning.schema.errors import ConfigError, one_line
+from mnv2_lightning.schema.errors import ConfigError, is_of_storage, one_line
 from mnv2_lightning.schema.models import BY_TARGET
 from mnv2_lightning.system.hydra_compat import instantiate
 
@@ -27,59 +28,84 @@ from mnv2_lightning.system.hydra_compat import instantiate
 IMAGE_SIZES = (16, 24, 28, 32, 48, 64, 96, 128, 160, 192, 224, 256, 299, 384, 512)
 
 
+def _build(kind: type, key: str, node: DictConfig, **kwargs: Any) -> Any:
+    """The object that `node`, the value of `key`, describes.
+
+    ConfigError: its class refuses the values, or is not a `kind`.
+    """
+    try:
+        built = instantiate(node, _convert_="all", **kwargs)
+    except InstantiationException as error:
+        cause = error.__cause__ or error
+        if is_of_storage(cause):
+            raise cause from None
+        message = one_line(cause)
+        is_of_a_key = message.partition("=")[0] in node  # "strides=[1, 2]: ..."
+        raise ConfigError(f"{key}{'.' if is_of_a_key else ': '}{message}") from error
+    if not isinstance(built, kind):
+        needed = f"{kind.__module__}.{kind.__name__}"
+        raise ConfigError(f"{key}._target_={node._target_}: makes no {needed}")
+    return built
+
+
 def build_network(cfg: DictConfig) -> nn.Module:
-    return instantiate(cfg.model, _convert_="all")
+    return _build(nn.Module, "model", cfg.model)
 
 
 def check_network(cfg: DictConfig) -> str | None:
-    """Train the network without weights or data. Return why one image is too small a batch; None:
-    it is not. ConfigError: the network cannot be built, fails on two images too, or does not return
-    (B, classes).
+    """Train the network on empty images, without data. Return why one image is too small a batch;
+    None: it is not. ConfigError: the network cannot be built, fails on two images too, or does not
+    return (B, classes).
     """
-    try:
-        with torch.device("meta"):
-            network = build_network(cfg).train()
-    except InstantiationException as error:
-        message = one_line(error.__cause__ or error)
-        is_of_a_key = message.partition("=")[0] in cfg.model  # "strides=[1, 2]: ..."
-        raise ConfigError(f"model{'.' if is_of_a_key else ': '}{message}") from error
-    size = cfg.data.image_size
-    # A LightningModule of the user's own may take other outputs.
-    classes = len(cfg.data.classes) if cfg.classifier._target_ in BY_TARGET else None
-    if (of_one := _failure(network, (1, 1, size, size), classes)) is None:
+    # Ours compute nothing. Others may need real values, and their errors say what they expect.
+    device = "meta" if cfg.model._target_ in BY_TARGET else "cpu"
+    with torch.device(device):
+        network = build_network(cfg).train()
+    if any(map(is_lazy, network.parameters())):
+        raise ConfigError("model: has lazy layers; give each its number of inputs")
+    if cfg.classifier._target_ not in BY_TARGET:  # it may give the network other images
         return None
-    if (of_two := _failure(network, (2, 1, size, size), classes)) is None:
+    form = torch.channels_last if cfg.classifier.channels_last else torch.contiguous_format
+    network.to(memory_format=form)
+    size = cfg.data.image_size
+
+    def failure(images: int, channels: int, size: int) -> str | None:
+        x = torch.zeros(images, channels, size, size, device=device).to(memory_format=form)
+        return _failure(network, x, len(cfg.data.classes))
+
+    if (of_one := failure(1, 1, size)) is None:
+        return None
+    if (of_two := failure(2, 1, size)) is None:
         return of_one
-    if _failure(network, (2, 3, size, size), classes) is None:
+    if "view size" in of_two:
+        raise ConfigError(f"model: {of_two}; or set classifier.channels_last=false")
+    if failure(2, 3, size) is None:
         raise ConfigError(f"model: {type(network).__name__} takes images of 3 channels, not of 1")
     for other in sorted(IMAGE_SIZES, key=lambda other: abs(other - size)):
-        if _failure(network, (2, 1, other, other), classes) is None:
+        if failure(2, 1, other) is None:
             fits = f"data.image_size={other} would fit"
             raise ConfigError(f"data.image_size={size}: {of_two}; {fits}")
     raise ConfigError(f"model: {of_two}")
 
 
-def _failure(network: nn.Module, shape: tuple[int, ...], classes: int | None) -> str | None:
-    """Why `network`, which is on the meta device, cannot train on a batch of images; None: it can.
-
-    `shape`: (B, C, H, W) of the images. `classes`: None for any output.
-    """
-    name, expected = type(network).__name__, (shape[0], classes)
+def _failure(network: nn.Module, x: Tensor, classes: int) -> str | None:
+    """Why `network` cannot train on the batch `x`, (B, C, H, W); None: it can."""
+    name, expected = type(network).__name__, (len(x), classes)
     try:
-        with torch.device("meta"):
-            logits = network(torch.empty(shape))
-    except (RuntimeError, ValueError, IndexError, AssertionError) as error:  # wrong shapes
+        with torch.device(x.device):
+            logits = network(x)
+    except Exception as error:  # of any type, from a network of the user's own
         if "more than 1 value per channel" in str(error):
             return BATCH_NORM
         return f"{name}: {one_line(error).rstrip('.')}"
     returned = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-    if classes is None or returned == expected:
+    if returned == expected:
         return None
-    return f"{name} returns {returned} for a batch of {shape[0]}, not {expected}"
+    return f"{name} returns {returned} for a batch of {len(x)}, not {expected}"
 
 
 def build_datamodule(cfg: DictConfig) -> MNISTDataModule:
-    return instantiate(cfg.data, _convert_="all")
+    return _build(L.LightningDataModule, "data", cfg.data)
 
 
 def build_classifier(cfg: DictConfig, network: nn.Module) -> Any:
@@ -90,15 +116,16 @@ def build_classifier(cfg: DictConfig, network: nn.Module) -> Any:
     """
     given = {
         "network": network,
-        "optimizer": instantiate(cfg.optimizer, _convert_="all"),
-        "scheduler": instantiate(cfg.scheduler, _convert_="all"),
+        "optimizer": _build(object, "optimizer", cfg.optimizer),
+        "scheduler": _build(object, "scheduler", cfg.scheduler),
         "num_classes": len(cfg.data.classes),
     }
     target = get_object(cfg.classifier._target_)
     parameters = inspect.signature(target).parameters  # a user's own may take fewer
-    classifier = instantiate(
+    classifier = _build(
+        L.LightningModule,
+        "classifier",
         cfg.classifier,
-        _convert_="all",
         **{name: value for name, value in given.items() if name in parameters},
     )
     outside = (*COMMAND_KEYS, "overrides")
@@ -122,10 +149,10 @@ def build_callbacks(cfg: DictConfig) -> list[Callback]:
     trainer = cfg.trainer
     built: list[Callback] = [ExactResume(seed=cfg.seed), ProcessGuard()]
     validates = cfg.data.val_size > 0 and trainer.limit_val_batches != 0
-    for node in cfg.callbacks.values():
+    for name, node in cfg.callbacks.items():
         if node is None:
             continue
-        callback = instantiate(node, _convert_="all")
+        callback = _build(Callback, f"callbacks.{name}", node)
         if isinstance(callback, ProgressBar) and not trainer.enable_progress_bar:
             continue
         if isinstance(callback, ModelCheckpoint):
@@ -140,11 +167,11 @@ def build_callbacks(cfg: DictConfig) -> list[Callback]:
 def build_loggers(cfg: DictConfig, purge_step: int | None) -> list[Logger]:
     """`purge_step`: the step from which a run resumes; None for a new run."""
     built = []
-    for node in cfg.logger.values():
+    for name, node in cfg.logger.items():
         if node is None:
             continue
         resumed = {"purge_step": purge_step} if "purge_step" in node else {}
-        built.append(instantiate(node, _convert_="all", **resumed))
+        built.append(_build(Logger, f"logger.{name}", node, **resumed))
     return built
 
 
@@ -154,17 +181,15 @@ def build_trainer(
     """ConfigError: the Trainer refuses its arguments, or its strategy is neither DDP nor a single
     device.
     """
-    try:
-        trainer: L.Trainer = instantiate(
-            cfg.trainer,
-            callbacks=callbacks,
-            logger=loggers or False,
-            default_root_dir=cfg.run_dir,
-            _convert_="all",
-            **overrides,
-        )
-    except InstantiationException as error:
-        raise ConfigError(f"trainer: {' '.join(str(error.__cause__ or error).split())}") from error
+    trainer: L.Trainer = _build(
+        L.Trainer,
+        "trainer",
+        cfg.trainer,
+        callbacks=callbacks,
+        logger=loggers or False,
+        default_root_dir=cfg.run_dir,
+        **overrides,
+    )
     # Private: the handler of SIGTERM broadcasts, a deadlock (Lightning-AI/pytorch-lightning#20825).
     trainer._signal_connector._sigterm_notifier_fn = lambda *_: None  # type: ignore[method-assign]
     if type(trainer.strategy) not in (SingleDeviceStrategy, DDPStrategy):  # auto may choose XLA's

@@ -3,7 +3,6 @@
 import logging
 from typing import Any
 
-from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 
 from mnv2_lightning.cli.command import Command, Job
@@ -32,7 +31,7 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
     cfg = COMMAND.checked(cfg)
     warning_filters.install()
     run = folder.require_run("run_dir", cfg.run_dir)
-    run_cfg = folder.read_checked(run)
+    run_cfg = folder.config_to_evaluate(run, cfg.trust)
     run_cfg.data.dir = cfg.data.dir or run_cfg.data.dir
     if cfg.test_time_augmentation is not None:
         views = cfg.test_time_augmentation
@@ -57,9 +56,8 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
             limit_test_batches=None,
             limit_val_batches=None,
         )
-    except InstantiationException as error:
-        why = str(error.__cause__ or error).splitlines()[0]
-        raise ConfigError(f"{run / 'config.yaml'}: {why}") from error
+    except ConfigError as error:
+        raise ConfigError(f"{run / 'config.yaml'}: {error}") from error
     path = folder.require_checkpoint("run_dir", run, cfg.checkpoint)
     checkpoints.load_weights(classifier, path)
     measure = trainer.test if cfg.split == "test" else trainer.validate
@@ -105,7 +103,7 @@ def check_job(job: Job) -> None:
     cfg = job.cfg
     run = folder.require_run("run_dir", cfg.run_dir)
     folder.require_checkpoint("run_dir", run, cfg.checkpoint)
-    run_config = config.plain(folder.read_checked(run))
+    run_config = config.plain(folder.config_to_evaluate(run, cfg.trust))
     target = run_config["classifier"]["_target_"]
     if cfg.test_time_augmentation is not None and not target.startswith("mnv2_lightning."):
         raise ConfigError(f"test_time_augmentation: {target} has no such option")

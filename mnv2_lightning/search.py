@@ -185,10 +185,10 @@ def check_job(job: Job) -> None:
     from mnv2_lightning.schema.targets import check_targets
 
     cfg = job.cfg
-    for key, value in (("resume", cfg.resume), ("sweep", cfg.sweep)):
-        if value is not None:
+    for key in ("resume", "sweep", "trust"):
+        if cfg[key] is not None:
             raise ConfigError(
-                f"{key}={value}: is an option of train; search.name=NAME resumes a search"
+                f"{key}={cfg[key]}: is an option of train; search.name=NAME resumes a search"
             )
     for key, off in WITHOUT_ACCURACY.items():
         if OmegaConf.select(cfg, key) == off:

@@ -208,6 +208,8 @@ def final_config(cfg: DictConfig, overrides: list[str]) -> DictConfig:
     hydra = HydraConfig.get()
     if cfg.resume:
         cfg = folder.resumed_config(cfg, overrides)
+    elif cfg.trust:
+        raise ConfigError("trust: is for the config in a run's folder, with resume=RUN_DIR")
     else:
         cfg.overrides = [override for override in overrides if "${" not in override]  # no values
         is_swept = hydra.mode == RunMode.MULTIRUN
@@ -245,6 +247,7 @@ def check_job(job: Job) -> None:
     devices = build.build_trainer(cfg, [], []).world_size
     _check_processes(job)
     check_batches(config.plain(cfg), devices, needs_two=build.check_network(cfg))
+    build.build_callbacks(cfg)
     _check_epochs(cfg)
 
 

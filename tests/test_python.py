@@ -86,7 +86,7 @@ def test_resume(typed: tuple[str, ...], tmp_path: Path) -> None:
         ("data.image_size", 6000, r"data\.image_size=6000: must be"),
         ("trainer.accelerator", "gpu", r"trainer\.accelerator=gpu: this machine has none"),
         ("callbacks.last.dirpath", "/elsewhere", r"callbacks\.last\.dirpath=/elsewhere: leads out"),
-        ("model._target_", "os.system", r"model\._target_=os\.system: not allowed"),
+        ("model._target_", "none.Net", r"model\._target_=none\.Net: there is no package none"),
         ("resume", "nowhere", r"resume=nowhere: there is no such folder"),
     ],
 )

@@ -13,6 +13,7 @@ from mnv2_lightning.cli.command import Command, Job
 from mnv2_lightning.networks import complexity
 from mnv2_lightning.train import train
 from tests import evidence
+from tests import test_own_parts as own_parts
 from tests.conftest import SMALL, Configure
 from tests.evidence import results, speed
 from tests.evidence.markdown import ROOT
@@ -69,6 +70,10 @@ def test_commands_pass_every_check(
     if "num_nodes" in command:  # started by srun
         monkeypatch.setenv("WORLD_SIZE", "16")
         monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
+    if "mine" in command:  # which the page shows how to write
+        own_parts.write(tmp_path, own_parts.FILES)
+        monkeypatch.syspath_prepend(tmp_path)
+        own_parts.forget("mine")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 8)

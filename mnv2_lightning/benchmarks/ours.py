@@ -120,5 +120,5 @@ def growth(*, overrides: list[str], warmup: int, steps: int) -> dict[str, Any]:
 
     measured = throughput(batch_size, timed(step, warmup=warmup, steps=steps))
     # The backward pass takes twice as many: gradients of inputs and of weights. 2 operations each.
-    operations = 6 * costs.multiply_adds * measured["images_per_second"]
+    operations = 6 * (costs.multiply_adds or 0) * measured["images_per_second"]
     return measured | {"multiply_adds": costs.multiply_adds, "gflops": operations / 1e9}

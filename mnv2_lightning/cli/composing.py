@@ -141,8 +141,13 @@ def explain(error: Exception, command: str) -> str:
     if sweep := re.search(r"(?:Ambiguous value for argument|Sweep parameters) '(.+?)' ", message):
         return f"{sweep[1]}: several values need -m, for a sweep"
     known = dotted_keys(OmegaConf.to_container(compose(command)))
-    if other := re.match(r"Could not override '(.+?)'", message):  # such as of another model's keys
-        known = [key for key in known if key != other[1]]
+    cause = error.__cause__
+    if isinstance(cause, OmegaConfBaseException) and isinstance(cause.parent_node, DictConfig):
+        # The keys beside an unknown one, such as those of another model than the default one.
+        part = str(cause.full_key).rpartition(".")[0]
+        prefix = f"{part}." if part else ""
+        keys = dotted_keys(unresolved(cause.parent_node), prefix)
+        known = keys + [key for key in known if not key.startswith(prefix)]
     for key in re.findall(r"'([\w./@-]+)'", message):
         if key not in known:
             return f"{key}: unknown key{did_you_mean(key, known)}"

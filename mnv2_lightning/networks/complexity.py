@@ -1,6 +1,7 @@
 """Costs of a network: parameters, multiply-adds, sizes of its feature maps."""
 
 import copy
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
@@ -15,7 +16,7 @@ class Complexity:
     """Costs of the forward pass of one image. `map_sizes`: stage -> width of its output, in px."""
 
     parameters: int
-    multiply_adds: int
+    multiply_adds: int | None
     map_sizes: dict[str, int]
 
     def as_dict(self) -> dict[str, Any]:
@@ -25,26 +26,34 @@ class Complexity:
 def measure(network: nn.Module, *, in_channels: int, image_size: int) -> Complexity:
     """Costs of `network` for a (1, in_channels, image_size, image_size) image.
 
-    The forward pass runs on the meta device, where nothing is computed. Multiply-adds are those of
-    convolutions and linear layers.
+    Multiply-adds are those of convolutions and linear layers; None if the network takes other
+    images. The forward pass runs on the meta device, where nothing is computed, if it can.
     """
-    on_meta = copy.deepcopy(network).to("meta", torch.float32).eval()
+    shape = (1, in_channels, image_size, image_size)
+    multiply_adds: int | None = None
+    map_sizes: dict[str, int] = {}
+    for device in ("meta", "cpu"):
+        with suppress(Exception):  # of any type, from a network of the user's own
+            multiply_adds, map_sizes = _run(network, shape, device)
+            break
+    parameters = sum(p.numel() for p in network.parameters())
+    return Complexity(parameters, multiply_adds, map_sizes)
+
+
+def _run(network: nn.Module, shape: tuple[int, ...], device: str) -> tuple[int, dict[str, int]]:
+    """Multiply-adds and map sizes of a forward pass."""
+    copied = copy.deepcopy(network).to(device, torch.float32).eval()
     map_sizes: dict[str, int] = {}
 
-    def record(name: str, _module: nn.Module, _inputs: Any, output: Tensor) -> None:
-        if output.ndim == 4:
+    def record(name: str, _module: nn.Module, _inputs: Any, output: Any) -> None:
+        if isinstance(output, Tensor) and output.ndim == 4:
             map_sizes[name] = output.shape[-1]
 
-    for name, module in _stages(on_meta):
+    for name, module in _stages(copied):
         module.register_forward_hook(partial(record, name))
-    image = torch.empty(1, in_channels, image_size, image_size, device="meta")
     with torch.inference_mode(), FlopCounterMode(display=False) as flops:
-        on_meta(image)
-    return Complexity(
-        parameters=sum(p.numel() for p in network.parameters()),
-        multiply_adds=flops.get_total_flops() // 2,
-        map_sizes=map_sizes,
-    )
+        copied(torch.zeros(shape, device=device))
+    return flops.get_total_flops() // 2, map_sizes
 
 
 def _stages(network: nn.Module) -> list[tuple[str, nn.Module]]:

@@ -42,8 +42,9 @@ def draw(rows: Sequence[Row], search: dict[str, Any] | None = None) -> dict[str,
         drawn["lines"] = draw_lines(measured, keys, numeric, by)
     elif measured and numeric:
         drawn["slices"] = draw_slices(measured, numeric, by)
-    if any(len({group.mean(key) for group in measured} - {None}) > 1 for key in COSTS.values()):
-        drawn["costs"] = draw_costs(measured, by)
+    costed = [g for g in measured if None not in map(g.mean, COSTS.values())]
+    if any(len({group.mean(key) for group in costed}) > 1 for key in COSTS.values()):
+        drawn["costs"] = draw_costs(costed, by)
     curves = {group.name: curve for group in groups if (curve := group.curve())}
     if max(map(len, curves.values()), default=0) > 1:
         drawn["curves"] = draw_curves(curves)

@@ -19,9 +19,11 @@ def start(record: dict[str, Any], accelerator: str, cfg: DictConfig) -> str:
         f"{cfg.model._target_.rpartition('.')[2]} on {cfg.data.dataset}, {accelerator}, "
         f"{record['precision']}, seed {record['seed']}",
         f"  parameters     {record['parameters']:,}",
-        f"  multiply-adds  {record['multiply_adds']:,} an image of {cfg.data.image_size} px",
-        f"  map sizes      {' '.join(map(str, record['map_sizes'].values()))} px",
     ]
+    if (cost := record["multiply_adds"]) is not None:
+        lines.append(f"  multiply-adds  {cost:,} an image of {cfg.data.image_size} px")
+    if sizes := record["map_sizes"].values():
+        lines.append(f"  map sizes      {' '.join(map(str, sizes))} px")
     if cfg.trainer.precision == "16-mixed" and record["precision"] == "bf16-mixed":
         lines.append("  16-mixed needs a GPU: the CPU computes in bf16-mixed instead")
     if "bf16" in record["precision"] and accelerator == "cpu" and not record["hardware"]["bf16"]:

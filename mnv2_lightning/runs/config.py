@@ -18,7 +18,7 @@ from mnv2_lightning.schema.errors import ConfigError
 from mnv2_lightning.system.durable_files import write_text
 
 # Keys that belong to a command, not to the run; config.yaml does not hold them.
-COMMAND_KEYS = ("command", "resume", "run_dir", "sweep", "traceback")
+COMMAND_KEYS = ("command", "resume", "run_dir", "sweep", "traceback", "trust")
 # Keys that neither the result of a run depends on nor a comparison of runs shows.
 HIDDEN_KEYS = (*COMMAND_KEYS, "overrides", "logger", "data.dir", "data.classes")
 # Keys that the result of a run does not depend on: paths, logging, progress.
@@ -122,14 +122,17 @@ def _with_paths(config: dict[str, Any], change: Callable[[str], str]) -> dict[st
         if isinstance(value, dict):
             changed[key] = _with_paths(value, change)
         else:
-            changed[key] = change(value) if key in FOLDERS and value is not None else value
+            is_path = key in FOLDERS and isinstance(value, str) and "://" not in value
+            changed[key] = change(value) if is_path else value
     return changed
 
 
 def require_inside(config: dict[str, Any]) -> None:
-    """Check that the run writes into its own folder only. ConfigError."""
+    """Check that what is ours or Lightning's writes into the run's folder only. ConfigError."""
     run_dir = Path(config["run_dir"]).resolve()
     for path, node in targeted_nodes(config):
+        if not str(node["_target_"]).startswith(("mnv2_lightning.", "lightning.")):
+            continue
         for key in FOLDERS:
             value = node.get(key)
             if value is not None and not Path(str(value)).resolve().is_relative_to(run_dir):
@@ -160,7 +163,9 @@ def _is_in(key: str, groups: Sequence[str]) -> bool:
 def reproducibility_config(config: dict[str, Any]) -> dict[str, Any]:
     """The part of a config that the result depends on, flat."""
     flat = flatten(config).items()
-    return {k: v for k, v in flat if not _is_in(k, IGNORED_KEYS) and not k.endswith(".dirpath")}
+    return {
+        k: v for k, v in flat if not _is_in(k, IGNORED_KEYS) and k.rpartition(".")[2] not in FOLDERS
+    }
 
 
 def override_values(overrides: Sequence[str]) -> dict[str, Any]:

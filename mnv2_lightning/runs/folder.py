@@ -23,15 +23,13 @@ from mnv2_lightning.runs.record import EMPTY, LOCK, RECORD, SWEEP, TRIAL_LOCKS, 
 from mnv2_lightning.schema.check import check, targeted_nodes
 from mnv2_lightning.schema.errors import ConfigError
 from mnv2_lightning.schema.nearest import did_you_mean, dotted_keys
+from mnv2_lightning.schema.targets import require_trusted
 from mnv2_lightning.system import ranks
 from mnv2_lightning.system.durable_files import make_folder
 
 log = logging.getLogger(__name__)
 
 _MISSING: Any = object()
-# Classes of other packages that can write anywhere or send data. A resumed run uses them only if
-# the command's overrides name them; its config may come from an untrusted source.
-OVERRIDE_ONLY = ("logger", "trainer.profiler", "trainer.model_registry")
 # File in the folder of a sweep or a search -> the key that names it.
 MARKERS = {SWEEP: "sweep", TRIAL_LOCKS: "search.name"}
 MAX_LENGTH = 120  # characters of a folder's name
@@ -160,7 +158,18 @@ def read_config(folder: Path) -> DictConfig:
     return OmegaConf.create(config.read(folder / "config.yaml"))
 
 
-def read_checked(folder: Path) -> DictConfig:
+def config_to_evaluate(folder: Path, trust: Any) -> DictConfig:
+    """The config of the run in `folder`, without what an evaluation does not use.
+
+    ConfigError: it is wrong, or names a class that is neither ours nor of a package in `trust`.
+    """
+    cfg = _read_checked(folder)
+    cfg.callbacks, cfg.logger, cfg.trainer.profiler = {}, {}, None
+    require_trusted(plain(cfg), trust, folder / "config.yaml")
+    return cfg
+
+
+def _read_checked(folder: Path) -> DictConfig:
     """The config of the run in `folder`, checked like one from the command line. ConfigError.
 
     Its `data.dir` is used only if the files are there: nothing is downloaded into it.
@@ -182,11 +191,13 @@ def read_checked(folder: Path) -> DictConfig:
 def resumed_config(composed: DictConfig, overrides: Sequence[str]) -> DictConfig:
     """The config of the run `composed.resume` with `overrides` applied.
 
-    ConfigError: there is no such run, or an override changes what its result depends on.
+    ConfigError: there is no such run, an override changes what its result depends on, or the run's
+    config names a class that is neither ours, nor trusted, nor in `overrides`.
     """
     folder = require_run("resume", composed.resume)
-    cfg = read_checked(folder)
+    cfg = _read_checked(folder)
     before, changed = plain(cfg), set()
+    named: list[tuple[str, Any]] = []  # path and class of the nodes in `overrides`
     for override in OverridesParser.create().parse_overrides(list(overrides)):
         key = override.key_or_group
         if key in COMMAND_KEYS or key.startswith("hydra."):
@@ -199,13 +210,24 @@ def resumed_config(composed: DictConfig, overrides: Sequence[str]) -> DictConfig
             raise ConfigError(f"{key}: unknown key{did_you_mean(key, dotted_keys(plain(cfg)))}")
         if key == "logger":
             cfg.logger = composed.logger
+            value = plain(cfg)["logger"]
         elif isinstance(old, DictConfig) and not (value is None or isinstance(value, dict)):
             raise ConfigError(f"{key}={value}: a group cannot change when a run is resumed")
-        else:
-            OmegaConf.update(cfg, key, value, merge=key not in OVERRIDE_ONLY)
+        else:  # a class takes the place of the run's, with all its keys
+            is_class = isinstance(value, dict) and "_target_" in value
+            OmegaConf.update(cfg, key, value, merge=not is_class)
+        if key.endswith("._target_"):
+            named.append((key.removesuffix("._target_"), value))
+        named += [(path, node["_target_"]) for path, node in targeted_nodes(value, key)]
     kept = [o for o in cfg.overrides if key_of(o) not in changed]
     cfg.overrides = kept + [o for o in overrides if key_of(o) in changed and "${" not in o]
-    _require_overrides(plain(cfg), changed)
+    require_trusted(plain(cfg), composed.get("trust"), folder / "config.yaml", named)
+    registry = cfg.trainer.model_registry  # to which checkpoints are sent
+    if registry and "trainer.model_registry" not in changed:
+        raise ConfigError(
+            f"trainer.model_registry={registry}: is not taken from a run's config; set it again, "
+            "or trainer.model_registry=null"
+        )
     for key, old, new in config.forbidden_changes(before, plain(cfg)):
         raise ConfigError(
             f"{key}={new}: cannot change when a run is resumed (it is {old}); what can: "
@@ -218,21 +240,6 @@ def resumed_config(composed: DictConfig, overrides: Sequence[str]) -> DictConfig
 def key_of(override: str) -> str:
     """`+optimizer.lr=0.1` -> `optimizer.lr`."""
     return override.partition("=")[0].lstrip("+~")
-
-
-def _require_overrides(config: dict[str, Any], overridden: set[str]) -> None:
-    """ConfigError: the run's config has a part of OVERRIDE_ONLY that no override replaces."""
-    named = [(path, str(node["_target_"])) for path, node in targeted_nodes(config)]
-    if registry := config["trainer"].get("model_registry"):
-        named.append(("trainer.model_registry", f"the registry {registry}"))
-    for part in (part for part in OVERRIDE_ONLY if part not in overridden):
-        for path, name in named:
-            if f"{path}.".startswith(f"{part}.") and not name.startswith("mnv2_lightning."):
-                without = "logger=default" if part == "logger" else f"{part}=null"
-                raise ConfigError(
-                    f"{path}: {name} is not taken from a run's config; set {part}=... again, or "
-                    f"{without}"
-                )
 
 
 def holds_this_run(folder: Path, cfg: DictConfig, *, is_swept: bool = False) -> bool:

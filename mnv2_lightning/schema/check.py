@@ -1,10 +1,10 @@
 """Checks of a composed config: keys, types, ranges, and values that must fit together."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from mnv2_lightning.data.sets import TRAIN
@@ -15,8 +15,10 @@ from mnv2_lightning.schema.models import (
     BY_TARGET,
     CheckpointConfig,
     Config,
-    MobileNetV1Config,
+    MobileNetConfig,
     MobileNetV2Config,
+    SGDConfig,
+    WarmupConfig,
 )
 from mnv2_lightning.schema.nearest import did_you_mean, dotted_keys
 
@@ -40,10 +42,11 @@ TYPES = {
 
 def check(command: str, config: dict[str, Any]) -> None:
     """Check the composed and resolved config of a job. ConfigError: a message of one line."""
-    _validate(BY_COMMAND[command], config, "", config)
+    keys = dotted_keys(config)
+    validate(BY_COMMAND[command], config, "", keys)
     for path, node in targeted_nodes(config):
         if (model := BY_TARGET.get(str(node["_target_"]))) is not None:
-            _validate(model, node, f"{path}.", config)
+            validate(model, node, f"{path}.", keys)
     if command in ("train", "search"):
         _check_fit(config)
         _check_callbacks(config)
@@ -61,8 +64,13 @@ def targeted_nodes(config: Any, path: str = "") -> Iterator[tuple[str, dict[str,
             yield from targeted_nodes(value, f"{path}.{index}")
 
 
-def _validate(model: type[Config], node: dict[str, Any], prefix: str, config: Any) -> None:
-    """ConfigError: a line about the first wrong key; the errors of a union are joined by "or"."""
+def validate(
+    model: type[BaseModel], node: dict[str, Any], prefix: str, others: Iterable[str] = ()
+) -> None:
+    """ConfigError: a line about the first wrong key; the errors of a union are joined by "or".
+
+    `prefix`: of the model's keys. `others`: further keys that the user may have meant.
+    """
     try:
         model.model_validate(node)
         return
@@ -73,8 +81,11 @@ def _validate(model: type[Config], node: dict[str, Any], prefix: str, config: An
     same = [e for e in errors if _real_path(e["loc"], node)[: len(path)] == path]
     kinds = {e["type"] for e in same}
     if "extra_forbidden" in kinds:
-        known = [prefix + name for name in model.model_fields] + dotted_keys(config)
-        raise ConfigError(f"{key}: unknown key{did_you_mean(key, [k for k in known if k != key])}")
+        known = [f"{prefix}{field.alias or name}" for name, field in model.model_fields.items()]
+        near = did_you_mean(key, [k for k in (*known, *others) if k != key])
+        if not near and not others:
+            near = f" (there are: {', '.join(known) or 'none'})"
+        raise ConfigError(f"{key}: unknown key{near}")
     if "missing" in kinds:
         raise ConfigError(f"{key}: a value is required")
     must = " or ".join(dict.fromkeys(_must_be(e) for e in same))
@@ -115,11 +126,9 @@ def _check_fit(config: dict[str, Any]) -> None:
             f"data.batch_size={data['batch_size']}: larger than the {trained_on} training images "
             f"that data.val_size={data['val_size']} leaves"
         )
-    if model.get("num_classes", 10) != 10:
-        raise ConfigError(f"model.num_classes={model['num_classes']}: the data set has 10 classes")
-    if model.get("in_channels", 1) != 1:
-        raise ConfigError(f"model.in_channels={model['in_channels']}: the images have 1 channel")
-    last_map = _check_strides(model, data["image_size"])
+    last_map = None  # size of the last maps in px, if it is known
+    if issubclass(_kind(model), MobileNetConfig):
+        last_map = _check_mobilenet(model, data["image_size"])
     check_batches(config, needs_two=BATCH_NORM if last_map == 1 else None)
     endless = trainer["max_epochs"] in (None, -1) and trainer["max_steps"] == -1
     if endless and not trainer["max_time"]:
@@ -127,12 +136,12 @@ def _check_fit(config: dict[str, Any]) -> None:
             "trainer.max_epochs=-1: training would never end; "
             "set it, trainer.max_steps or trainer.max_time"
         )
-    if endless and "warmup" in config["scheduler"]:
+    if endless and issubclass(_kind(config["scheduler"]), WarmupConfig):
         raise ConfigError(
             "trainer.max_epochs=-1: a schedule that warms up and falls needs to know the end; "
             "set trainer.max_epochs, trainer.max_steps or scheduler=constant"
         )
-    if optimizer.get("nesterov") and optimizer.get("momentum") == 0:
+    if _kind(optimizer) is SGDConfig and optimizer["nesterov"] and optimizer["momentum"] == 0:
         raise ConfigError("optimizer.nesterov=true: needs optimizer.momentum above 0")
     clips = trainer["gradient_clip_val"] and trainer["precision"] == "16-mixed"
     if optimizer.get("fused") and clips:
@@ -145,11 +154,13 @@ def _check_callbacks(config: dict[str, Any]) -> None:
     """ConfigError: a callback watches what is not logged, or no exact resuming from `last`."""
     data, trainer, callbacks = config["data"], config["trainer"], config["callbacks"]
     validates = data["val_size"] > 0 and trainer["limit_val_batches"] != 0
+    nodes = [config["classifier"], *filter(None, callbacks.values())]
+    is_ours = all(node["_target_"].startswith(("mnv2_lightning.", "lightning.")) for node in nodes)
     for name, node in callbacks.items():
         monitor = node and node.get("monitor")
-        if not monitor:
+        if not isinstance(monitor, str):
             continue
-        if monitor not in METRICS and config["classifier"]["_target_"] in BY_TARGET:
+        if is_ours and monitor not in METRICS:
             raise ConfigError(
                 f"callbacks.{name}.monitor={monitor}: nothing is logged by that name"
                 f"{did_you_mean(monitor, METRICS)} (there are: {', '.join(METRICS)})"
@@ -166,7 +177,7 @@ def _check_callbacks(config: dict[str, Any]) -> None:
             "callbacks: without `last` no run can be resumed; callbacks=[default,NAME] adds to the "
             "default ones, trainer.enable_checkpointing=false does without checkpoints"
         )
-    if last and BY_TARGET.get(last["_target_"]) is CheckpointConfig:
+    if last and _kind(last) is CheckpointConfig:
         by_epoch = last.get("save_on_train_epoch_end") and not last.get("every_n_train_steps")
         if not by_epoch or last.get("monitor"):
             raise ConfigError(
@@ -208,20 +219,28 @@ def smallest_batch(count: int, batch_size: int) -> int:
     return count // -(-count // batch_size)
 
 
-def _check_strides(model: dict[str, Any], image_size: int) -> int | None:
-    """The size of the last maps in px; None for a network that is not ours. ConfigError: the
-    strides do not fit the stages, or several of them meet a map of 1 px.
+def _kind(node: dict[str, Any]) -> type[Config]:
+    """The model of a node; Config if there is none for its class."""
+    return BY_TARGET.get(node["_target_"], Config)
+
+
+def _check_mobilenet(model: dict[str, Any], image_size: int) -> int:
+    """The size of the last maps in px.
+
+    ConfigError: other classes or channels than the images', strides that do not fit the stages, or
+    several strides that meet a map of 1 px.
     """
-    kind = BY_TARGET.get(model["_target_"])
-    if kind is MobileNetV2Config:
+    if model["num_classes"] != 10:
+        raise ConfigError(f"model.num_classes={model['num_classes']}: the data set has 10 classes")
+    if model["in_channels"] != 1:
+        raise ConfigError(f"model.in_channels={model['in_channels']}: the images have 1 channel")
+    if _kind(model) is MobileNetV2Config:
         try:
             strides = resolve_strides(model["stages"], model["strides"])
         except ValueError as error:
             raise ConfigError(f"model.{error}") from None
-    elif kind is MobileNetV1Config:
-        strides = (model["stem_stride"], *(stride for _, stride in model["layers"]))
     else:
-        return None
+        strides = (model["stem_stride"], *(stride for _, stride in model["layers"]))
     size, idle = image_size, 0
     for stride in strides:
         idle += stride > 1 and size == 1

@@ -105,6 +105,7 @@ class AffineConfig(Config):
 
 
 class EvaluateConfig(FolderConfig, command="evaluate"):
+    trust: list[str] | None
     checkpoint: Literal["best", "last", "previous"] | None
     split: Literal["test", "val"]
     test_time_augmentation: AffineConfig | None
@@ -336,6 +337,7 @@ class TrainConfig(FolderConfig, command="train"):
     seed: Seed
     sweep: str | int | None
     resume: str | None
+    trust: list[str] | None
     overrides: list[str]
     command: str | None
 

@@ -24,7 +24,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from mnv2_lightning.runs.config import differences
 from mnv2_lightning.runs.record import TRIAL_LOCKS
-from mnv2_lightning.schema.errors import ConfigError
+from mnv2_lightning.schema.errors import ConfigError, one_line
 from mnv2_lightning.system.durable_files import make_folder, write_text
 from mnv2_lightning.system.hydra_compat import instantiate
 
@@ -49,8 +49,7 @@ def check(cfg: DictConfig) -> None:
         try:
             build()
         except Exception as error:  # of any type, from a constructor
-            why = str(error.__cause__ or error).splitlines()[0]
-            raise ConfigError(f"{key}: {why}") from error
+            raise ConfigError(f"{key}: {one_line(error.__cause__ or error)}") from error
 
 
 def open_study(cfg: DictConfig, folder: Path, base: dict[str, Any]) -> optuna.Study:

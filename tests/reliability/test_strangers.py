@@ -106,6 +106,15 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "a launcher": {"hydra": {"launcher": {"_target_": "os.mkdir", "path": MARK}}},
     "a metric that downloads": {"model": {"_target_": "torchmetrics.text.ROUGEScore"}},
     "args": {"model": {"_target_": "os.mkdir", "_args_": [MARK]}},
+    "args of ours": {"optimizer": {"_target_": "torch.optim.SGD", "_args_": [MARK]}},
+    "a module that runs code": {"model": {"_target_": "evil.Net"}},
+    "a package that runs code": {"model": {"_target_": "evil.networks.Net"}},
+    "a function of ours": {"model": {"_target_": "mnv2_lightning.data.idx_files.load"}},
+    "what ours import": {"model": {"_target_": "mnv2_lightning.networks.blocks.OrderedDict"}},
+    "a method of ours": {
+        "model": {"_target_": "mnv2_lightning.callbacks.model_checkpoint.Checkpoint.to_yaml"}
+    },
+    "no name": {"model": {"_target_": ["os", "mkdir"]}},
 }
 
 
@@ -132,7 +141,10 @@ def test_configs_of_a_run_folder(
 ) -> None:
     shutil.copytree(run, tmp_path / "run")
     torch.save(Payload(tmp_path / MARK), tmp_path / "payload.pt")
+    (tmp_path / "evil.py").write_text(f"import os\nos.mkdir({str(tmp_path / MARK)!r})\n")
+    monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("FIRED", "os.mkdir")
+    monkeypatch.setenv("MNV2_TRUST", "mine,evi,")
     path = tmp_path / "run" / "config.yaml"
     config = yaml.safe_load(path.read_text())
     change(config, CONFIGS[kind])
@@ -300,7 +312,7 @@ def test_what_is_typed_takes_the_place_of_a_strangers(run: Path, tmp_path: Path)
     assert cfg.trainer.profiler == {"_target_": f"{PROFILERS}.AdvancedProfiler"}
     assert resumed_config(composed, ["trainer.profiler=null"]).trainer.profiler is None
     with pytest.raises(
-        ConfigError, match=r"trainer\.profiler: .* set trainer\.profiler=\.\.\. aga"
+        ConfigError, match=r"trainer\.profiler\._target_=.* add trust=\[lightning\]"
     ):
         resumed_config(composed, ["trainer.profiler.dirpath=x"])
 
@@ -313,7 +325,9 @@ def test_a_checkpoint_names_no_folder_above(tmp_path: Path) -> None:
 
 
 def test_a_logger_of_ones_own(call: Call, tmp_path: Path) -> None:
-    """Goes on with the same command; by `resume=` it is typed again, and `evaluate` needs none."""
+    """Goes on with the same command; by `resume=` it is typed again or trusted, and `evaluate`
+    needs none.
+    """
     node = f"{{_target_: {LOGGERS}.CSVLogger, save_dir: '${{run_dir}}', name: mine}}"
     command = (*SMALL, "callbacks.test_images=null", f"+logger.mine={node}", "hydra.run.dir=run")
     assert call("train", *command, "trainer.max_epochs=1").status == 0
@@ -323,10 +337,11 @@ def test_a_logger_of_ones_own(call: Call, tmp_path: Path) -> None:
     assert call("evaluate", "run_dir=run").status == 0
     ended = call("train", "resume=run", "trainer.max_epochs=3")
     assert ended.status == 2
-    assert f"logger.mine: {LOGGERS}.CSVLogger" in ended.err
-    assert "set logger=" in ended.err
-    ended = call("train", "resume=run", "trainer.max_epochs=3", "logger=default")
-    assert ended.status == 0, ended.err
+    assert f"logger.mine._target_={LOGGERS}.CSVLogger: not one of ours" in ended.err
+    for epochs, more in ((3, f"+logger.mine={node}"), (4, "trust=[lightning]"), (5, "logger=csv")):
+        ended = call("train", "resume=run", f"trainer.max_epochs={epochs}", more)
+        assert ended.status == 0, ended.err
+    assert len(list((tmp_path / "run" / "mine").iterdir())) == 4
 
 
 @pytest.mark.parametrize("kind", ["absent", "damaged", "of nobody"])
