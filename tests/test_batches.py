@@ -9,7 +9,8 @@ import torchvision.transforms as T
 from PIL import Image
 
 from mnv2_lightning.build import build_datamodule
-from mnv2_lightning.data.batches import Batches, positions, split
+from mnv2_lightning.callbacks.predictions import positions
+from mnv2_lightning.data.batches import Batches, split
 from mnv2_lightning.data.datamodule import MNISTDataModule
 from mnv2_lightning.schema.check import smallest_batch
 from tests.conftest import SMALL, Configure

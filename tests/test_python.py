@@ -7,6 +7,7 @@ from pathlib import Path
 import hydra
 import pytest
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from lightning.pytorch import Callback
 from omegaconf import OmegaConf
 
@@ -27,6 +28,7 @@ SHORT = (*SMALL, "trainer.max_epochs=1", "callbacks.test_images=null")
 def typed(small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, ...]:
     """Overrides of a short run on the made data, in an empty folder."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(HydraConfig.instance(), "cfg", None)  # of a command in another test
     return (f"data.dir={small_data}", *SHORT)
 
 

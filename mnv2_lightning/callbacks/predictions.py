@@ -1,5 +1,6 @@
 """Predictions for every image of an evaluation."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -7,8 +8,6 @@ import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
-
-from mnv2_lightning.data.batches import positions
 
 
 @dataclass(frozen=True)
@@ -20,6 +19,21 @@ class Predicted:
 
     labels: np.ndarray
     probabilities: np.ndarray
+
+
+def positions(sizes: Sequence[Sequence[int]]) -> np.ndarray:
+    """Positions in an epoch that was not shuffled of rank 0's images, then rank 1's, and so on.
+
+    `sizes`: of each rank, the sizes of its shares of the batches.
+    """
+    starts = np.cumsum([0, *np.sum(sizes, axis=0)])
+    return np.concatenate(
+        [
+            start + rank + len(sizes) * np.arange(size)
+            for rank, shares in enumerate(sizes)
+            for start, size in zip(starts, shares, strict=False)
+        ]
+    )
 
 
 class Predictions(Callback):

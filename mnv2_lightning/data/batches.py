@@ -1,9 +1,8 @@
 """Images in memory, and the indices of each batch: a pure function of (seed, epoch, rank)."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import KW_ONLY, dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
@@ -68,21 +67,6 @@ class Batches(Sampler[tuple[Tensor, int]]):
             indices = indices[order.to(indices.device)]
         for batch in torch.tensor_split(indices, len(self)):
             yield batch[self.rank :: self.world_size], self.epoch
-
-
-def positions(sizes: Sequence[Sequence[int]]) -> np.ndarray:
-    """Positions in an epoch that was not shuffled of rank 0's images, then rank 1's, and so on.
-
-    `sizes`: of each rank, the sizes of its shares of the batches.
-    """
-    starts = np.cumsum([0, *np.sum(sizes, axis=0)])
-    return np.concatenate(
-        [
-            start + rank + len(sizes) * np.arange(size)
-            for rank, shares in enumerate(sizes)
-            for start, size in zip(starts, shares, strict=False)
-        ]
-    )
 
 
 def generator(seed: int, epoch: int) -> torch.Generator:
