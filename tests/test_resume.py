@@ -97,6 +97,7 @@ def test_resumed_equals_uninterrupted(
     assert result["status"] == "finished"
     assert_same(comparable(load(cut)), comparable(load(whole)))
     assert curves(cut) == curves(whole)
+    assert [len(list(run.glob("events*"))) for run in (whole, cut)] == [1, 2]
     for key in ("test_accuracy", "test_loss", "val_accuracy", "tested_checkpoint"):
         assert result[key] == record(whole)[key]
 

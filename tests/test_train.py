@@ -67,6 +67,7 @@ def test_curves(run: Path) -> None:
 
 
 def test_tensorboard(run: Path) -> None:
+    assert len(list(run.glob("events*"))) == 1  # of fit and test
     events = EventAccumulator(str(run), size_guidance={"images": 0}).Reload()
     tags = events.Tags()
     assert {"train/loss", "val/accuracy", "lr", "images_per_second"} <= set(tags["scalars"])
