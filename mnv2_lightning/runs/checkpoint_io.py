@@ -26,7 +26,8 @@ class DurableCheckpointIO(CheckpointIO):
         path, stream = Path(path), io.BytesIO()
         torch.save(checkpoint, stream)
         previous = path.with_stem("previous") if path.stem == "last" else None
-        write_bytes(path, stream.getbuffer(), keep=previous)
+        with stream.getbuffer() as content:
+            write_bytes(path, content, keep=previous)
 
     def load_checkpoint(
         self,
