@@ -96,6 +96,23 @@ def test_the_readmes_example(call: Call, own: Path) -> None:
     assert ended.status == 0, ended.err
 
 
+def test_the_current_folder_comes_last(
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A console script searches it too, for what is not installed; never for what we import."""
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path not in ("", str(ROOT))])
+    before = [*sys.path]
+    write(tmp_path, FILES)
+    forget("mine")
+    assert call("train", *SHORT, "hydra.run.dir=run").status == 0
+    assert call("evaluate", "run_dir=run").status == 0
+    assert sys.path == before
+    ended = call("train", *FIRST)
+    assert ended.status == 0, ended.err
+    assert sys.path == [*before, str(tmp_path)]
+    forget("mine")
+
+
 def test_the_same_command_needs_no_trust(call: Call, own: Path) -> None:
     """Its config is what was typed, also where it goes on with a run in its folder."""
     for epochs in (1, 2):
@@ -289,6 +306,10 @@ BAD = {
     "model=mine +logger.w._target_=lightning.pytorch.loggers.WandbLogger": (
         r"logger\.w\._target_=.*: there is no package wandb; pip install wandb"
     ),
+    "model=mine +logger._target_=mine.loggers.TextLogger": (
+        r"logger=a group of keys: must be groups by name, such as \{mine: "
+    ),
+    "--config-dir=nowhere": r"Additional config directory .*nowhere' not found",
     "model=none": r"model=none: there is none such \(there are: .*mine",
 }  # fmt: skip
 
@@ -384,14 +405,21 @@ def test_costs_that_are_not_known_are_left_out(configure: Configure) -> None:
     assert "map sizes" not in text
 
 
+SCRIPT = """import sys
+from mnv2_lightning.train import main
+if __name__ == "__main__":
+    sys.exit(main())
+"""
+
+
 @pytest.mark.slow
 def test_a_console_script_finds_the_folder_one_is_in(
     own: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     """As `python -m` does; in the jobs of a sweep too."""
     script = tmp_path_factory.mktemp("bin") / "mnv2-train"
-    script.write_text("from mnv2_lightning.train import main\nmain()\n")
-    typed = [*FIRST, "trainer.limit_train_batches=2", "-m", "model.width=2,3", "sweep=s"]
+    script.write_text(SCRIPT)
+    typed = ["-m", *FIRST, "trainer.limit_train_batches=2", "model.width=2,3", "sweep=s"]
     for launcher in ([], ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]):
         shutil.rmtree(own / "outputs", ignore_errors=True)
         ended = subprocess.run(

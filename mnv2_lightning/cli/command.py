@@ -72,8 +72,6 @@ class Command:
     def main(self) -> NoReturn:
         """The entry point: ends the process with the status of `run`."""
         signals.install(is_silent=is_waited_for())
-        if not getattr(sys.flags, "safe_path", False) and os.getcwd() not in sys.path:
-            sys.path.append(os.getcwd())  # for packages of the user's own, as `python -m` does
         command = _named(self.name)
         signals.exit_command(command.run(), fast=command.launcher == "basic")
 

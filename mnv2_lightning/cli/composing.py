@@ -12,7 +12,7 @@ from hydra.core.global_hydra import GlobalHydra  # its config loader expands `gl
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from hydra.errors import HydraException, MissingConfigException
+from hydra.errors import HydraException, MissingConfigException, SearchPathException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -133,6 +133,8 @@ def arguments(
 def explain(error: Exception, command: str) -> str:
     """Explain an error of composition in one line, with the nearest key or file."""
     message = one_line(error)
+    if isinstance(error, SearchPathException):  # of --config-dir
+        return message
     if isinstance(error, MissingConfigException):
         group, _, choice = (error.missing_cfg_file or "").rpartition("/")
         options = sorted(error.options or ())

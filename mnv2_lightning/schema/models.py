@@ -7,7 +7,15 @@ makes the messages.
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, Field, FiniteFloat, NonNegativeInt, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    Field,
+    FiniteFloat,
+    NonNegativeInt,
+    ValidationError,
+)
 
 from mnv2_lightning.data.sets import DATA_SETS, SIDE, TRAIN
 
@@ -54,6 +62,14 @@ Node = Annotated[
 ]
 
 
+def _require_names(nodes: Any) -> Any:
+    if isinstance(nodes, dict) and "_target_" in nodes:
+        raise ValueError("groups by name, such as {mine: {_target_: ...}}")
+    return nodes
+
+
+# Callbacks or loggers by name; null leaves one out.
+Nodes = Annotated[dict[str, Node | None], BeforeValidator(_require_names)]
 BY_COMMAND: dict[str, type["Config"]] = {}
 BY_TARGET: dict[str, type["Config"]] = {}  # not every _target_ has a model
 
@@ -332,8 +348,8 @@ class TrainConfig(FolderConfig, command="train"):
     optimizer: Node
     scheduler: Node
     trainer: TrainerConfig
-    callbacks: dict[str, Node | None]
-    logger: dict[str, Node | None]
+    callbacks: Nodes
+    logger: Nodes
     seed: Seed
     sweep: str | int | None
     resume: str | None

@@ -8,6 +8,7 @@ Hydra's block list is no security boundary (`torch.load` passes it).
 import ast
 import inspect
 import os
+import sys
 from collections.abc import Sequence
 from importlib import import_module
 from importlib.util import find_spec
@@ -127,7 +128,13 @@ def resolve(path: str, target: str) -> Any:
 
 
 def _import(key: str, names: list[str]) -> tuple[Any, list[str]]:
-    """The longest part of `names` that is a module, imported, and the rest. ConfigError."""
+    """The longest part of `names` that is a module, imported, and the rest. ConfigError.
+
+    What is not installed is searched for in the current folder, which is not on the path of console
+    scripts.
+    """
+    if names[0] not in sys.modules and find_spec(names[0]) is None:
+        sys.path.append(os.getcwd())
     for count in range(len(names) - 1, 0, -1):
         module = ".".join(names[:count])
         try:
