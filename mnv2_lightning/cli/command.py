@@ -83,6 +83,7 @@ class Command:
         os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra raises its errors
         if ranks.rank() or ranks.is_launched():  # gloo prints a stack where another rank has ended
             os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+        sys.argv[1:] = hydra_compat.overrides_first(sys.argv[1:])
         with report_error() as outcome:
             self.outcome = outcome
             try:
