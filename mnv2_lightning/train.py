@@ -208,12 +208,13 @@ def final_config(cfg: DictConfig, overrides: list[str]) -> DictConfig:
     hydra = HydraConfig.get()
     if cfg.resume:
         cfg = folder.resumed_config(cfg, overrides)
-    elif cfg.trust:
+    elif cfg.trust and cfg.resume is None:
         raise ConfigError("trust: is for the config in a run's folder, with resume=RUN_DIR")
     else:
         cfg.overrides = [override for override in overrides if "${" not in override]  # no values
         is_swept = hydra.mode == RunMode.MULTIRUN
-        if folder.holds_this_run(Path(cfg.run_dir), cfg, is_swept=is_swept):
+        resumes = folder.holds_this_run(Path(cfg.run_dir), cfg, is_swept=is_swept)
+        if resumes and cfg.resume is None:  # an empty one is refused
             cfg.resume = cfg.run_dir
     repeat = composing.arguments(hydra, "train", cfg.overrides)
     cfg.command = shlex.join(["python", "-m", "mnv2_lightning.train", *repeat])

@@ -24,7 +24,7 @@ from mnv2_lightning.runs import folder as folders
 from mnv2_lightning.runs.config import plain
 from mnv2_lightning.runs.record import record_death
 from mnv2_lightning.schema.check import check
-from mnv2_lightning.schema.errors import ConfigError, one_line
+from mnv2_lightning.schema.errors import ConfigError, empty, one_line
 from mnv2_lightning.system import hydra_compat, processes, ranks, signals
 from mnv2_lightning.system.durable_files import require_writable
 
@@ -251,8 +251,12 @@ class Command:
             hydra.job.num = number or 0
             cfg = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
             _require_values(cfg)
-            place = [hydra.sweep.dir, hydra.sweep.subdir] if number is not None else [hydra.run.dir]
-            folder = folder or Path(*place)
+            keys = ("run.dir",) if number is None else ("sweep.dir", "sweep.subdir")
+            place = {f"hydra.{key}": OmegaConf.select(hydra, key) for key in keys}
+            for key, value in place.items():
+                if value == "":
+                    raise empty(key)
+            folder = folder or Path(*place.values())
             hydra.runtime.output_dir = str(folder.absolute())
         cfg = self.final_config(cfg, overrides)
         OmegaConf.resolve(cfg)

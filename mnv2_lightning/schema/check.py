@@ -9,7 +9,7 @@ from pydantic_core import ErrorDetails
 
 from mnv2_lightning.data.sets import TRAIN
 from mnv2_lightning.networks.strides import resolve_strides
-from mnv2_lightning.schema.errors import ConfigError
+from mnv2_lightning.schema.errors import ConfigError, empty
 from mnv2_lightning.schema.models import (
     BY_COMMAND,
     BY_TARGET,
@@ -88,6 +88,8 @@ def validate(
         raise ConfigError(f"{key}: unknown key{near}")
     if "missing" in kinds:
         raise ConfigError(f"{key}: a value is required")
+    if errors[0]["input"] == "":
+        raise empty(key)
     must = " or ".join(dict.fromkeys(_must_be(e) for e in same))
     if must.startswith((f"{key}.", f"{key}: ")):  # it names a key below this one
         raise ConfigError(must)

@@ -35,6 +35,7 @@ STRATEGIES = Literal[
 ]
 PRECISIONS = Literal["16-mixed", "bf16-mixed", "32-true", "64-true", "16-true", "bf16-true"]
 ACCELERATORS = Literal["auto", "cpu", "gpu", "cuda", "mps"]
+Text = Annotated[str, Field(min_length=1)]
 PositiveInt = Annotated[int, Field(ge=1)]
 Positive = Annotated[FiniteFloat, Field(gt=0)]
 NonNegative = Annotated[FiniteFloat, Field(ge=0)]
@@ -88,7 +89,7 @@ class CommandConfig(Config, command="devices"):
 
 
 class FolderConfig(CommandConfig):
-    run_dir: str
+    run_dir: Text
 
 
 class DataFolderConfig(Config):
@@ -129,9 +130,9 @@ class BenchmarkConfig(FolderConfig, command="benchmark"):
 
 
 class ReportConfig(CommandConfig, command="report"):
-    run_dir: str | None
-    runs: Annotated[list[str], Field(min_length=1)] | None
-    out: str
+    run_dir: Text | None
+    runs: Annotated[list[Text], Field(min_length=1)] | None
+    out: Text
 
 
 class ReluCollapseConfig(FolderConfig, command="relu_collapse"):
@@ -248,7 +249,7 @@ class TrainerConfig(TargetConfig, target="lightning.pytorch.Trainer"):
     min_epochs: NonNegativeInt | None
     max_steps: Annotated[int, Field(ge=-1)]
     min_steps: NonNegativeInt | None
-    max_time: str | dict[str, int] | None
+    max_time: Text | dict[str, int] | None
     limit_train_batches: Batches | None
     limit_val_batches: Batches | None
     limit_test_batches: Batches | None
@@ -278,13 +279,13 @@ class TrainerConfig(TargetConfig, target="lightning.pytorch.Trainer"):
     sync_batchnorm: bool
     reload_dataloaders_every_n_epochs: NonNegativeInt
     enable_autolog_hparams: bool
-    model_registry: str | None
+    model_registry: Text | None
 
 
 class CheckpointConfig(TargetConfig, target="mnv2_lightning.callbacks.model_checkpoint.Checkpoint"):
-    dirpath: str | None = None
-    filename: str | None = None
-    monitor: str | None = None
+    dirpath: Text | None = None
+    filename: Text | None = None
+    monitor: Text | None = None
     verbose: bool = False
     save_last: bool | Literal["link"] | None = None
     save_top_k: Annotated[int, Field(ge=-1)] = 1
@@ -300,7 +301,7 @@ class CheckpointConfig(TargetConfig, target="mnv2_lightning.callbacks.model_chec
 
 
 class EarlyStoppingConfig(TargetConfig, target="lightning.pytorch.callbacks.EarlyStopping"):
-    monitor: str
+    monitor: Text
     min_delta: FiniteFloat = 0.0
     patience: NonNegativeInt = 3
     verbose: bool = False
@@ -335,8 +336,8 @@ class TrainConfig(FolderConfig, command="train"):
     callbacks: dict[str, Node | None]
     logger: dict[str, Node | None]
     seed: Seed
-    sweep: str | int | None
-    resume: str | None
+    sweep: Text | int | None
+    resume: Text | None
     trust: list[str] | None
     overrides: list[str]
     command: str | None
@@ -381,10 +382,10 @@ def _space(space: dict[str, Any], path: str = "search.space") -> dict[str, Any]:
 
 
 class StudyConfig(Config):
-    name: str | int | None
+    name: Text | int | None
     trials: PositiveInt
     seed: Seed
-    storage: str | None
+    storage: Text | None
     space: Annotated[dict[str, Any], AfterValidator(_space)]
     sampler: Node
     pruner: Node
