@@ -29,6 +29,7 @@ WITHOUT_ACCURACY = {  # values with which a trial has no validation accuracy to 
     "data.val_size": 0,
     "trainer.limit_val_batches": 0,
     "trainer.enable_checkpointing": False,
+    "callbacks": {},
 }
 _CHECKED: set[tuple[str, ...]] = set()  # trials whose configs were checked in this process
 

@@ -145,7 +145,7 @@ def _checkpoint_to_resume(run_dir: Path) -> tuple[Path | None, int]:
 
     newest = checkpoints.newest(run_dir)
     if newest is None:
-        log.info("resumes from the beginning, as no epoch was finished: %s", run_dir)
+        log.info("resumes from the beginning, as there is no checkpoint: %s", run_dir)
         return None, 0
     checkpoint = checkpoints.read(newest)
     log.info("resumes after epoch %d: %s", checkpoint["epoch"] + 1, newest)

@@ -140,6 +140,37 @@ def test_a_run_and_its_folder(call: Call, tmp_path: Path) -> None:
     assert json.loads((run / "result.json").read_text())["status"] == "finished"
 
 
+@pytest.mark.parametrize("typed", ["logger=[]", "~logger", "logger=null"])
+def test_no_logger(typed: str, call: Call, tmp_path: Path) -> None:
+    ended = call("train", *SMALL, typed, "hydra.run.dir=a", "trainer.max_epochs=1")
+    assert ended.status == 0, ended.err
+    there = {path.name for path in (tmp_path / "a").iterdir() if not path.name.startswith(".")}
+    assert there == {"checkpoints", "config.yaml", "result.json", "train.log"}
+    record = json.loads((tmp_path / "a" / "result.json").read_text())
+    assert record["test_accuracy"] is not None
+    ended = call("train", "resume=a", typed, "trainer.max_epochs=2")
+    assert ended.status == 0, ended.err
+    assert "resumes after epoch 1" in ended.out
+
+
+@pytest.mark.parametrize("typed", ["callbacks=[]", "~callbacks", "callbacks=null"])
+def test_no_callback(typed: str, call: Call, tmp_path: Path) -> None:
+    """Lightning would write a checkpoint of its own, and draw a bar."""
+    ended = call("train", *SMALL, typed, "hydra.run.dir=a", "trainer.max_epochs=1")
+    assert ended.status == 0, ended.err
+    assert ended.out.count("the run cannot be resumed") == 1
+    assert "tested            the weights as they are" in ended.out
+    assert "epoch" not in (ended.out + ended.err).lower()
+    assert not list(tmp_path.rglob("*.ckpt"))
+    record = json.loads((tmp_path / "a" / "result.json").read_text())
+    assert record["test_accuracy"] is not None
+    assert "\ncallbacks: {}\n" in (tmp_path / "a" / "config.yaml").read_text()
+    assert "already finished" in call("train", "resume=a").out
+    ended = call("train", "resume=a", "trainer.max_epochs=2")  # nothing is lost, so no error
+    assert ended.status == 0, ended.err
+    assert "resumes from the beginning, as there is no checkpoint" in ended.out
+
+
 def test_multirun_in_one_sweep_folder(call: Call, tmp_path: Path) -> None:
     ended = call(
         "train",

@@ -272,6 +272,7 @@ BAD = {
     "data.val_size=0": "data.val_size=0: a search chooses by held-out images",
     "trainer.limit_val_batches=0": "trainer.limit_val_batches=0: a search chooses by",
     "trainer.enable_checkpointing=false": "trainer.enable_checkpointing=False: a search",
+    "callbacks=[]": "callbacks={}: a search chooses by",
     "search.name=fast": "search.name=fast: is an experiment of conf/; take another name",
     "search.sampler._target_=optuna.pruners.NopPruner": "search.sampler.n_startup_trials: unknown",
     "search.sampler.n_startup=1": "did you mean search.sampler.n_startup_trials?",

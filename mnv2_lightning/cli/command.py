@@ -83,7 +83,8 @@ class Command:
         os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra raises its errors
         if ranks.rank() or ranks.is_launched():  # gloo prints a stack where another rank has ended
             os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-        sys.argv[1:] = hydra_compat.overrides_first(sys.argv[1:])
+        typed = [composing.without_null(argument) for argument in sys.argv[1:]]
+        sys.argv[1:] = hydra_compat.overrides_first(typed)
         with report_error() as outcome:
             self.outcome = outcome
             try:
@@ -102,7 +103,9 @@ class Command:
         config_dir = str(composing.config_dir())
         try:
             hydra_compat.main(config_dir, self.name)(self)()
-        except composing.ERRORS as error:
+        except (*composing.ERRORS, ValueError) as error:
+            if self.is_checked and not isinstance(error, composing.ERRORS):  # of a launcher
+                raise
             with hydra_compat.initialize(config_dir):
                 raise ConfigError(composing.explain(error, self.name)) from error
         finally:

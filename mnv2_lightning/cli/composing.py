@@ -40,6 +40,13 @@ for resolver in (folder.folder_name, folder.run_folder, folder.report_folder, fo
     hydra_compat.register_resolver(resolver.__name__, resolver, replace=True)
 
 
+def without_null(argument: str) -> str:
+    """`logger=[]` for `logger=null`, which Hydra refuses for a folder of `conf/`."""
+    key, _, value = argument.partition("=")
+    is_null = value == "null" and bool(key) and (config_dir() / key).is_dir()
+    return f"{key}=[]" if is_null else argument
+
+
 def quoted(value: Any) -> str:
     """Quote a value in Hydra's grammar, in which a backslash escapes only before a quote."""
     text = re.sub(r"\\+(?='|\Z)", lambda backslashes: 2 * backslashes[0], str(value))
@@ -70,7 +77,7 @@ def composed(command: str, overrides: Sequence[str]) -> DictConfig:
     """The config of `command`, including `hydra`. Only while Hydra runs. ConfigError."""
     try:
         return compose(command, list(overrides), return_hydra_config=True)
-    except ERRORS as error:
+    except (*ERRORS, ValueError) as error:
         raise ConfigError(explain(error, command)) from error
 
 
@@ -138,6 +145,8 @@ def explain(error: Exception, command: str) -> str:
         options = sorted(error.options or ())
         near = f"{did_you_mean(choice, options)} (there are: {', '.join(options)})"
         return f"{group}={choice}: there is none such{near}" if group and options else message
+    if message.startswith("Config group override must be a string or a list"):
+        return "null: cannot be chosen from a group; KEY=[] chooses none of its files"
     if sweep := re.search(r"(?:Ambiguous value for argument|Sweep parameters) '(.+?)' ", message):
         return f"{sweep[1]}: several values need -m, for a sweep"
     known = dotted_keys(OmegaConf.to_container(compose(command)))

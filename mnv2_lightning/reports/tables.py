@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 
 from mnv2_lightning.reports import leaderboard
 from mnv2_lightning.reports.collect import Row
+from mnv2_lightning.runs.config import saves_checkpoints
 
 Section = tuple[str, list[str], list[list[str]]]  # title, head, rows
 
@@ -24,6 +25,8 @@ def start(record: dict[str, Any], accelerator: str, cfg: DictConfig) -> str:
         lines.append(f"  multiply-adds  {cost:,} an image of {cfg.data.image_size} px")
     if sizes := record["map_sizes"].values():
         lines.append(f"  map sizes      {' '.join(map(str, sizes))} px")
+    if not saves_checkpoints(cfg):
+        lines.append("  no checkpoints: the run cannot be resumed; the last weights are tested")
     if cfg.trainer.precision == "16-mixed" and record["precision"] == "bf16-mixed":
         lines.append("  16-mixed needs a GPU: the CPU computes in bf16-mixed instead")
     if "bf16" in record["precision"] and accelerator == "cpu" and not record["hardware"]["bf16"]:

@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +58,11 @@ NOT_A_CONFIG = (yaml.YAMLError, ValueError, AttributeError, LookupError, TypeErr
 def plain(cfg: DictConfig) -> dict[str, Any]:
     """The resolved config as a dict of JSON types."""
     return OmegaConf.to_container(cfg, resolve=True)  # type: ignore[return-value]
+
+
+def saves_checkpoints(config: Mapping[Any, Any]) -> bool:
+    """Whether a run of this config writes checkpoints, without which it cannot be resumed."""
+    return bool(config["trainer"]["enable_checkpointing"] and config["callbacks"])
 
 
 def save(path: Path, config: dict[str, Any]) -> None:

@@ -133,7 +133,7 @@ def resume_hint(folder: Path | None) -> str:
                 name = f"{key}={place.name}"
                 return f"; the same command resumes it (add {name} if it had no name)"
     saved = any((folder / "checkpoints").glob("*.ckpt"))
-    return f"; resume it with resume={folder}" if saved else "; no epoch was finished"
+    return f"; resume it with resume={folder}" if saved else "; it has no checkpoint"
 
 
 def require_checkpoint(key: str, folder: Path, name: str | None) -> Path:

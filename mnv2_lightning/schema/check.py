@@ -174,10 +174,11 @@ def _check_callbacks(config: dict[str, Any]) -> None:
                 f"{data['val_size']} leaves nothing to validate on"
             )
     last = callbacks.get("last")
-    if trainer["enable_checkpointing"] and not last:
+    if trainer["enable_checkpointing"] and callbacks and not last:
         raise ConfigError(
             "callbacks: without `last` no run can be resumed; callbacks=[default,NAME] adds to the "
-            "default ones, trainer.enable_checkpointing=false does without checkpoints"
+            "default ones, trainer.enable_checkpointing=false does without checkpoints, and "
+            "callbacks=[] without any callback"
         )
     if last and _kind(last) is CheckpointConfig:
         by_epoch = last.get("save_on_train_epoch_end") and not last.get("every_n_train_steps")
