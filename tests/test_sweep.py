@@ -134,6 +134,7 @@ def test_a_sweep_of_one(call: Call, tmp_path: Path) -> None:
     typed = ("train", "-m", *few, "data.batch_size=50", "trainer.max_epochs=1", "sweep=s")
     ended = call(*typed)
     assert ended.status == 0, ended.err
+    assert ended.out.startswith("-m: one job, as nothing is swept; ")
     (job,) = (tmp_path / "outputs" / "sweeps" / "s").glob("*/result.json")
     name = "val_size-100_limit_train_batches-1_enable_progress_bar-False_batch_size-50_max_epochs-1"
     assert job.parent.name == name

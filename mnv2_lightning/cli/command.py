@@ -28,6 +28,8 @@ from mnv2_lightning.schema.errors import ConfigError, empty, one_line
 from mnv2_lightning.system import hydra_compat, processes, ranks, signals
 from mnv2_lightning.system.durable_files import require_writable
 
+log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class Job:
@@ -203,6 +205,8 @@ class Command:
                 job = folders.job_folder(overrides, shared)
                 raise ConfigError(f"{error} (job {job})") from error
         self._check(jobs)
+        if len(jobs) == 1:
+            log.info("-m: one job, as nothing is swept; several values sweep a key: seed=0,1")
         sweep_dir = jobs[0].folder.parent.absolute()
         if self.sweep is not None:
             self.sweep.begin(jobs)
