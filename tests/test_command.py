@@ -201,7 +201,13 @@ def test_multirun_in_one_sweep_folder(call: Call, tmp_path: Path) -> None:
         ("optimizer.lr=1e+18", "lr-1e18"),
         ("experiment=tutorial", "experiment-tutorial"),
         ("", "job"),
-        (f"x={'a' * 200}", f"x-{'a' * 118}-a4b62112"),
+        (f"model.strides=[2{',1' * 18}]", f"strides--2{'-1' * 18}"),  # 39 characters
+        (f"model.strides=[2{',1' * 19}]", "strides-a29361d0"),
+        (f"x={'a' * 200} seed=1", "x-c2a908d9_seed-1"),
+        (
+            " ".join(f"x{n}={'a' * 36}" for n in range(4)),
+            "_".join(f"x{n}-{'a' * 36}" for n in range(3)) + "_-12375fbc",
+        ),
     ],
 )
 def test_job_folder(overrides: str, expected: str) -> None:

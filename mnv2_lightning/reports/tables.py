@@ -60,10 +60,11 @@ def _number(value: float | None, form: str, unit: str = "") -> str:
 
 
 def sweep(rows: Sequence[Row]) -> str:
-    """The leaderboard, and the runs that did not finish."""
+    """The leaderboard, its long values, and the runs that did not finish."""
     _, head, cells = _leaderboard(rows)
+    long = [f"  {key} {name}: {value}" for key, name, value in leaderboard.long_values(rows)]
     failed = [f"  {name}  {status}: {reason}" for name, status, reason in failed_rows(rows)]
-    return "\n".join([summary(rows), *_aligned([head, *cells]), *failed])
+    return "\n".join([summary(rows), *_aligned([head, *cells]), *long, *failed])
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
@@ -90,6 +91,8 @@ def sections(rows: Sequence[Row]) -> list[Section]:
     found = [_leaderboard(rows), _runs(rows)]
     if failed := failed_rows(rows):
         found.insert(1, ("Did not finish", ["run", "status", "reason"], failed))
+    if long := leaderboard.long_values(rows):
+        found.append(("Long values", ["key", "shown as", "value"], [*map(list, long)]))
     return found
 
 

@@ -36,6 +36,7 @@ MAY_CHANGE = tuple(
     f"trainer.{key}" for key in ("max_epochs", "accelerator", "devices", "strategy", "num_nodes")
 )
 
+LONG = 40  # characters; names show the hash of a longer value
 FOLDERS = ("run_dir", "dirpath", "save_dir", "log_dir")  # keys of folders that are written to
 # File names such as `last` and `{epoch}-{val/loss:.3f}`. Other format specs could yield a slash.
 FILENAME = re.compile(r"([\w =,+.-]|\{\w+(/\w+)*(:[\d.]*[defg%]?)?\})+")
@@ -177,6 +178,15 @@ def override_values(overrides: Sequence[str]) -> dict[str, Any]:
     """The values by key of the overrides in which runs can be compared."""
     parsed = OverridesParser.create().parse_overrides(list(overrides))
     return {o.key_or_group: o.value() for o in parsed if not _is_in(o.key_or_group, HIDDEN_KEYS)}
+
+
+def short_value(text: str) -> str:
+    """The text of a value for names and narrow tables: itself, or the hash of a long one.
+
+    Spaces and quotes do not count: Hydra writes `[a,1]` what Python writes as `['a', 1]`.
+    """
+    bare = re.sub(r"[\s'\"\\]", "", text)
+    return text if len(bare) <= LONG else hashlib.sha256(bare.encode()).hexdigest()[:8]
 
 
 def config_hash(config: dict[str, Any]) -> str:
