@@ -207,7 +207,9 @@ def final_config(cfg: DictConfig, overrides: list[str]) -> DictConfig:
     """
     hydra = HydraConfig.get()
     if cfg.resume:
-        cfg = folder.resumed_config(cfg, overrides)
+        resumed = folder.resumed_config(cfg, overrides)
+        resumed.sweep, resumed.fail_fast = cfg.sweep, cfg.fail_fast  # which `check_job` refuses
+        cfg = resumed
     elif cfg.trust and cfg.resume is None:
         raise ConfigError("trust: is for the config in a run's folder, with resume=RUN_DIR")
     else:
@@ -233,6 +235,8 @@ def check_job(job: Job) -> None:
         raise ConfigError("resume: takes one run in its own folder; no -m, no hydra.run.dir")
     if cfg.sweep is not None and not job.is_swept:
         raise ConfigError(f"sweep={cfg.sweep}: names a sweep, which -m starts")
+    if cfg.fail_fast and not job.is_swept:
+        raise ConfigError("fail_fast=true: is for a sweep, which -m starts")
     config.require_inside(config.plain(cfg))
 
     from mnv2_lightning import build

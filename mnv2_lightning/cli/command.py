@@ -128,6 +128,8 @@ class Command:
             if run_dir is not None and (error := record_death(run_dir, status)) is not None:
                 print(f"error: {run_dir}: {error}", file=sys.stderr, flush=True)
             self.status = self.status or int(status != 0)
+            if status != 0 and cfg.get("fail_fast"):
+                raise Reported(1)  # by the job's own process
             return
         if ranks.rank():
             logging.getLogger("mnv2_lightning").setLevel(logging.ERROR)
@@ -204,6 +206,11 @@ class Command:
             except ConfigError as error:
                 job = folders.job_folder(overrides, shared)
                 raise ConfigError(f"{error} (job {job})") from error
+        if self.launcher != "basic" and any(job.cfg.get("fail_fast") for job in jobs):
+            raise ConfigError(
+                f"fail_fast=true: hydra/launcher={self.launcher} starts jobs before others have "
+                "ended; leave out one of the two"
+            )
         self._check(jobs)
         if len(jobs) == 1:
             log.info("-m: one job, as nothing is swept; several values sweep a key: seed=0,1")

@@ -18,7 +18,7 @@ from mnv2_lightning.schema.errors import ConfigError
 from mnv2_lightning.system.durable_files import write_text
 
 # Keys that belong to a command, not to the run; config.yaml does not hold them.
-COMMAND_KEYS = ("command", "resume", "run_dir", "sweep", "traceback", "trust")
+COMMAND_KEYS = ("command", "fail_fast", "resume", "run_dir", "sweep", "traceback", "trust")
 # Keys that neither the result of a run depends on nor a comparison of runs shows.
 HIDDEN_KEYS = (*COMMAND_KEYS, "overrides", "logger", "data.dir", "data.classes")
 # Keys that the result of a run does not depend on: paths, logging, progress.
@@ -94,8 +94,8 @@ def read(path: Path) -> dict[str, Any]:
         config["data"]["dir"] = os.environ.get(DATA_DIR) or config["data"]["dir"]
     except NOT_A_CONFIG as error:
         raise ConfigError(f"{path}: not a run's config ({str(error).splitlines()[0]})") from error
-    of_command = dict.fromkeys(COMMAND_KEYS) | {"run_dir": str(run_dir), "traceback": False}
-    return {"overrides": []} | config | of_command
+    of_command = dict.fromkeys(COMMAND_KEYS) | {"run_dir": str(run_dir)}
+    return {"overrides": []} | config | of_command | {"fail_fast": False, "traceback": False}
 
 
 def rename_targets(config: dict[str, Any]) -> dict[str, Any]:

@@ -337,6 +337,7 @@ class TrainConfig(FolderConfig, command="train"):
     logger: dict[str, Node | None]
     seed: Seed
     sweep: Text | int | None
+    fail_fast: bool
     resume: Text | None
     trust: list[str] | None
     overrides: list[str]
