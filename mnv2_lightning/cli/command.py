@@ -252,6 +252,8 @@ class Command:
         if number is not None:
             overrides = overrides + (added := self.job_overrides(config))
             config.merge_with_dotlist(added)
+            with flag_override(config.hydra, ["struct", "readonly"], False):
+                config.hydra.job.num = number  # for `hydra.sweep.subdir`
         if any(folders.key_of(o) == "run_dir" for o in overrides) and OmegaConf.is_interpolation(
             compose(self.name), "run_dir"
         ):
