@@ -7,7 +7,7 @@ import lightning.pytorch as L
 import torch
 from hydra.errors import InstantiationException
 from hydra.utils import get_object
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint, ProgressBar
+from lightning.pytorch.callbacks import Callback, Checkpoint, ModelCheckpoint, ProgressBar
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from omegaconf import DictConfig
@@ -178,9 +178,14 @@ def build_loggers(cfg: DictConfig, purge_step: int | None) -> list[Logger]:
 def build_trainer(
     cfg: DictConfig, callbacks: list[Callback], loggers: list[Logger], **overrides: Any
 ) -> L.Trainer:
-    """ConfigError: the Trainer refuses its arguments, or its strategy is neither DDP nor a single
-    device.
+    """A Trainer that neither writes checkpoints nor draws a bar but by `callbacks`.
+
+    ConfigError: it refuses its arguments, or its strategy is neither DDP nor a single device.
     """
+    for key, kind in (("enable_checkpointing", Checkpoint), ("enable_progress_bar", ProgressBar)):
+        # Where one is enabled and there is none, Lightning adds its own.
+        has_one = any(isinstance(callback, kind) for callback in callbacks)
+        overrides[key] = cfg.trainer[key] and has_one
     trainer: L.Trainer = _build(
         L.Trainer,
         "trainer",

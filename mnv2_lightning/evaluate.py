@@ -49,8 +49,6 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
             strategy="auto",
             devices=1,
             num_nodes=1,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
             profiler=None,
             fast_dev_run=False,
             limit_test_batches=None,

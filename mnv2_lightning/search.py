@@ -29,6 +29,7 @@ WITHOUT_ACCURACY = {  # values with which a trial has no validation accuracy to 
     "data.val_size": 0,
     "trainer.limit_val_batches": 0,
     "trainer.enable_checkpointing": False,
+    "callbacks": {},
 }
 _CHECKED: set[tuple[str, ...]] = set()  # trials whose configs were checked in this process
 
@@ -190,6 +191,8 @@ def check_job(job: Job) -> None:
             raise ConfigError(
                 f"{key}={cfg[key]}: is an option of train; search.name=NAME resumes a search"
             )
+    if cfg.fail_fast:
+        raise ConfigError("fail_fast=true: is for sweeps of train; a search goes on")
     for key, off in WITHOUT_ACCURACY.items():
         if OmegaConf.select(cfg, key) == off:
             why = "a search chooses by held-out images, such as of data.val_size=10000"

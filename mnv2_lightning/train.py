@@ -145,7 +145,7 @@ def _checkpoint_to_resume(run_dir: Path) -> tuple[Path | None, int]:
 
     newest = checkpoints.newest(run_dir)
     if newest is None:
-        log.info("resumes from the beginning, as no epoch was finished: %s", run_dir)
+        log.info("resumes from the beginning, as there is no checkpoint: %s", run_dir)
         return None, 0
     checkpoint = checkpoints.read(newest)
     log.info("resumes after epoch %d: %s", checkpoint["epoch"] + 1, newest)
@@ -207,13 +207,16 @@ def final_config(cfg: DictConfig, overrides: list[str]) -> DictConfig:
     """
     hydra = HydraConfig.get()
     if cfg.resume:
-        cfg = folder.resumed_config(cfg, overrides)
-    elif cfg.trust:
+        resumed = folder.resumed_config(cfg, overrides)
+        resumed.sweep, resumed.fail_fast = cfg.sweep, cfg.fail_fast  # which `check_job` refuses
+        cfg = resumed
+    elif cfg.trust and cfg.resume is None:
         raise ConfigError("trust: is for the config in a run's folder, with resume=RUN_DIR")
     else:
         cfg.overrides = [override for override in overrides if "${" not in override]  # no values
         is_swept = hydra.mode == RunMode.MULTIRUN
-        if folder.holds_this_run(Path(cfg.run_dir), cfg, is_swept=is_swept):
+        resumes = folder.holds_this_run(Path(cfg.run_dir), cfg, is_swept=is_swept)
+        if resumes and cfg.resume is None:  # an empty one is refused
             cfg.resume = cfg.run_dir
     repeat = composing.arguments(hydra, "train", cfg.overrides)
     cfg.command = shlex.join(["python", "-m", "mnv2_lightning.train", *repeat])
@@ -232,6 +235,8 @@ def check_job(job: Job) -> None:
         raise ConfigError("resume: takes one run in its own folder; no -m, no hydra.run.dir")
     if cfg.sweep is not None and not job.is_swept:
         raise ConfigError(f"sweep={cfg.sweep}: names a sweep, which -m starts")
+    if cfg.fail_fast and not job.is_swept:
+        raise ConfigError("fail_fast=true: is for a sweep, which -m starts")
     config.require_inside(config.plain(cfg))
 
     from mnv2_lightning import build

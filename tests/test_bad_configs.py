@@ -60,6 +60,13 @@ BAD = {
     "model.shortcut=maybe": r"must be 'identity', 'projection' or 'none'",
     "experiment=fst": r"experiment=fst: there is none such",
     "callbacks.best.monitor=val_accuracy": r"did you mean val/accuracy\?",
+    "callbacks=[ema]": r"callbacks=\[default,NAME\] adds to the default ones",
+    "callbacks.last=null": r"callbacks: without `last` no run can be resumed",
+    "callbacks=[] +callbacks.x._target_=lightning.pytorch.callbacks.Timer": r"without `last` no",
+    "hydra/launcher=null": r"null: cannot be chosen from a group; KEY=\[\] chooses none",
+    "-m logger=null,csv": r"null: cannot be chosen from a group; .* \(job logger-null\)",
+    "--cfg job -m": r"Only one of --run, --multirun, --cfg, ",
+    "model=null": r"model: a value is required",
     "callbacks=early_stopping": r"callbacks=\[default,NAME\] adds to the default ones",
     "trainer.overfit_batches=1": r"trainer\.overfit_batches=1: must be 0: it takes images one by",
     "trainer.strategy=ddp_spawn": r"trainer\.strategy=ddp_spawn: must be 'auto', 'ddp'",
@@ -121,6 +128,47 @@ def test_bad_for_torch(
     assert ended.status == 2
     assert re.fullmatch(rf"error: .*({BAD_FOR_TORCH[typed]}).*\n", ended.err), ended.err
     assert list(tmp_path.iterdir()) == []
+
+
+EMPTY = {  # where a variable of the shell is not set
+    "train": (
+        *("resume", "-m seed=0,1 sweep", "-m seed=0,1 hydra.sweep.dir", "-m seed=0,1 resume"),
+        *("hydra.run.dir", "data.dir", "optimizer.lr", "seed", "model.strides"),
+        *("trainer.max_time", "callbacks.best.monitor", "callbacks.best.filename"),
+        *("-m hydra.sweep.subdir", "trainer.devices"),
+    ),
+    "evaluate": ("run_dir", "run_dir=. split", "run_dir=. hydra.run.dir", "-m run_dir"),
+    "report": ("run_dir", "out", "hydra.run.dir"),
+    "search": ("search.name", "search.storage", "resume", "sweep", "hydra.run.dir"),
+    "benchmark": ("data.dir", "hydra.run.dir"),
+    "relu_collapse": ("hydra.run.dir",),
+}
+
+
+@pytest.mark.parametrize(
+    ("command", "typed"), [(command, typed) for command, all_ in EMPTY.items() for typed in all_]
+)
+def test_empty(
+    command: str, typed: str, call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MNV2_DATA_DIR")
+    *_, key = typed.split()
+    for value in ("", "''"):
+        ended = call(command, *f"{typed}={value}".split())
+        assert ended.status == 2
+        assert ended.err.startswith(f"error: {key} is empty; "), ended.err
+        assert ended.err.count("\n") == 1
+        assert ended.out == ""
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_an_empty_variable_for_the_data_is_none(
+    call: Call, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("MNV2_DATA_DIR", "")
+    monkeypatch.setattr("mnv2_lightning.data.idx_files.user_cache_path", lambda _: tmp_path / "c")
+    few = ("data.batch_size=50", "data.val_size=100", "hydra.run.dir=a")
+    assert "put the four files, raw or .gz, into" in call("train", *few).err
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from mnv2_lightning.cli import composing
 from mnv2_lightning.runs.folder import job_folder
+from mnv2_lightning.system.hydra_compat import overrides_first
 from tests.conftest import SMALL, Call
 
 
@@ -31,6 +32,47 @@ def test_jobs_of_a_sweep_share_no_folder(call: Call, tmp_path: Path) -> None:
     ended = call("train", "-m", "seed=1,2", "hydra.sweep.dir=s")
     assert ended.status == 2
     assert f"{Path('s/seed-2')}: holds a result.json of something else" in ended.err
+
+
+@pytest.mark.parametrize(
+    ("typed", "sorted_"),
+    [
+        ("a=1 -m b=2,3", "a=1 b=2,3 -m"),
+        ("-m a=1 b=2", "a=1 b=2 -m"),
+        ("a=1 --config-dir x=y b=2 -cd z c=3", "a=1 b=2 c=3 --config-dir x=y -cd z"),
+        ("a=1 --config-dir=x b=2 --config-na n ~c", "a=1 b=2 ~c --config-dir=x --config-na n"),
+        ("a=1 --info b=2", "a=1 b=2 --info"),
+        ("a=1 -i ~b", "a=1 ~b -i"),
+        ("a=1 --info defaults b=2", "a=1 b=2 --info defaults"),
+        ("a=1 --cfg job -p model b=2 --resolve", "a=1 b=2 --cfg job -p model --resolve"),
+        ("-m -- a=1", "a=1 -m --"),
+        ("a=1 --config-dir", "a=1 --config-dir"),
+    ],
+)
+def test_overrides_first(typed: str, sorted_: str) -> None:
+    assert overrides_first(typed.split()) == sorted_.split()
+    assert overrides_first(sorted_.split()) == sorted_.split()
+
+
+def test_options_among_overrides(call: Call, tmp_path: Path) -> None:
+    (tmp_path / "mine" / "model").mkdir(parents=True)
+    own = "defaults: [mobilenet_v2_small]\nwidth_mult: 0.125\n"
+    (tmp_path / "mine" / "model" / "own.yaml").write_text(own)
+    shows = ("--cfg", "job", "model=own", "-p", "model", "seed=7")
+    ended = call("train", "optimizer.lr=0.3", "--config-dir", str(tmp_path / "mine"), *shows)
+    assert ended.status == 0, ended.err
+    assert "width_mult: 0.125" in ended.out
+    ended = call("train", "seed=7", "--cfg", "job", "optimizer.lr=0.3")
+    assert "\nseed: 7\n" in ended.out
+    assert "  lr: 0.3\n" in ended.out
+    for typed in (["seed=7", "--help", "optimizer.lr=0.3"], ["seed=7", "optimizer.lr=0.3", "-h"]):
+        ended = call("train", *typed)
+        assert ended.status == 0
+        assert "  lr: 0.3\n" in ended.out
+    for typed in (["optimizer.lr=-1", "-m", "seed=1,2"], ["optimizer.lr=-1", "seed=1,2", "-m"]):
+        ended = call("train", *typed)
+        assert ended.status == 2
+        assert ended.err == "error: optimizer.lr=-1: must be greater than 0 (job seed-1)\n"
 
 
 @pytest.mark.parametrize(
@@ -98,6 +140,37 @@ def test_a_run_and_its_folder(call: Call, tmp_path: Path) -> None:
     assert json.loads((run / "result.json").read_text())["status"] == "finished"
 
 
+@pytest.mark.parametrize("typed", ["logger=[]", "~logger", "logger=null"])
+def test_no_logger(typed: str, call: Call, tmp_path: Path) -> None:
+    ended = call("train", *SMALL, typed, "hydra.run.dir=a", "trainer.max_epochs=1")
+    assert ended.status == 0, ended.err
+    there = {path.name for path in (tmp_path / "a").iterdir() if not path.name.startswith(".")}
+    assert there == {"checkpoints", "config.yaml", "result.json", "train.log"}
+    record = json.loads((tmp_path / "a" / "result.json").read_text())
+    assert record["test_accuracy"] is not None
+    ended = call("train", "resume=a", typed, "trainer.max_epochs=2")
+    assert ended.status == 0, ended.err
+    assert "resumes after epoch 1" in ended.out
+
+
+@pytest.mark.parametrize("typed", ["callbacks=[]", "~callbacks", "callbacks=null"])
+def test_no_callback(typed: str, call: Call, tmp_path: Path) -> None:
+    """Lightning would write a checkpoint of its own, and draw a bar."""
+    ended = call("train", *SMALL, typed, "hydra.run.dir=a", "trainer.max_epochs=1")
+    assert ended.status == 0, ended.err
+    assert ended.out.count("the run cannot be resumed") == 1
+    assert "tested            the weights as they are" in ended.out
+    assert "epoch" not in (ended.out + ended.err).lower()
+    assert not list(tmp_path.rglob("*.ckpt"))
+    record = json.loads((tmp_path / "a" / "result.json").read_text())
+    assert record["test_accuracy"] is not None
+    assert "\ncallbacks: {}\n" in (tmp_path / "a" / "config.yaml").read_text()
+    assert "already finished" in call("train", "resume=a").out
+    ended = call("train", "resume=a", "trainer.max_epochs=2")  # nothing is lost, so no error
+    assert ended.status == 0, ended.err
+    assert "resumes from the beginning, as there is no checkpoint" in ended.out
+
+
 def test_multirun_in_one_sweep_folder(call: Call, tmp_path: Path) -> None:
     ended = call(
         "train",
@@ -128,7 +201,13 @@ def test_multirun_in_one_sweep_folder(call: Call, tmp_path: Path) -> None:
         ("optimizer.lr=1e+18", "lr-1e18"),
         ("experiment=tutorial", "experiment-tutorial"),
         ("", "job"),
-        (f"x={'a' * 200}", f"x-{'a' * 118}-a4b62112"),
+        (f"model.strides=[2{',1' * 18}]", f"strides--2{'-1' * 18}"),  # 39 characters
+        (f"model.strides=[2{',1' * 19}]", "strides-a29361d0"),
+        (f"x={'a' * 200} seed=1", "x-c2a908d9_seed-1"),
+        (
+            " ".join(f"x{n}={'a' * 36}" for n in range(4)),
+            "_".join(f"x{n}-{'a' * 36}" for n in range(3)) + "_-12375fbc",
+        ),
     ],
 )
 def test_job_folder(overrides: str, expected: str) -> None:

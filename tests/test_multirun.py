@@ -3,6 +3,7 @@
 import json
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -74,6 +75,15 @@ def test_a_multirun_that_is_refused_ends_without_a_sweep(call: Call, tmp_path: P
     assert ended.status == 2
     assert ended.out == ""
     assert list(tmp_path.iterdir()) == []
+
+
+def test_jobs_of_another_command(call: Call, run: Path, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        shutil.copytree(run, tmp_path / name)
+    ended = call("evaluate", "-m", "run_dir=a,b")
+    assert ended.status == 0, ended.err
+    for name in ("a", "b"):
+        assert (tmp_path / name / "evaluation" / "best-test.json").is_file()
 
 
 FEW = (

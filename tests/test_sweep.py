@@ -78,6 +78,54 @@ def test_jobs_that_die(call: Call, tmp_path: Path) -> None:
         assert (folder / f"seed-{seed}" / "result.json").stat() == stat
 
 
+def test_fail_fast(call: Call, tmp_path: Path) -> None:
+    """The first failure ends the sweep; the same command without it goes on."""
+    typed = (*SWEEP, "seed=1,2,3", "trainer.limit_train_batches=1", "trainer.limit_test_batches=0")
+    folder = tmp_path / "outputs" / "sweeps" / "s"
+
+    def step(self: Classifier, batch: Any, batch_idx: int) -> torch.Tensor:
+        if self.hparams["seed"] == 2:
+            raise ValueError("broken")
+        return PLAIN_STEP(self, batch, batch_idx)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Classifier, "training_step", step)
+        ended = call(*typed, "fail_fast=true")
+    assert ended.status == 1
+    assert "\n1 of 3 runs finished" in ended.out
+    assert "\n  seed-2  failed: ValueError: broken\n  seed-3  not started: -\n" in ended.out
+    assert "seed-3" in (folder / "report" / "report.md").read_text()
+    assert ended.err.count("\n") == 1
+    assert not (folder / "seed-3").exists()
+    for name in ("config.yaml", "result.json"):
+        assert "fail_fast" not in (folder / "seed-1" / name).read_text()
+    ended = call(*typed)
+    assert ended.status == 0, ended.err
+    assert "3 of 3 runs finished" in ended.out
+    assert ended.out.count("already finished") == 1
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        (("fail_fast=true",), "fail_fast=true: is for a sweep, which -m starts"),
+        (("-m", "seed=1,2", "fail_fast=true,false"), "fail_fast: one value, not several"),
+        (
+            ("-m", "seed=1,2", "fail_fast=true", "hydra/launcher=joblib"),
+            "fail_fast=true: hydra/launcher=joblib starts jobs before others have ended; leave out "
+            "one of the two",
+        ),
+    ],
+)
+def test_where_fail_fast_cannot_hold(
+    typed: tuple[str, ...], message: str, call: Call, tmp_path: Path
+) -> None:
+    ended = call("train", *SMALL, *typed)
+    assert ended.status == 2
+    assert ended.err == f"error: {message}\n"
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_another_base_is_refused(call: Call, tmp_path: Path) -> None:
     """More values may be added to those of the keys that were swept."""
     folder = tmp_path / "outputs" / "sweeps" / "s"
@@ -134,6 +182,7 @@ def test_a_sweep_of_one(call: Call, tmp_path: Path) -> None:
     typed = ("train", "-m", *few, "data.batch_size=50", "trainer.max_epochs=1", "sweep=s")
     ended = call(*typed)
     assert ended.status == 0, ended.err
+    assert ended.out.startswith("-m: one job, as nothing is swept; ")
     (job,) = (tmp_path / "outputs" / "sweeps" / "s").glob("*/result.json")
     name = "val_size-100_limit_train_batches-1_enable_progress_bar-False_batch_size-50_max_epochs-1"
     assert job.parent.name == name

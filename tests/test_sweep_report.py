@@ -222,6 +222,33 @@ def test_a_sweep_over_lists(tmp_path: Path) -> None:
     assert labels == ["['default', 'ema']", "['default']"]
 
 
+def test_long_values(tmp_path: Path, call: Call) -> None:
+    """Tables name them as the folders do, and list them below; runs.csv has them in full."""
+    stages = {f"[[1,16,1,1],[6,24,2,2],[6,32,{n},2],[6,64,3,2],[6,96,3,1]]": n for n in (1, 2)}
+    for text, number in stages.items():
+        for seed in (0, 1):
+            typed = {"model.stages": json.loads(text), "seed": seed}
+            name = folder.job_folder([f"model.stages={text}", f"seed={seed}"])
+            job(tmp_path / "s" / name, typed, seed=seed, parameters=1000 * number)
+    names = [folder.job_folder([f"model.stages={text}"]) for text in stages]
+    ended = call("report", "run_dir=s")
+    assert ended.status == 0, ended.err
+    lines = ended.out.splitlines()
+    for name, text in zip(names, stages, strict=True):
+        shown = name.removeprefix("stages-")
+        assert len(shown) == 8
+        assert f"  stages {shown}: {text.replace(',', ', ')}" in lines
+        assert any(line.startswith(f"  {shown}  ") for line in lines)
+        assert f"| {shown} | 50.00 %" in (tmp_path / "s/report/report.md").read_text()
+    assert max(len(line) for line in lines if "%" in line) < 100
+    with (tmp_path / "s/report/runs.csv").open() as stream:
+        read = {row["name"]: row["model.stages"] for row in csv.DictReader(stream)}
+    assert [read[f"{name}_seed-0"].replace(" ", "") for name in names] == [*stages]
+    assert "<td>[[1, 16, 1, 1], " in (tmp_path / "s/report/report.html").read_text()
+    groups = leaderboard.groups(collect.rows([tmp_path / "s"]))
+    assert sorted(group.name for group in groups) == sorted(n.replace("-", " ") for n in names)
+
+
 def test_of_a_third_key_the_best_is_shown(tmp_path: Path) -> None:
     """Its values are no seeds: a mean over them says nothing."""
     for lr in (0.1, 0.2):

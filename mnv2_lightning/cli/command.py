@@ -24,9 +24,11 @@ from mnv2_lightning.runs import folder as folders
 from mnv2_lightning.runs.config import plain
 from mnv2_lightning.runs.record import record_death
 from mnv2_lightning.schema.check import check
-from mnv2_lightning.schema.errors import ConfigError, one_line
+from mnv2_lightning.schema.errors import ConfigError, empty, one_line
 from mnv2_lightning.system import hydra_compat, processes, ranks, signals
 from mnv2_lightning.system.durable_files import require_writable
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,8 @@ class Command:
         os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra raises its errors
         if ranks.rank() or ranks.is_launched():  # gloo prints a stack where another rank has ended
             os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+        typed = [composing.without_null(argument) for argument in sys.argv[1:]]
+        sys.argv[1:] = hydra_compat.overrides_first(typed)
         with report_error() as outcome:
             self.outcome = outcome
             try:
@@ -99,7 +103,9 @@ class Command:
         config_dir = str(composing.config_dir())
         try:
             hydra_compat.main(config_dir, self.name)(self)()
-        except composing.ERRORS as error:
+        except (*composing.ERRORS, ValueError) as error:
+            if self.is_checked and not isinstance(error, composing.ERRORS):  # of a launcher
+                raise
             with hydra_compat.initialize(config_dir):
                 raise ConfigError(composing.explain(error, self.name)) from error
         finally:
@@ -120,6 +126,8 @@ class Command:
             if run_dir is not None and (error := record_death(run_dir, status)) is not None:
                 print(f"error: {run_dir}: {error}", file=sys.stderr, flush=True)
             self.status = self.status or int(status != 0)
+            if status != 0 and cfg.get("fail_fast"):
+                raise Reported(1)  # by the job's own process
             return
         if ranks.rank():
             logging.getLogger("mnv2_lightning").setLevel(logging.ERROR)
@@ -196,7 +204,14 @@ class Command:
             except ConfigError as error:
                 job = folders.job_folder(overrides, shared)
                 raise ConfigError(f"{error} (job {job})") from error
+        if self.launcher != "basic" and any(job.cfg.get("fail_fast") for job in jobs):
+            raise ConfigError(
+                f"fail_fast=true: hydra/launcher={self.launcher} starts jobs before others have "
+                "ended; leave out one of the two"
+            )
         self._check(jobs)
+        if len(jobs) == 1:
+            log.info("-m: one job, as nothing is swept; several values sweep a key: seed=0,1")
         sweep_dir = jobs[0].folder.parent.absolute()
         if self.sweep is not None:
             self.sweep.begin(jobs)
@@ -235,6 +250,8 @@ class Command:
         if number is not None:
             overrides = overrides + (added := self.job_overrides(config))
             config.merge_with_dotlist(added)
+            with flag_override(config.hydra, ["struct", "readonly"], False):
+                config.hydra.job.num = number  # for `hydra.sweep.subdir`
         if any(folders.key_of(o) == "run_dir" for o in overrides) and OmegaConf.is_interpolation(
             compose(self.name), "run_dir"
         ):
@@ -248,8 +265,12 @@ class Command:
             hydra.job.num = number or 0
             cfg = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
             _require_values(cfg)
-            place = [hydra.sweep.dir, hydra.sweep.subdir] if number is not None else [hydra.run.dir]
-            folder = folder or Path(*place)
+            keys = ("run.dir",) if number is None else ("sweep.dir", "sweep.subdir")
+            place = {f"hydra.{key}": OmegaConf.select(hydra, key) for key in keys}
+            for key, value in place.items():
+                if value == "":
+                    raise empty(key)
+            folder = folder or Path(*place.values())
             hydra.runtime.output_dir = str(folder.absolute())
         cfg = self.final_config(cfg, overrides)
         OmegaConf.resolve(cfg)

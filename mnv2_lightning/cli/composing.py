@@ -22,7 +22,8 @@ from mnv2_lightning.schema.nearest import did_you_mean, dotted_keys
 from mnv2_lightning.system import hydra_compat
 
 ERRORS = (HydraException, OmegaConfBaseException)
-# Prefixes of the keys of a multirun that its jobs do not get.
+SWEEP_KEYS = ("sweep", "fail_fast")  # of `train`; a sweep's jobs do not get them
+# Prefixes of Hydra's keys that the jobs of a multirun do not get.
 OF_A_SWEEP = (
     *("hydra.mode", "hydra.sweep", "hydra/sweeper", "hydra.launcher", "hydra/launcher"),
     *("hydra.run", "hydra.job.config"),
@@ -38,6 +39,13 @@ def config_dir() -> Path:
 # Resolvers that `conf/` uses, registered on import because workers of launchers need them too.
 for resolver in (folder.folder_name, folder.run_folder, folder.report_folder, folder.job_folder):
     hydra_compat.register_resolver(resolver.__name__, resolver, replace=True)
+
+
+def without_null(argument: str) -> str:
+    """`logger=[]` for `logger=null`, which Hydra refuses for a folder of `conf/`."""
+    key, _, value = argument.partition("=")
+    is_null = value == "null" and bool(key) and (config_dir() / key).is_dir()
+    return f"{key}=[]" if is_null else argument
 
 
 def quoted(value: Any) -> str:
@@ -70,7 +78,7 @@ def composed(command: str, overrides: Sequence[str]) -> DictConfig:
     """The config of `command`, including `hydra`. Only while Hydra runs. ConfigError."""
     try:
         return compose(command, list(overrides), return_hydra_config=True)
-    except ERRORS as error:
+    except (*ERRORS, ValueError) as error:
         raise ConfigError(explain(error, command)) from error
 
 
@@ -109,11 +117,10 @@ def _of_multirun(config: DictConfig) -> list[str]:
 
 
 def shared_keys(config: DictConfig) -> list[str]:
-    """The keys that are not swept, which job names leave out. If none is swept, only `sweep`."""
+    """The keys that are not swept, which job names leave out. If none is swept, only SWEEP_KEYS."""
     is_swept = {o.key_or_group: o.is_sweep_override() for o in parse(_of_multirun(config))}
-    if not any(is_swept.values()):
-        return ["sweep"]
-    return [key for key, swept in is_swept.items() if not swept] or ["sweep"]
+    shared = [key for key, swept in is_swept.items() if not swept]
+    return shared if 0 < len(shared) < len(is_swept) else [*SWEEP_KEYS]
 
 
 def arguments(
@@ -123,7 +130,7 @@ def arguments(
     sources = hydra.runtime.config_sources
     user = [f"--config-dir={s.path}" for s in sources if s.provider == "command-line"]
     name = [f"--config-name={hydra.job.config_name}"] if hydra.job.config_name != command else []
-    task = [override for override in overrides if folder.key_of(override) != "sweep"]
+    task = [override for override in overrides if folder.key_of(override) not in SWEEP_KEYS]
     typed = unresolved(hydra.overrides.hydra)
     kept = [o for o in typed if not folder.key_of(o).startswith(OF_A_SWEEP)]
     place = [] if run_dir is None else [f"hydra.run.dir={quoted(run_dir)}"]
@@ -140,6 +147,8 @@ def explain(error: Exception, command: str) -> str:
         options = sorted(error.options or ())
         near = f"{did_you_mean(choice, options)} (there are: {', '.join(options)})"
         return f"{group}={choice}: there is none such{near}" if group and options else message
+    if message.startswith("Config group override must be a string or a list"):
+        return "null: cannot be chosen from a group; KEY=[] chooses none of its files"
     if sweep := re.search(r"(?:Ambiguous value for argument|Sweep parameters) '(.+?)' ", message):
         return f"{sweep[1]}: several values need -m, for a sweep"
     known = dotted_keys(OmegaConf.to_container(compose(command)))

@@ -20,7 +20,7 @@ from filelock import AcquireReturnProxy, FileLock, Timeout
 from platformdirs import user_cache_path
 
 from mnv2_lightning.data.sets import DATA_DIR, DATA_SETS, IdxFile
-from mnv2_lightning.schema.errors import ConfigError, DataError, StorageError
+from mnv2_lightning.schema.errors import ConfigError, DataError, StorageError, empty
 from mnv2_lightning.system.durable_files import remove_unfinished, write_bytes
 
 log = logging.getLogger(__name__)
@@ -56,7 +56,9 @@ def require_folder(directory: str | None) -> None:
     """ConfigError if the folder does not exist, unless the variable MNV2_DATA_DIR names it."""
     if directory in (None, os.environ.get(DATA_DIR)):
         return
-    if not os.path.isdir(os.path.expanduser(str(directory))):
+    if not directory:
+        raise empty("data.dir")
+    if not os.path.isdir(os.path.expanduser(directory)):
         raise ConfigError(
             f"data.dir={directory}: there is no such folder; make it to download into it, or leave "
             "data.dir out for a cache folder of yours"

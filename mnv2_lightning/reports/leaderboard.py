@@ -8,6 +8,7 @@ from statistics import mean, stdev
 from typing import Any
 
 from mnv2_lightning.reports.collect import Row
+from mnv2_lightning.runs.config import short_value
 
 SEED = "seed"
 
@@ -111,7 +112,17 @@ def label(values: dict[str, Any]) -> str:
 
 
 def text(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else "-" if value is None else str(value)
+    """Of few characters: a long value is shown as its hash, see `long_values`."""
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return "-" if value is None else short_value(str(value))
+
+
+def long_values(rows: Sequence[Row]) -> list[tuple[str, str, str]]:
+    """(short key, hash, value) of each value that `text` shows as its hash."""
+    found = [(key, str(value(row, key))) for key in swept(rows) for row in rows]
+    pairs = [(short(key), short_value(whole), whole) for key, whole in dict.fromkeys(found)]
+    return [(key, name, whole) for key, name, whole in pairs if name != whole]
 
 
 def short(key: str) -> str:

@@ -15,6 +15,7 @@ from mnv2_lightning.reports import leaderboard
 from mnv2_lightning.reports.collect import Row
 from mnv2_lightning.reports.figures import GREY, INK, RED, chart
 from mnv2_lightning.reports.leaderboard import SEED, Group, short, value
+from mnv2_lightning.runs.config import short_value
 
 MANY = 12  # a grid has at most as many values of a key; more curves have no legend
 COSTS = {"multiply-adds an image": "multiply_adds", "parameters": "parameters"}
@@ -79,7 +80,7 @@ def draw_lines(
         # One run has no spread: None becomes NaN, for which no bar is drawn.
         points = [(place, g.mean(by), g.spread(by)) for place, g in sorted(lines[name].items())]
         places, means, spreads = np.array(points, float).T
-        axes.errorbar(places, means, spreads, label=str(name), color=colour, **style)
+        axes.errorbar(places, means, spreads, label=short_value(str(name)), color=colour, **style)
     _scale_x(axes, [group.values[x] for group in groups])
     if line:
         axes.legend(title=short(line), frameon=False)

@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 
 from mnv2_lightning.reports import leaderboard
 from mnv2_lightning.reports.collect import Row
+from mnv2_lightning.runs.config import saves_checkpoints
 
 Section = tuple[str, list[str], list[list[str]]]  # title, head, rows
 
@@ -24,6 +25,8 @@ def start(record: dict[str, Any], accelerator: str, cfg: DictConfig) -> str:
         lines.append(f"  multiply-adds  {cost:,} an image of {cfg.data.image_size} px")
     if sizes := record["map_sizes"].values():
         lines.append(f"  map sizes      {' '.join(map(str, sizes))} px")
+    if not saves_checkpoints(cfg):
+        lines.append("  no checkpoints: the run cannot be resumed; the last weights are tested")
     if cfg.trainer.precision == "16-mixed" and record["precision"] == "bf16-mixed":
         lines.append("  16-mixed needs a GPU: the CPU computes in bf16-mixed instead")
     if "bf16" in record["precision"] and accelerator == "cpu" and not record["hardware"]["bf16"]:
@@ -57,10 +60,11 @@ def _number(value: float | None, form: str, unit: str = "") -> str:
 
 
 def sweep(rows: Sequence[Row]) -> str:
-    """The leaderboard, and the runs that did not finish."""
+    """The leaderboard, its long values, and the runs that did not finish."""
     _, head, cells = _leaderboard(rows)
+    long = [f"  {key} {name}: {value}" for key, name, value in leaderboard.long_values(rows)]
     failed = [f"  {name}  {status}: {reason}" for name, status, reason in failed_rows(rows)]
-    return "\n".join([summary(rows), *_aligned([head, *cells]), *failed])
+    return "\n".join([summary(rows), *_aligned([head, *cells]), *long, *failed])
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
@@ -87,6 +91,8 @@ def sections(rows: Sequence[Row]) -> list[Section]:
     found = [_leaderboard(rows), _runs(rows)]
     if failed := failed_rows(rows):
         found.insert(1, ("Did not finish", ["run", "status", "reason"], failed))
+    if long := leaderboard.long_values(rows):
+        found.append(("Long values", ["key", "shown as", "value"], [*map(list, long)]))
     return found
 
 

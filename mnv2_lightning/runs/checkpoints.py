@@ -112,7 +112,7 @@ def _has_trained(folder: Path) -> bool:
     """Whether the run has finished an epoch, after which it writes checkpoints."""
     if not (folder / "config.yaml").is_file():
         return False
-    if not config.read(folder / "config.yaml")["trainer"]["enable_checkpointing"]:
+    if not config.saves_checkpoints(config.read(folder / "config.yaml")):
         return False
     if (path := folder / "metrics.csv").is_file():
         with path.open(encoding="utf-8", newline="") as stream:

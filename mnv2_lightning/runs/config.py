@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from mnv2_lightning.schema.errors import ConfigError
 from mnv2_lightning.system.durable_files import write_text
 
 # Keys that belong to a command, not to the run; config.yaml does not hold them.
-COMMAND_KEYS = ("command", "resume", "run_dir", "sweep", "traceback", "trust")
+COMMAND_KEYS = ("command", "fail_fast", "resume", "run_dir", "sweep", "traceback", "trust")
 # Keys that neither the result of a run depends on nor a comparison of runs shows.
 HIDDEN_KEYS = (*COMMAND_KEYS, "overrides", "logger", "data.dir", "data.classes")
 # Keys that the result of a run does not depend on: paths, logging, progress.
@@ -36,6 +36,7 @@ MAY_CHANGE = tuple(
     f"trainer.{key}" for key in ("max_epochs", "accelerator", "devices", "strategy", "num_nodes")
 )
 
+LONG = 40  # characters; names show the hash of a longer value
 FOLDERS = ("run_dir", "dirpath", "save_dir", "log_dir")  # keys of folders that are written to
 # File names such as `last` and `{epoch}-{val/loss:.3f}`. Other format specs could yield a slash.
 FILENAME = re.compile(r"([\w =,+.-]|\{\w+(/\w+)*(:[\d.]*[defg%]?)?\})+")
@@ -58,6 +59,11 @@ NOT_A_CONFIG = (yaml.YAMLError, ValueError, AttributeError, LookupError, TypeErr
 def plain(cfg: DictConfig) -> dict[str, Any]:
     """The resolved config as a dict of JSON types."""
     return OmegaConf.to_container(cfg, resolve=True)  # type: ignore[return-value]
+
+
+def saves_checkpoints(config: Mapping[Any, Any]) -> bool:
+    """Whether a run of this config writes checkpoints, without which it cannot be resumed."""
+    return bool(config["trainer"]["enable_checkpointing"] and config["callbacks"])
 
 
 def save(path: Path, config: dict[str, Any]) -> None:
@@ -88,8 +94,8 @@ def read(path: Path) -> dict[str, Any]:
         config["data"]["dir"] = os.environ.get(DATA_DIR) or config["data"]["dir"]
     except NOT_A_CONFIG as error:
         raise ConfigError(f"{path}: not a run's config ({str(error).splitlines()[0]})") from error
-    of_command = dict.fromkeys(COMMAND_KEYS) | {"run_dir": str(run_dir), "traceback": False}
-    return {"overrides": []} | config | of_command
+    of_command = dict.fromkeys(COMMAND_KEYS) | {"run_dir": str(run_dir)}
+    return {"overrides": []} | config | of_command | {"fail_fast": False, "traceback": False}
 
 
 def rename_targets(config: dict[str, Any]) -> dict[str, Any]:
@@ -172,6 +178,15 @@ def override_values(overrides: Sequence[str]) -> dict[str, Any]:
     """The values by key of the overrides in which runs can be compared."""
     parsed = OverridesParser.create().parse_overrides(list(overrides))
     return {o.key_or_group: o.value() for o in parsed if not _is_in(o.key_or_group, HIDDEN_KEYS)}
+
+
+def short_value(text: str) -> str:
+    """The text of a value for names and narrow tables: itself, or the hash of a long one.
+
+    Spaces and quotes do not count: Hydra writes `[a,1]` what Python writes as `['a', 1]`.
+    """
+    bare = re.sub(r"[\s'\"\\]", "", text)
+    return text if len(bare) <= LONG else hashlib.sha256(bare.encode()).hexdigest()[:8]
 
 
 def config_hash(config: dict[str, Any]) -> str:

@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from mnv2_lightning.data.sets import DATA_DIR
 from mnv2_lightning.runs import config
-from mnv2_lightning.runs.config import COMMAND_KEYS, MAY_CHANGE, plain
+from mnv2_lightning.runs.config import COMMAND_KEYS, MAY_CHANGE, plain, short_value
 from mnv2_lightning.runs.record import EMPTY, LOCK, RECORD, SWEEP, TRIAL_LOCKS, read_record
 from mnv2_lightning.schema.check import check, targeted_nodes
 from mnv2_lightning.schema.errors import ConfigError
@@ -63,13 +63,14 @@ def report_folder(run_dir: str | None) -> str:
 def job_folder(overrides: Sequence[str], shared: Sequence[str] = ()) -> str:
     """The folder's name of a job of a sweep: `[optimizer.lr=0.1, seed=1]` -> `lr-0.1_seed-1`.
 
-    `shared`: keys with the same value in all jobs, which are left out.
+    `shared`: keys with the same value in all jobs, which are left out. A long value is named by its
+    hash.
     """
     parts = []
     for key, _, value in (override.partition("=") for override in overrides):
         if key.lstrip("+~") not in shared:
             # Hydra writes 1e18 as 1e+18; without the +, it does not become 1e-18.
-            text = re.sub(r"(?<=\de)\+(?=\d)", "", value)
+            text = re.sub(r"(?<=\de)\+(?=\d)", "", short_value(value))
             parts.append(f"{re.split(r'[./@+~]', key)[-1]}-{text}")
     return _safe_name("_".join(parts)) or "job"
 
@@ -133,7 +134,7 @@ def resume_hint(folder: Path | None) -> str:
                 name = f"{key}={place.name}"
                 return f"; the same command resumes it (add {name} if it had no name)"
     saved = any((folder / "checkpoints").glob("*.ckpt"))
-    return f"; resume it with resume={folder}" if saved else "; no epoch was finished"
+    return f"; resume it with resume={folder}" if saved else "; it has no checkpoint"
 
 
 def require_checkpoint(key: str, folder: Path, name: str | None) -> Path:

@@ -9,7 +9,7 @@ from pydantic_core import ErrorDetails
 
 from mnv2_lightning.data.sets import TRAIN
 from mnv2_lightning.networks.strides import resolve_strides
-from mnv2_lightning.schema.errors import ConfigError
+from mnv2_lightning.schema.errors import ConfigError, empty
 from mnv2_lightning.schema.models import (
     BY_COMMAND,
     BY_TARGET,
@@ -88,6 +88,8 @@ def validate(
         raise ConfigError(f"{key}: unknown key{near}")
     if "missing" in kinds:
         raise ConfigError(f"{key}: a value is required")
+    if errors[0]["input"] == "":
+        raise empty(key)
     must = " or ".join(dict.fromkeys(_must_be(e) for e in same))
     if must.startswith((f"{key}.", f"{key}: ")):  # it names a key below this one
         raise ConfigError(must)
@@ -172,10 +174,11 @@ def _check_callbacks(config: dict[str, Any]) -> None:
                 f"{data['val_size']} leaves nothing to validate on"
             )
     last = callbacks.get("last")
-    if trainer["enable_checkpointing"] and not last:
+    if trainer["enable_checkpointing"] and callbacks and not last:
         raise ConfigError(
             "callbacks: without `last` no run can be resumed; callbacks=[default,NAME] adds to the "
-            "default ones, trainer.enable_checkpointing=false does without checkpoints"
+            "default ones, trainer.enable_checkpointing=false does without checkpoints, and "
+            "callbacks=[] without any callback"
         )
     if last and _kind(last) is CheckpointConfig:
         by_epoch = last.get("save_on_train_epoch_end") and not last.get("every_n_train_steps")

@@ -18,6 +18,11 @@ class ConfigError(UserError):
     exit_status = 2
 
 
+def empty(key: str) -> ConfigError:
+    """For a value of no characters, where no such text makes sense."""
+    return ConfigError(f"{key} is empty; give it a value (is a variable of the shell not set?)")
+
+
 class Diverged(UserError):
     """A loss or weight is NaN or infinite."""
 

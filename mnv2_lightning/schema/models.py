@@ -43,6 +43,7 @@ STRATEGIES = Literal[
 ]
 PRECISIONS = Literal["16-mixed", "bf16-mixed", "32-true", "64-true", "16-true", "bf16-true"]
 ACCELERATORS = Literal["auto", "cpu", "gpu", "cuda", "mps"]
+Text = Annotated[str, Field(min_length=1)]
 PositiveInt = Annotated[int, Field(ge=1)]
 Positive = Annotated[FiniteFloat, Field(gt=0)]
 NonNegative = Annotated[FiniteFloat, Field(ge=0)]
@@ -104,7 +105,7 @@ class CommandConfig(Config, command="devices"):
 
 
 class FolderConfig(CommandConfig):
-    run_dir: str
+    run_dir: Text
 
 
 class DataFolderConfig(Config):
@@ -145,9 +146,9 @@ class BenchmarkConfig(FolderConfig, command="benchmark"):
 
 
 class ReportConfig(CommandConfig, command="report"):
-    run_dir: str | None
-    runs: Annotated[list[str], Field(min_length=1)] | None
-    out: str
+    run_dir: Text | None
+    runs: Annotated[list[Text], Field(min_length=1)] | None
+    out: Text
 
 
 class ReluCollapseConfig(FolderConfig, command="relu_collapse"):
@@ -264,7 +265,7 @@ class TrainerConfig(TargetConfig, target="lightning.pytorch.Trainer"):
     min_epochs: NonNegativeInt | None
     max_steps: Annotated[int, Field(ge=-1)]
     min_steps: NonNegativeInt | None
-    max_time: str | dict[str, int] | None
+    max_time: Text | dict[str, int] | None
     limit_train_batches: Batches | None
     limit_val_batches: Batches | None
     limit_test_batches: Batches | None
@@ -294,13 +295,13 @@ class TrainerConfig(TargetConfig, target="lightning.pytorch.Trainer"):
     sync_batchnorm: bool
     reload_dataloaders_every_n_epochs: NonNegativeInt
     enable_autolog_hparams: bool
-    model_registry: str | None
+    model_registry: Text | None
 
 
 class CheckpointConfig(TargetConfig, target="mnv2_lightning.callbacks.model_checkpoint.Checkpoint"):
-    dirpath: str | None = None
-    filename: str | None = None
-    monitor: str | None = None
+    dirpath: Text | None = None
+    filename: Text | None = None
+    monitor: Text | None = None
     verbose: bool = False
     save_last: bool | Literal["link"] | None = None
     save_top_k: Annotated[int, Field(ge=-1)] = 1
@@ -316,7 +317,7 @@ class CheckpointConfig(TargetConfig, target="mnv2_lightning.callbacks.model_chec
 
 
 class EarlyStoppingConfig(TargetConfig, target="lightning.pytorch.callbacks.EarlyStopping"):
-    monitor: str
+    monitor: Text
     min_delta: FiniteFloat = 0.0
     patience: NonNegativeInt = 3
     verbose: bool = False
@@ -351,8 +352,9 @@ class TrainConfig(FolderConfig, command="train"):
     callbacks: Nodes
     logger: Nodes
     seed: Seed
-    sweep: str | int | None
-    resume: str | None
+    sweep: Text | int | None
+    fail_fast: bool
+    resume: Text | None
     trust: list[str] | None
     overrides: list[str]
     command: str | None
@@ -397,10 +399,10 @@ def _space(space: dict[str, Any], path: str = "search.space") -> dict[str, Any]:
 
 
 class StudyConfig(Config):
-    name: str | int | None
+    name: Text | int | None
     trials: PositiveInt
     seed: Seed
-    storage: str | None
+    storage: Text | None
     space: Annotated[dict[str, Any], AfterValidator(_space)]
     sampler: Node
     pruner: Node

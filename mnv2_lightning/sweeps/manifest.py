@@ -20,8 +20,9 @@ def begin(jobs: list[Job]) -> None:
     ConfigError: the folder holds a sweep over other keys or with another shared config, or a link
     leads out of it.
     """
-    if len({str(job.cfg.sweep) for job in jobs}) > 1:
-        raise ConfigError("sweep: one name, not several")
+    for key, what in (("sweep", "name"), ("fail_fast", "value")):
+        if len({str(job.cfg[key]) for job in jobs}) > 1:
+            raise ConfigError(f"{key}: one {what}, not several")
     folder = _folder(jobs)
     check_links(folder)
     path, now = folder / SWEEP, _describe(jobs)
