@@ -25,7 +25,7 @@ from mnv2_lightning.schema.models import BY_TARGET
 from mnv2_lightning.system.hydra_compat import instantiate
 
 # Sizes of images, in px, of which one may fit a network that the configured size does not fit.
-IMAGE_SIZES = (16, 24, 28, 32, 48, 64, 96, 128, 160, 192, 224, 256, 299, 384, 512)
+IMAGE_SIZES = (16, 24, 28, 32, 48, 64, 96, 128, 160, 192, 224, 256)
 
 
 def _build(kind: type, key: str, node: DictConfig, **kwargs: Any) -> Any:

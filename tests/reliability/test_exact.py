@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, TensorDataset
 
-from mnv2_lightning.classifier import Classifier
-from mnv2_lightning.data.datamodule import MNISTDataModule
+from mnv2_lightning.callbacks.exact_resume import ExactResume
+from mnv2_lightning.data.datamodule import FILES, MNISTDataModule
 from mnv2_lightning.train import train
 from tests.conftest import AUGMENTED, SMALL, Configure, load
 from tests.reliability.conftest import Reliability
@@ -45,12 +45,14 @@ def test_without_our_order_of_batches_a_resume_differs(
     that is not seeded anew each epoch.
     """
 
-    def stock(self: MNISTDataModule, images: Any, indices: Any, *, shuffle: bool = False) -> Any:
-        one = [images[index] for index in indices]
-        return DataLoader(one, batch_size=50, shuffle=shuffle)  # type: ignore[arg-type]
+    def stock(self: MNISTDataModule, split: str, *, shuffle: bool = False, **_: Any) -> Any:
+        indices = self.indices[split]
+        images, labels = (self.arrays[f"{FILES[split]}-{kind}"] for kind in ("images", "labels"))
+        one = TensorDataset(self.transform(images[indices, None] / 255), labels[indices])
+        return DataLoader(one, batch_size=50, shuffle=shuffle)
 
     monkeypatch.setattr(MNISTDataModule, "_loader", stock)
-    monkeypatch.setattr(Classifier, "on_train_epoch_start", lambda self: None)
+    monkeypatch.setattr(ExactResume, "on_train_epoch_start", lambda *args: None)
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     train(configure(*SMALL, "callbacks.test_images=null", run_dir=whole))
     cut_after_one_epoch(configure, cut, "callbacks.test_images=null")
