@@ -39,7 +39,7 @@ def train(cfg: DictConfig, more_callbacks: Sequence["Callback"] = ()) -> dict[st
     if is_called and (count := _processes_to_start(cfg)) > 1:
         raise ConfigError(
             f"trainer.devices={cfg.trainer.devices}: train() is one process, and {count} are "
-            "needed; use the command, or start the script by torchrun"
+            "needed; set it to 1, use the command, or start the script by torchrun"
         )
     from lightning.pytorch import seed_everything
     from lightning.pytorch.utilities import rank_zero_only

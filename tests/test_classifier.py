@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from mnv2_lightning import build
 from mnv2_lightning.callbacks.non_finite_guard import NonFiniteGuard
+from mnv2_lightning.system import warning_filters
 from tests.conftest import AUGMENTED, SMALL, Configure
 
 
@@ -87,3 +88,17 @@ def test_weight_decay_leaves_out_biases_and_norms(model: str, configure: Configu
             assert decays[id(parameter)] == (0.5 if is_kernel else 0.0), (module, name)
             parameters += 1
     assert sum(len(group["params"]) for group in groups) == parameters
+
+
+def test_predict(configure: Configure) -> None:
+    """By the Trainer, the probabilities of the test images in their order."""
+    warning_filters.install()
+    cfg = configure(*SMALL)
+    data, network = build.build_datamodule(cfg), build.build_network(cfg)
+    classifier = build.build_classifier(cfg, network)
+    trainer = build.build_trainer(cfg, [], [])
+    probabilities = torch.cat(trainer.predict(classifier, datamodule=data))  # type: ignore[arg-type]
+    images = torch.cat([images for images, _ in data.test_dataloader()])
+    with torch.inference_mode():
+        expected = network.eval()(images).softmax(1)
+    torch.testing.assert_close(probabilities, expected)
