@@ -140,9 +140,11 @@ class Command:
     def compose(self, overrides: Sequence[str] = (), config_dir: str | None = None) -> DictConfig:
         """The config for a call of the command's function from Python. ConfigError."""
         folders.run_id.cache_clear()
-        own = f"hydra.searchpath=[{composing.quoted(Path(config_dir or '.').absolute())}]"
+        if config_dir is not None:
+            place = composing.quoted(Path(config_dir).absolute())
+            overrides = [*overrides, f"hydra.searchpath=[{place}]"]
         with composing.initialized(anew=True):
-            config = composing.composed(self.name, [*overrides, *([own] if config_dir else [])])
+            config = composing.composed(self.name, overrides)
             HydraConfig.instance().set_config(config)
             cfg = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
             place = composing.unresolved(config.hydra.run)["dir"]
