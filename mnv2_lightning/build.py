@@ -10,6 +10,7 @@ from hydra.utils import get_object
 from lightning.pytorch.callbacks import Callback, Checkpoint, ModelCheckpoint, ProgressBar
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
+from lightning.pytorch.utilities.model_helpers import is_overridden
 from omegaconf import DictConfig
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
@@ -52,13 +53,27 @@ def build_network(cfg: DictConfig) -> nn.Module:
     return _build(nn.Module, "model", cfg.model)
 
 
+def check_parts(cfg: DictConfig) -> None:
+    """Build the data module, the callbacks and the LightningModule. ConfigError: one refuses."""
+    build_datamodule(cfg)
+    build_callbacks(cfg)
+    with torch.device(_device(cfg)):
+        classifier = build_classifier(cfg, build_network(cfg))
+    if not is_overridden("test_step", classifier):
+        raise ConfigError(f"classifier: {type(classifier).__name__} has no test_step")
+
+
+def _device(cfg: DictConfig) -> str:
+    """Where a network is checked: ours compute nothing, others may need real values."""
+    return "meta" if cfg.model._target_ in BY_TARGET else "cpu"
+
+
 def check_network(cfg: DictConfig) -> str | None:
     """Train the network on empty images, without data. Return why one image is too small a batch;
     None: it is not. ConfigError: the network cannot be built, fails on two images too, or does not
     return (B, classes).
     """
-    # Ours compute nothing. Others may need real values, and their errors say what they expect.
-    device = "meta" if cfg.model._target_ in BY_TARGET else "cpu"
+    device = _device(cfg)
     with torch.device(device):
         network = build_network(cfg).train()
     if any(map(is_lazy, network.parameters())):
@@ -136,7 +151,9 @@ def build_classifier(cfg: DictConfig, network: nn.Module) -> Any:
             "leave save_hyperparameters() out, a run saves its whole config"
         )
     classifier.save_hyperparameters(config)
-    classifier.example_input_array = torch.zeros(1, 1, cfg.data.image_size, cfg.data.image_size)
+    if is_overridden("forward", classifier) and classifier.example_input_array is None:
+        size = cfg.data.image_size
+        classifier.example_input_array = torch.zeros(1, 1, size, size, device="cpu")
     return classifier
 
 

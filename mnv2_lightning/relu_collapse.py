@@ -32,6 +32,7 @@ def relu_collapse(cfg: DictConfig) -> dict[str, Any]:
         share, error = surviving_share(x, m, cfg.matrices, rng)
         rows.append({"m": m, "measured": share, "standard_error": error, "theorem": theorem(m)})
     out = Path(cfg.run_dir)
+    durable_files.make_folder(out)
     figures.draw_collapse(x, restored, rows).savefig(out / "relu_collapse.png")
     result = {"points": cfg.points, "matrices": cfg.matrices, "seed": cfg.seed, "shares": rows}
     durable_files.write_json(out / "relu_collapse.json", result)

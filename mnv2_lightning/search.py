@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from mnv2_lightning import train
 from mnv2_lightning.cli import composing
 from mnv2_lightning.cli.command import Command, Job
-from mnv2_lightning.cli.composing import config_dir, quoted
+from mnv2_lightning.cli.composing import config_dir
 from mnv2_lightning.cli.report_error import report_error
 from mnv2_lightning.runs.config import plain, reproducibility_config, to_yaml
 from mnv2_lightning.runs.folder import key_of
@@ -39,8 +39,9 @@ def search(cfg: DictConfig) -> dict[str, Any]:
 
     Returns the content of search.json. ConfigError, DataError, SearchError, StorageError.
     """
+    is_called = not COMMAND.is_checked
     cfg = COMMAND.checked(cfg)
-    with composing.initialized():  # which composes the trials' configs
+    with composing.initialized(anew=is_called):  # which composes the trials' configs
         return _search(cfg)
 
 
@@ -118,14 +119,7 @@ def _job(cfg: DictConfig, folder: Path, params: dict[str, Any]) -> Job:
 
 
 def _overrides(params: dict[str, Any]) -> list[str]:
-    return [f"{key}={as_override(value)}" for key, value in params.items()]
-
-
-def as_override(value: Any) -> str:
-    """`value` in the grammar of Hydra's overrides."""
-    if value is None:
-        return "null"
-    return quoted(value) if isinstance(value, str) else str(value).lower()
+    return [f"{key}={composing.as_override(value)}" for key, value in params.items()]
 
 
 def _base(cfg: DictConfig, searched: list[str]) -> dict[str, Any]:
@@ -148,6 +142,8 @@ def experiment(cfg: DictConfig, result: dict[str, Any]) -> str:
     values = OmegaConf.create({})
     for override in composing.parse([*cfg.overrides, *_overrides(best["params"])]):
         key, value = override.key_or_group, None if override.is_delete() else override.value()
+        if key.startswith("hydra."):  # the searchpath
+            continue
         if key == "experiment":
             based_on = value
         elif composing.is_group(key):

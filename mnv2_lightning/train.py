@@ -252,7 +252,7 @@ def check_job(job: Job) -> None:
     devices = build.build_trainer(cfg, [], []).world_size
     _check_processes(job)
     check_batches(config.plain(cfg), devices, needs_two=build.check_network(cfg))
-    build.build_callbacks(cfg)
+    build.check_parts(cfg)
     _check_epochs(cfg)
 
 

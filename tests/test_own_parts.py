@@ -431,3 +431,41 @@ def test_a_console_script_finds_the_folder_one_is_in(
         )
         assert ended.returncode == 0, ended.stderr
         assert "2 of 2 runs finished" in ended.stdout
+
+
+MODULES = {
+    "mine/modules.py": FILES["mine/module.py"]
+    + """
+
+class Saves(Module):
+    def __init__(self, network, optimizer):
+        super().__init__(network, optimizer)
+        self.save_hyperparameters("optimizer")
+
+
+class Untested(LightningModule):
+    def __init__(self, network):
+        super().__init__()
+""",
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (
+            "Saves",
+            "classifier: Saves saves optimizer as hyper-parameters; leave save_hyperparameters",
+        ),
+        ("Untested", "classifier: Untested has no test_step"),
+        ("Modul", "classifier._target_=mine.modules.Modul: there is no such class or function"),
+    ],
+)
+def test_bad_modules(name: str, message: str, call: Call, own: Path) -> None:
+    """One line, before a folder is made."""
+    write(own, MODULES)
+    ended = call("train", *FIRST, "classifier=mine", f"classifier._target_=mine.modules.{name}")
+    assert ended.status == 2
+    assert message in ended.err
+    assert ended.err.count("\n") == 1
+    assert not (own / "outputs").exists()

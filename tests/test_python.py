@@ -14,7 +14,10 @@ from omegaconf import OmegaConf
 from mnv2_lightning import compose
 from mnv2_lightning.cli.composing import config_dir
 from mnv2_lightning.evaluate import evaluate
+from mnv2_lightning.relu_collapse import relu_collapse
 from mnv2_lightning.report import report
+from mnv2_lightning.reports import leaderboard
+from mnv2_lightning.runs.folder import read_config
 from mnv2_lightning.schema.errors import ConfigError
 from mnv2_lightning.search import search
 from mnv2_lightning.system import hydra_compat
@@ -50,9 +53,45 @@ def test_each_call_is_a_new_run(typed: tuple[str, ...], tmp_path: Path) -> None:
 
 
 def test_config_of_hydras_own_compose(typed: tuple[str, ...]) -> None:
+    """Its overrides are not known; those of the record make the same config of the default."""
     with hydra_compat.initialize(str(config_dir())):
         cfg = hydra.compose("train", list(typed))
-    assert Path(train(cfg)["run_dir"]).parent == Path("outputs/runs/default")
+    run = Path(train(cfg)["run_dir"])
+    assert run.parent == Path("outputs/runs/default")
+    again = compose("train", read_config(run).overrides)
+    assert again.optimizer.lr == 0.1
+    assert again.callbacks.test_images is None
+
+
+def test_changed_values_are_overrides(typed: tuple[str, ...]) -> None:
+    """By which reports tell runs apart, and of which a search composes its trials."""
+    for lr in (0.1, 0.3):
+        cfg = compose("train", [*typed, f"hydra.run.dir=runs/{lr}"])
+        cfg.optimizer.lr = lr
+        cfg.callbacks.ema = {"_target_": "mnv2_lightning.callbacks.ema.EMA", "decay": 0.5}
+        del cfg.callbacks.test_images
+        train(cfg)
+        assert compose("train", read_config(Path(cfg.run_dir)).overrides).optimizer.lr == lr
+        assert record(Path(cfg.run_dir))["overrides"]["optimizer.lr"] == lr
+    rows = report(compose("report", ["run_dir=runs"]))["rows"]
+    assert leaderboard.swept(rows) == ["optimizer.lr"]
+    for row in rows:
+        assert row["overrides"]["callbacks.ema"]["decay"] == 0.5
+
+
+def test_search(typed: tuple[str, ...], tmp_path: Path) -> None:
+    """Of a changed config, with files of one's own, within another program's Hydra."""
+    (tmp_path / "mine" / "optimizer").mkdir(parents=True)
+    (tmp_path / "mine" / "optimizer" / "slow.yaml").write_text("defaults: [sgd]\nlr: 0.003\n")
+    space = ("~search.space.optimizer", "search.trials=1", "hydra.run.dir=s")
+    shared = [override for override in typed if not override.startswith("optimizer")]
+    cfg = compose("search", [*shared, *space, "optimizer=slow"], config_dir="mine")
+    cfg.optimizer.momentum = 0.5
+    with hydra_compat.initialize(str(tmp_path / "mine")):
+        assert search(cfg)["finished"] == 1
+    trial = read_config(tmp_path / "s" / "0000")
+    assert trial.optimizer.lr == 0.003
+    assert trial.optimizer.momentum == 0.5
 
 
 def test_finished_run_is_never_touched(typed: tuple[str, ...], tmp_path: Path) -> None:
@@ -90,6 +129,7 @@ def test_resume(typed: tuple[str, ...], tmp_path: Path) -> None:
         ("callbacks.last.dirpath", "/elsewhere", r"callbacks\.last\.dirpath=/elsewhere: leads out"),
         ("model._target_", "none.Net", r"model\._target_=none\.Net: there is no package none"),
         ("resume", "nowhere", r"resume=nowhere: there is no such folder"),
+        ("optimizer.lr", "${nope}", r"nope"),
     ],
 )
 def test_checked_before_anything_is_written(
@@ -123,9 +163,7 @@ def test_other_commands(typed: tuple[str, ...], tmp_path: Path) -> None:
     assert evaluate(compose("evaluate", [f"run_dir={run}"]))["split"] == "test"
     assert report(compose("report", [f"run_dir={run}"]))["rows"]
     assert (Path(run) / "report" / "report.html").is_file()
-    shared = [override for override in typed if not override.startswith("optimizer")]
-    found = search(compose("search", [*shared, "search.trials=1"]))
-    assert found["finished"] == 1
+    assert relu_collapse(compose("relu_collapse", ["matrices=2", "points=10"]))["shares"]
     assert not GlobalHydra.instance().is_initialized()
 
 
@@ -133,6 +171,8 @@ def test_config_dir_of_ones_own(typed: tuple[str, ...], tmp_path: Path) -> None:
     (tmp_path / "mine" / "optimizer").mkdir(parents=True)
     (tmp_path / "mine" / "optimizer" / "slow.yaml").write_text("defaults: [sgd]\nlr: 0.003\n")
     assert compose("train", ["optimizer=slow"], config_dir="mine").optimizer.lr == 0.003
+    with pytest.raises(ConfigError, match=r"config_dir=mien: there is no such folder"):
+        compose("train", config_dir="mien")
 
 
 def test_within_an_initialized_hydra(typed: tuple[str, ...], tmp_path: Path) -> None:

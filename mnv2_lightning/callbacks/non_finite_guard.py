@@ -28,7 +28,7 @@ class NonFiniteGuard(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if not outputs:  # `training_step` skipped the batch, or steps the optimizer by itself
+        if "loss" not in (outputs or ()):  # a skipped batch, or a module that optimizes by itself
             return
         if len(self.losses) >= trainer.log_every_n_steps:  # type: ignore[attr-defined]
             self._check(trainer, self._non_finite_losses())

@@ -58,7 +58,7 @@ class Predictions(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """`outputs`: (B, num_classes) logits."""
-        if isinstance(outputs, Tensor) and outputs.ndim > 1:
+        if isinstance(outputs, Tensor) and outputs.ndim == 2:
             self._batches.append((batch[1], outputs.float().softmax(1)))
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

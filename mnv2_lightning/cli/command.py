@@ -5,7 +5,8 @@ import os
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -21,7 +22,7 @@ from omegaconf import DictConfig, OmegaConf, flag_override
 from mnv2_lightning.cli import composing
 from mnv2_lightning.cli.report_error import Outcome, Reported, is_waited_for, report_error
 from mnv2_lightning.runs import folder as folders
-from mnv2_lightning.runs.config import plain
+from mnv2_lightning.runs.config import COMMAND_KEYS, plain
 from mnv2_lightning.runs.record import record_death
 from mnv2_lightning.schema.check import check
 from mnv2_lightning.schema.errors import ConfigError, empty, one_line
@@ -29,6 +30,10 @@ from mnv2_lightning.system import hydra_compat, processes, ranks, signals
 from mnv2_lightning.system.durable_files import require_writable
 
 log = logging.getLogger(__name__)
+
+SEARCHPATH = "hydra.searchpath"  # Hydra's key for folders of the user's own
+# Keys of a config of which a run's overrides say nothing.
+OF_A_CALL = (*COMMAND_KEYS, "overrides", "search")
 
 
 @dataclass(frozen=True)
@@ -140,11 +145,13 @@ class Command:
     def compose(self, overrides: Sequence[str] = (), config_dir: str | None = None) -> DictConfig:
         """The config for a call of the command's function from Python. ConfigError."""
         folders.run_id.cache_clear()
+        own = []
         if config_dir is not None:
-            place = composing.quoted(Path(config_dir).absolute())
-            overrides = [*overrides, f"hydra.searchpath=[{place}]"]
-        with composing.initialized(anew=True):
-            config = composing.composed(self.name, overrides)
+            if not Path(config_dir).is_dir():
+                raise ConfigError(f"config_dir={config_dir}: there is no such folder")
+            own = [f"{SEARCHPATH}=[{composing.quoted(Path(config_dir).absolute())}]"]
+        with composing.initialized(anew=True), _one_line():
+            config = composing.composed(self.name, [*own, *overrides])
             HydraConfig.instance().set_config(config)
             cfg = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
             place = composing.unresolved(config.hydra.run)["dir"]
@@ -153,8 +160,23 @@ class Command:
             for key in _of_hydra(cfg):
                 cfg[key] = place
             cfg = self.final_config(cfg, composing.unresolved(config.hydra.overrides.task))
+        if "overrides" in cfg and not cfg.get("resume"):
+            cfg.overrides = [*own, *cfg.overrides]
         if "command" in cfg:
             cfg.command = None  # the config may be changed
+        return cfg
+
+    def _with_changes(self, cfg: DictConfig) -> DictConfig:
+        """`cfg` with an override for each value that was changed after `compose`."""
+        before, after = map(composing.unresolved, (self.compose(cfg.overrides), cfg))
+        changes = [
+            override
+            for override in composing.changes(before, after)
+            if folders.key_of(override).partition(".")[0] not in OF_A_CALL
+            and not override.startswith("trainer.devices=")  # which may be chosen for a job
+        ]
+        keys = set(map(folders.key_of, changes))
+        cfg.overrides = [o for o in cfg.overrides if folders.key_of(o) not in keys] + changes
         return cfg
 
     def checked(self, cfg: DictConfig) -> DictConfig:
@@ -170,13 +192,16 @@ class Command:
         if not HydraConfig.initialized():  # composed by `hydra.compose` alone
             for key in _of_hydra(cfg):
                 cfg[key] = composing.unresolved(self.compose())[key]
-        _require_values(cfg)
-        OmegaConf.resolve(cfg)
+        with _one_line():
+            _require_values(cfg)
+            if "overrides" in cfg and not cfg.resume:
+                cfg = self._with_changes(cfg)
+            OmegaConf.resolve(cfg)
         check(self.name, plain(cfg))
         folder = Path(cfg.get("out") or cfg.get("run_dir") or ".")
         if "resume" in cfg and folders.holds_this_run(folder, cfg):
             cfg.resume = cfg.run_dir
-        with composing.initialized():
+        with composing.initialized(anew=True):
             self._check([Job(cfg, [], folder, is_swept=False)])
         return cfg
 
@@ -284,6 +309,15 @@ def _of_hydra(cfg: DictConfig) -> list[str]:
     """The keys whose value is the folder that Hydra makes for a run of the command."""
     values = composing.unresolved(cfg)
     return [key for key, value in values.items() if value == "${hydra:runtime.output_dir}"]
+
+
+@contextmanager
+def _one_line() -> Iterator[None]:
+    """ConfigError: an interpolation that cannot be resolved."""
+    try:
+        yield
+    except composing.ERRORS as error:
+        raise ConfigError(one_line(error)) from error
 
 
 def _require_values(cfg: DictConfig) -> None:

@@ -54,6 +54,29 @@ def quoted(value: Any) -> str:
     return "'" + text.replace("'", "\\'") + "'"
 
 
+def as_override(value: Any) -> str:
+    """`value` in the grammar of Hydra's overrides."""
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{key}:{as_override(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ",".join(map(as_override, value)) + "]"
+    if value is None:
+        return "null"
+    return quoted(value) if isinstance(value, str) else str(value).lower()
+
+
+def changes(before: dict[str, Any], after: dict[str, Any], prefix: str = "") -> Iterator[str]:
+    """The overrides that make `after` of `before`."""
+    for key in before | after:
+        name, old, new = f"{prefix}{key}", before.get(key), after.get(key)
+        if key not in after:
+            yield f"~{name}"
+        elif isinstance(old, dict) and isinstance(new, dict):
+            yield from changes(old, new, f"{name}.")
+        elif key not in before or old != new:
+            yield f"{'' if key in before else '+'}{name}={as_override(new)}"
+
+
 def unresolved(node: Any) -> Any:
     """The list or dict in a config, without resolving the `${...}` in it."""
     return OmegaConf.to_container(node, resolve=False)

@@ -20,7 +20,7 @@ from mnv2_lightning.system.durable_files import write_text
 # Keys that belong to a command, not to the run; config.yaml does not hold them.
 COMMAND_KEYS = ("command", "fail_fast", "resume", "run_dir", "sweep", "traceback", "trust")
 # Keys that neither the result of a run depends on nor a comparison of runs shows.
-HIDDEN_KEYS = (*COMMAND_KEYS, "overrides", "logger", "data.dir", "data.classes")
+HIDDEN_KEYS = (*COMMAND_KEYS, "overrides", "hydra", "logger", "data.dir", "data.classes")
 # Keys that the result of a run does not depend on: paths, logging, progress.
 IGNORED_KEYS = (
     *HIDDEN_KEYS,
