@@ -438,9 +438,9 @@ MODULES = {
     + """
 
 class Saves(Module):
-    def __init__(self, network, optimizer):
+    def __init__(self, network, optimizer, width=3):
         super().__init__(network, optimizer)
-        self.save_hyperparameters("optimizer")
+        self.save_hyperparameters("width")
 
 
 class Untested(LightningModule):
@@ -455,7 +455,7 @@ class Untested(LightningModule):
     [
         (
             "Saves",
-            "classifier: Saves saves optimizer as hyper-parameters; leave save_hyperparameters",
+            "classifier: Saves saves width as hyper-parameters; leave save_hyperparameters",
         ),
         ("Untested", "classifier: Untested has no test_step"),
         ("Modul", "classifier._target_=mine.modules.Modul: there is no such class or function"),
