@@ -89,7 +89,7 @@ def _run(study: Any, trial: "Trial", known: "FrozenTrial", folder: Path, cfg: Di
         try:
             job = _job(cfg, folder, known.params)
             train.take_a_gpu(job.cfg)
-            value = train.train(job.cfg, [pruning])["val_accuracy"]
+            value = train.fit_and_test(job.cfg, [pruning])["val_accuracy"]
             if value is None:
                 raise ConfigError("the run ended without a validation accuracy to choose by")
             state = TrialState.COMPLETE

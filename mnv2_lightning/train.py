@@ -34,13 +34,17 @@ def train(cfg: DictConfig, more_callbacks: Sequence["Callback"] = ()) -> dict[st
     finished, returned. ConfigError: the config is wrong, or another run is there; nothing is
     written. DataError, Diverged, StorageError.
     """
-    is_called = not COMMAND.is_checked
     cfg = COMMAND.checked(cfg)
-    if is_called and (count := _processes_to_start(cfg)) > 1:
+    if (count := _processes_to_start(cfg)) > 1:
         raise ConfigError(
             f"trainer.devices={cfg.trainer.devices}: train() is one process, and {count} are "
             "needed; set it to 1, use the command, or start the script by torchrun"
         )
+    return fit_and_test(cfg, more_callbacks)
+
+
+def fit_and_test(cfg: DictConfig, more_callbacks: Sequence["Callback"] = ()) -> dict[str, Any]:
+    """`train` with a config that is resolved and checked."""
     from lightning.pytorch import seed_everything
     from lightning.pytorch.utilities import rank_zero_only
 
@@ -153,12 +157,12 @@ def _checkpoint_to_resume(run_dir: Path) -> tuple[Path | None, int]:
 
 
 def launch(cfg: DictConfig) -> dict[str, Any]:
-    """`train`, in as many processes on this machine as the Trainer needs."""
+    """`fit_and_test`, in as many processes on this machine as the Trainer needs."""
     processes.exit_if_orphan()  # a rank without it would wait for the others
     if processes.is_child():  # a launcher may run several jobs at a time
         take_a_gpu(cfg)
     if (count := _processes_to_start(cfg)) == 1:
-        return train(cfg)
+        return fit_and_test(cfg)
     from mnv2_lightning.system import torchrun
 
     hydra, run_dir = HydraConfig.get(), Path(cfg.run_dir)

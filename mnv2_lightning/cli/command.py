@@ -173,7 +173,6 @@ class Command:
             override
             for override in composing.changes(before, after)
             if folders.key_of(override).partition(".")[0] not in OF_A_CALL
-            and not override.startswith("trainer.devices=")  # which may be chosen for a job
         ]
         keys = set(map(folders.key_of, changes))
         cfg.overrides = [o for o in cfg.overrides if folders.key_of(o) not in keys] + changes
