@@ -19,7 +19,7 @@ train: $(READY) ## set up, get MNIST, train and test the default experiment; ARG
 	$(BIN)/python -m mnv2_lightning.train $(ARGS)
 
 test: $(READY) ## the tests that need no network and no minutes, one process for each core
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n auto --dist loadfile $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n auto --dist worksteal $(ARGS)
 
 test-slow: $(READY) ## the tests on the real MNIST and of the wheel; last, those that watch the clock
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slow and not alone" -n auto --dist worksteal $(ARGS)

@@ -255,10 +255,10 @@ def test_the_data_folder_of_the_environment_is_made(
 def test_unforeseen_error(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One line, status 1, the traceback in the run's folder; on the terminal where it is asked."""
 
-    def broken(*args: object) -> None:
+    def broken(*args: object, **kwargs: object) -> None:
         raise RuntimeError("broken")
 
-    monkeypatch.setattr("mnv2_lightning.build.build_classifier", broken)
+    monkeypatch.setattr("mnv2_lightning.networks.complexity.measure", broken)
     ended = call("train", *SMALL, "hydra.run.dir=a")
     assert ended.status == 1
     assert ended.err == f"error: RuntimeError: broken (where: {tmp_path / 'a' / 'error.txt'})\n"
