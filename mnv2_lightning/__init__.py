@@ -18,7 +18,7 @@ def compose(
     """
     from importlib import import_module
 
-    found: DictConfig = import_module(f"mnv2_lightning.{command}").COMMAND.compose(
-        overrides, config_dir
-    )
-    return found
+    from mnv2_lightning.cli import from_python
+
+    found = import_module(f"mnv2_lightning.{command}").COMMAND
+    return from_python.compose(found, overrides, config_dir)

@@ -11,6 +11,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from mnv2_lightning.benchmarks.parts import PARTS
+from mnv2_lightning.cli import from_python
 from mnv2_lightning.cli.command import Command, Job
 from mnv2_lightning.schema.errors import ConfigError
 
@@ -27,7 +28,7 @@ def benchmark(cfg: DictConfig) -> dict[str, Any]:
     from mnv2_lightning.runs.environment import environment
     from mnv2_lightning.system import durable_files, warning_filters
 
-    cfg = COMMAND.checked(cfg)
+    cfg = from_python.checked(COMMAND, cfg)
     warning_filters.install()
     data_files.load("mnist", cfg.data.dir)  # before any clock starts
     if cfg.smoke:

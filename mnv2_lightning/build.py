@@ -53,35 +53,33 @@ def build_network(cfg: DictConfig) -> nn.Module:
     return _build(nn.Module, "model", cfg.model)
 
 
-def check_parts(cfg: DictConfig) -> None:
-    """Build the data module, the callbacks and the LightningModule. ConfigError: one refuses."""
+def check_parts(cfg: DictConfig) -> str | None:
+    """Build the parts of a run, and train the network on empty images, without data.
+
+    Return why one image is too small a batch; None: it is not. ConfigError: a part refuses its
+    values, or the network fails on two images too or does not return (B, classes).
+    """
     build_datamodule(cfg)
     build_callbacks(cfg)
-    with torch.device(_device(cfg)):
-        classifier = build_classifier(cfg, build_network(cfg))
+    # Our networks compute nothing here; others may need real values.
+    device = torch.device("meta" if cfg.model._target_ in BY_TARGET else "cpu")
+    with device:
+        network = build_network(cfg)
+    needs_two = _check_network(cfg, network, device)
+    with device:
+        classifier = build_classifier(cfg, network)
     if not is_overridden("test_step", classifier):
         raise ConfigError(f"classifier: {type(classifier).__name__} has no test_step")
+    return needs_two
 
 
-def _device(cfg: DictConfig) -> str:
-    """Where a network is checked: ours compute nothing, others may need real values."""
-    return "meta" if cfg.model._target_ in BY_TARGET else "cpu"
-
-
-def check_network(cfg: DictConfig) -> str | None:
-    """Train the network on empty images, without data. Return why one image is too small a batch;
-    None: it is not. ConfigError: the network cannot be built, fails on two images too, or does not
-    return (B, classes).
-    """
-    device = _device(cfg)
-    with torch.device(device):
-        network = build_network(cfg).train()
+def _check_network(cfg: DictConfig, network: nn.Module, device: torch.device) -> str | None:
     if any(map(is_lazy, network.parameters())):
         raise ConfigError("model: has lazy layers; give each its number of inputs")
     if cfg.classifier._target_ not in BY_TARGET:  # it may give the network other images
         return None
     form = torch.channels_last if cfg.classifier.channels_last else torch.contiguous_format
-    network.to(memory_format=form)
+    network.train().to(memory_format=form)
     size = cfg.data.image_size
 
     def failure(images: int, channels: int, size: int) -> str | None:

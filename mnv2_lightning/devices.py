@@ -5,6 +5,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from mnv2_lightning.cli import from_python
 from mnv2_lightning.cli.command import Command
 
 log = logging.getLogger(__name__)
@@ -16,7 +17,7 @@ def devices(cfg: DictConfig) -> dict[str, Any]:
     from mnv2_lightning.runs.environment import environment
     from mnv2_lightning.system.accelerators import auto_accelerator
 
-    COMMAND.checked(cfg)
+    from_python.checked(COMMAND, cfg)
     found = {"auto": auto_accelerator(), **environment()}
     log.info("%s", tables.devices(found))
     return found

@@ -5,6 +5,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from mnv2_lightning.cli import from_python
 from mnv2_lightning.cli.command import Command, Job
 from mnv2_lightning.runs import folder
 from mnv2_lightning.schema.errors import ConfigError
@@ -28,7 +29,7 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
     from mnv2_lightning.runs import checkpoints, config
     from mnv2_lightning.system import durable_files, warning_filters
 
-    cfg = COMMAND.checked(cfg)
+    cfg = from_python.checked(COMMAND, cfg)
     warning_filters.install()
     run = folder.require_run("run_dir", cfg.run_dir)
     run_cfg = folder.config_to_evaluate(run, cfg.trust)

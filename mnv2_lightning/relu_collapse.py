@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from omegaconf import DictConfig
 
+from mnv2_lightning.cli import from_python
 from mnv2_lightning.cli.command import Command
 
 log = logging.getLogger(__name__)
@@ -23,7 +24,7 @@ def relu_collapse(cfg: DictConfig) -> dict[str, Any]:
     from mnv2_lightning.reports import figures
     from mnv2_lightning.system import durable_files
 
-    cfg = COMMAND.checked(cfg)
+    cfg = from_python.checked(COMMAND, cfg)
     rng = np.random.default_rng(cfg.seed)
     x = spiral(cfg.points)
     restored, rows = [], []

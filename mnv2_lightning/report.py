@@ -6,6 +6,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from mnv2_lightning.cli import from_python
 from mnv2_lightning.cli.command import Command, Job
 from mnv2_lightning.schema.errors import ConfigError
 
@@ -16,7 +17,7 @@ def report(cfg: DictConfig) -> dict[str, Any]:
     """Write what `reports.write` does for a run, a sweep, or several of both."""
     from mnv2_lightning.reports import tables, write
 
-    cfg = COMMAND.checked(cfg)
+    cfg = from_python.checked(COMMAND, cfg)
     folders = _folders(cfg)
     rows = write.report(folders, Path(cfg.out))
     log.info("%s", tables.sweep(rows))

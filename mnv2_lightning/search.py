@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 from mnv2_lightning import train
-from mnv2_lightning.cli import composing
+from mnv2_lightning.cli import composing, from_python
 from mnv2_lightning.cli.command import Command, Job
 from mnv2_lightning.cli.composing import config_dir
 from mnv2_lightning.cli.report_error import report_error
@@ -40,7 +40,7 @@ def search(cfg: DictConfig) -> dict[str, Any]:
     Returns the content of search.json. ConfigError, DataError, SearchError, StorageError.
     """
     is_called = not COMMAND.is_checked
-    cfg = COMMAND.checked(cfg)
+    cfg = from_python.checked(COMMAND, cfg)
     with composing.initialized(anew=is_called):  # which composes the trials' configs
         return _search(cfg)
 

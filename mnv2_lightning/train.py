@@ -12,7 +12,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from mnv2_lightning.cli import composing
+from mnv2_lightning.cli import composing, from_python
 from mnv2_lightning.cli.command import Command, Job
 from mnv2_lightning.runs import config, folder
 from mnv2_lightning.runs.record import Record, read_record
@@ -34,7 +34,7 @@ def train(cfg: DictConfig, more_callbacks: Sequence["Callback"] = ()) -> dict[st
     finished, returned. ConfigError: the config is wrong, or another run is there; nothing is
     written. DataError, Diverged, StorageError.
     """
-    cfg = COMMAND.checked(cfg)
+    cfg = from_python.checked(COMMAND, cfg)
     if (count := _processes_to_start(cfg)) > 1:
         raise ConfigError(
             f"trainer.devices={cfg.trainer.devices}: train() is one process, and {count} are "
@@ -255,8 +255,7 @@ def check_job(job: Job) -> None:
     warning_filters.install()
     devices = build.build_trainer(cfg, [], []).world_size
     _check_processes(job)
-    check_batches(config.plain(cfg), devices, needs_two=build.check_network(cfg))
-    build.check_parts(cfg)
+    check_batches(config.plain(cfg), devices, needs_two=build.check_parts(cfg))
     _check_epochs(cfg)
 
 

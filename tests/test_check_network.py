@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 from mnv2_lightning import build
@@ -21,6 +22,11 @@ class Of(nn.Module):
 
     def forward(self, images: Tensor) -> object:
         return self.function(images)
+
+
+class Mine(LightningModule):
+    def test_step(self, batch: object) -> None:
+        pass
 
 
 def fails(images: Tensor) -> Tensor:
@@ -75,19 +81,19 @@ def test_a_wrong_network(name: str, configure: Configure, monkeypatch: pytest.Mo
     network, message = WRONG[name]
     monkeypatch.setattr(build, "build_network", lambda cfg: network())
     with pytest.raises(ConfigError) as error:
-        build.check_network(configure())
+        build.check_parts(configure())
     assert re.fullmatch(message, str(error.value))
 
 
 def test_one_image(configure: Configure, monkeypatch: pytest.MonkeyPatch) -> None:
     """Why it is too few, if it is."""
-    assert build.check_network(configure("model=mobilenet_v2")) is None
-    needs_two = build.check_network(configure("model=mobilenet_v1"))
+    assert build.check_parts(configure("model=mobilenet_v2")) is None
+    needs_two = build.check_parts(configure("model=mobilenet_v1"))
     assert needs_two is not None
     assert needs_two.startswith("batch norm needs two values a channel or more")
     squeezed = Of(lambda x: torch.zeros(len(x), 10).squeeze())
     monkeypatch.setattr(build, "build_network", lambda cfg: squeezed)
-    assert build.check_network(configure()) == "Of returns (10,) for a batch of 1, not (1, 10)"
+    assert build.check_parts(configure()) == "Of returns (10,) for a batch of 1, not (1, 10)"
 
 
 def test_outputs_for_a_module_of_the_users_own(
@@ -95,10 +101,10 @@ def test_outputs_for_a_module_of_the_users_own(
 ) -> None:
     monkeypatch.setattr(build, "build_network", lambda cfg: linear(784, 3))
     cfg = configure()
-    cfg.classifier._target_ = "mine.Mine"
-    assert build.check_network(cfg) is None
+    cfg.classifier = {"_target_": f"{__name__}.Mine"}
+    assert build.check_parts(cfg) is None
 
 
 def test_a_key_in_the_networks_own_message(configure: Configure) -> None:
     with pytest.raises(ConfigError, match=r"^model\.strides=\[1\]: 1 strides; the stem and"):
-        build.check_network(configure("model.strides=[1]"))
+        build.check_parts(configure("model.strides=[1]"))

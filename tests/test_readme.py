@@ -82,13 +82,13 @@ def test_commands_pass_every_check(
     monkeypatch.setattr("mnv2_lightning.build.build_trainer", lambda *args: trainer)
     module, *args = shlex.split(command.replace("RUN_DIR", str(tmp_path / "run")))
     monkeypatch.setattr("sys.argv", [module, *args])
-    check = Command._check
+    check = Command.check_jobs
 
     def check_and_end(self: Command, jobs: list[Job]) -> None:
         check(self, jobs)
         raise SystemExit(42)
 
-    monkeypatch.setattr(Command, "_check", check_and_end)
+    monkeypatch.setattr(Command, "check_jobs", check_and_end)
     assert import_module(module).COMMAND.run() == 42
 
 

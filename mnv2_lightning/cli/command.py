@@ -5,8 +5,7 @@ import os
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -22,18 +21,14 @@ from omegaconf import DictConfig, OmegaConf, flag_override
 from mnv2_lightning.cli import composing
 from mnv2_lightning.cli.report_error import Outcome, Reported, is_waited_for, report_error
 from mnv2_lightning.runs import folder as folders
-from mnv2_lightning.runs.config import COMMAND_KEYS, plain
+from mnv2_lightning.runs.config import plain
 from mnv2_lightning.runs.record import record_death
 from mnv2_lightning.schema.check import check
-from mnv2_lightning.schema.errors import ConfigError, empty, one_line
+from mnv2_lightning.schema.errors import ConfigError, empty
 from mnv2_lightning.system import hydra_compat, processes, ranks, signals
 from mnv2_lightning.system.durable_files import require_writable
 
 log = logging.getLogger(__name__)
-
-SEARCHPATH = "hydra.searchpath"  # Hydra's key for folders of the user's own
-# Keys of a config of which a run's overrides say nothing.
-OF_A_CALL = (*COMMAND_KEYS, "overrides", "search")
 
 
 @dataclass(frozen=True)
@@ -142,71 +137,9 @@ class Command:
             self.function(self.final_config(cfg, overrides))
         self.status = outcome.status
 
-    def compose(self, overrides: Sequence[str] = (), config_dir: str | None = None) -> DictConfig:
-        """The config for a call of the command's function from Python. ConfigError."""
-        folders.run_id.cache_clear()
-        own = []
-        if config_dir is not None:
-            if not Path(config_dir).is_dir():
-                raise ConfigError(f"config_dir={config_dir}: there is no such folder")
-            own = [f"{SEARCHPATH}=[{composing.quoted(Path(config_dir).absolute())}]"]
-        with composing.initialized(anew=True), _one_line():
-            config = composing.composed(self.name, [*own, *overrides])
-            HydraConfig.instance().set_config(config)
-            cfg = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
-            place = composing.unresolved(config.hydra.run)["dir"]
-            for group, choice in config.hydra.runtime.choices.items():
-                place = place.replace(f"${{hydra.runtime.choices.{group}}}", str(choice))
-            for key in _of_hydra(cfg):
-                cfg[key] = place
-            cfg = self.final_config(cfg, composing.unresolved(config.hydra.overrides.task))
-        if "overrides" in cfg and not cfg.get("resume"):
-            cfg.overrides = [*own, *cfg.overrides]
-        if "command" in cfg:
-            cfg.command = None  # the config may be changed
-        return cfg
-
-    def _with_changes(self, cfg: DictConfig) -> DictConfig:
-        """`cfg` with an override for each value that was changed after `compose`."""
-        before, after = map(composing.unresolved, (self.compose(cfg.overrides), cfg))
-        changes = [
-            override
-            for override in composing.changes(before, after)
-            if folders.key_of(override).partition(".")[0] not in OF_A_CALL
-        ]
-        keys = set(map(folders.key_of, changes))
-        cfg.overrides = [o for o in cfg.overrides if folders.key_of(o) not in keys] + changes
-        return cfg
-
-    def checked(self, cfg: DictConfig) -> DictConfig:
-        """The config that a call of the command's function gets: a resolved and checked copy.
-
-        In a running command it is checked already. ConfigError, StorageError.
-        """
-        if self.is_checked:
-            return cfg
-        show_messages()
-        folders.run_id.cache_clear()
-        cfg = cfg.copy()
-        if not HydraConfig.initialized():  # composed by `hydra.compose` alone
-            for key in _of_hydra(cfg):
-                cfg[key] = composing.unresolved(self.compose())[key]
-        with _one_line():
-            _require_values(cfg)
-            if "overrides" in cfg and not cfg.resume:
-                cfg = self._with_changes(cfg)
-            OmegaConf.resolve(cfg)
-        check(self.name, plain(cfg))
-        folder = Path(cfg.get("out") or cfg.get("run_dir") or ".")
-        if "resume" in cfg and folders.holds_this_run(folder, cfg):
-            cfg.resume = cfg.run_dir
-        with composing.initialized(anew=True):
-            self._check([Job(cfg, [], folder, is_swept=False)])
-        return cfg
-
     def check_run(self, config: DictConfig) -> None:
         """Check the composed `config`, which includes Hydra's part. ConfigError, StorageError."""
-        self._check([self._job(config, composing.unresolved(config.hydra.overrides.task))])
+        self.check_jobs([self._job(config, composing.unresolved(config.hydra.overrides.task))])
 
     def check_multirun(self, config: DictConfig) -> None:
         """Compose and check each job of a multirun. ConfigError, StorageError."""
@@ -235,7 +168,7 @@ class Command:
                 f"fail_fast=true: hydra/launcher={self.launcher} starts jobs before others have "
                 "ended; leave out one of the two"
             )
-        self._check(jobs)
+        self.check_jobs(jobs)
         if len(jobs) == 1:
             log.info("-m: one job, as nothing is swept; several values sweep a key: seed=0,1")
         sweep_dir = jobs[0].folder.parent.absolute()
@@ -248,7 +181,7 @@ class Command:
             config.hydra.overrides.hydra += [*extra, place]
         self.jobs, self.outcome.folder = jobs, sweep_dir
 
-    def _check(self, jobs: list[Job]) -> None:
+    def check_jobs(self, jobs: list[Job]) -> None:
         """ConfigError, StorageError."""
         for folder, count in Counter(job.folder for job in jobs).items():
             if count > 1:
@@ -290,7 +223,7 @@ class Command:
             hydra.mode = RunMode.RUN if number is None else RunMode.MULTIRUN
             hydra.job.num = number or 0
             cfg = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
-            _require_values(cfg)
+            require_values(cfg)
             keys = ("run.dir",) if number is None else ("sweep.dir", "sweep.subdir")
             place = {f"hydra.{key}": OmegaConf.select(hydra, key) for key in keys}
             for key, value in place.items():
@@ -304,22 +237,7 @@ class Command:
         return Job(cfg, overrides, folder, is_swept=number is not None)
 
 
-def _of_hydra(cfg: DictConfig) -> list[str]:
-    """The keys whose value is the folder that Hydra makes for a run of the command."""
-    values = composing.unresolved(cfg)
-    return [key for key, value in values.items() if value == "${hydra:runtime.output_dir}"]
-
-
-@contextmanager
-def _one_line() -> Iterator[None]:
-    """ConfigError: an interpolation that cannot be resolved."""
-    try:
-        yield
-    except composing.ERRORS as error:
-        raise ConfigError(one_line(error)) from error
-
-
-def _require_values(cfg: DictConfig) -> None:
+def require_values(cfg: DictConfig) -> None:
     """ConfigError: a key has no value."""
     if missing := sorted(OmegaConf.missing_keys(cfg)):
         raise ConfigError(f"{missing[0]}: a value is required: {missing[0]}=...")
@@ -339,26 +257,12 @@ class Checks(Callback):
 
     def _call(self, check: Callable[[DictConfig], None], config: DictConfig) -> None:
         """Only SystemExit ends the command; Hydra turns other exceptions into warnings."""
-        with report_error() as outcome:
-            try:
-                check(config)
-            except composing.ERRORS as error:  # such as of an interpolation
-                raise ConfigError(one_line(error)) from error
+        with report_error() as outcome, composing.as_config_errors():
+            check(config)
         if outcome.status:
             raise Reported(outcome.status)
         self.command.is_checked = True
         signals.raise_errors()
-
-
-def show_messages() -> None:
-    """Print the messages of a call from Python, where logging is not set up."""
-    log = logging.getLogger("mnv2_lightning")
-    if not log.hasHandlers():
-        handler = logging.StreamHandler(sys.stdout)
-        handler.setFormatter(logging.Formatter("%(message)s"))
-        log.addHandler(handler)
-    if log.level == logging.NOTSET:
-        log.setLevel(logging.INFO)
 
 
 def _named(name: str) -> Command:

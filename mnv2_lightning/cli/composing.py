@@ -65,18 +65,6 @@ def as_override(value: Any) -> str:
     return quoted(value) if isinstance(value, str) else str(value).lower()
 
 
-def changes(before: dict[str, Any], after: dict[str, Any], prefix: str = "") -> Iterator[str]:
-    """The overrides that make `after` of `before`."""
-    for key in before | after:
-        name, old, new = f"{prefix}{key}", before.get(key), after.get(key)
-        if key not in after:
-            yield f"~{name}"
-        elif isinstance(old, dict) and isinstance(new, dict):
-            yield from changes(old, new, f"{name}.")
-        elif key not in before or old != new:
-            yield f"{'' if key in before else '+'}{name}={as_override(new)}"
-
-
 def unresolved(node: Any) -> Any:
     """The list or dict in a config, without resolving the `${...}` in it."""
     return OmegaConf.to_container(node, resolve=False)
@@ -95,6 +83,15 @@ def initialized(*, anew: bool = False) -> Iterator[None]:
             yield
     finally:
         GlobalHydra.instance().hydra, HydraConfig.instance().cfg = hydra, config
+
+
+@contextmanager
+def as_config_errors() -> Iterator[None]:
+    """ConfigError: Hydra or OmegaConf refuses a value, such as an interpolation."""
+    try:
+        yield
+    except ERRORS as error:
+        raise ConfigError(one_line(error)) from error
 
 
 def composed(command: str, overrides: Sequence[str]) -> DictConfig:
