@@ -7,7 +7,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from mnv2_lightning.cli import from_python
 from mnv2_lightning.cli.command import Command, Job
-from mnv2_lightning.runs import folder
+from mnv2_lightning.runs import folder, stored_config
 from mnv2_lightning.schema.errors import ConfigError
 
 log = logging.getLogger(__name__)
@@ -32,7 +32,7 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
     cfg = from_python.checked(COMMAND, cfg)
     warning_filters.install()
     run = folder.require_run("run_dir", cfg.run_dir)
-    run_cfg = folder.config_to_evaluate(run, cfg.trust)
+    run_cfg = stored_config.config_to_evaluate(run, cfg.trust)
     run_cfg.data.dir = cfg.data.dir or run_cfg.data.dir
     if cfg.test_time_augmentation is not None:
         views = cfg.test_time_augmentation
@@ -102,7 +102,7 @@ def check_job(job: Job) -> None:
     cfg = job.cfg
     run = folder.require_run("run_dir", cfg.run_dir)
     folder.require_checkpoint("run_dir", run, cfg.checkpoint)
-    run_config = config.plain(folder.config_to_evaluate(run, cfg.trust))
+    run_config = config.plain(stored_config.config_to_evaluate(run, cfg.trust))
     target = run_config["classifier"]["_target_"]
     if cfg.test_time_augmentation is not None and not target.startswith("mnv2_lightning."):
         raise ConfigError(f"test_time_augmentation: {target} has no such option")

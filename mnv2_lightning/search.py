@@ -3,6 +3,7 @@
 import gc
 import logging
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,7 +42,7 @@ def search(cfg: DictConfig) -> dict[str, Any]:
     """
     is_called = not COMMAND.is_checked
     cfg = from_python.checked(COMMAND, cfg)
-    with composing.initialized(anew=is_called):  # which composes the trials' configs
+    with composing.initialized() if is_called else nullcontext():  # composes the trials' configs
         return _search(cfg)
 
 

@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 
 from mnv2_lightning.cli import composing, from_python
 from mnv2_lightning.cli.command import Command, Job
-from mnv2_lightning.runs import config, folder
+from mnv2_lightning.runs import config, folder, stored_config
 from mnv2_lightning.runs.record import Record, read_record
 from mnv2_lightning.schema.errors import ConfigError, Diverged, RankError
 from mnv2_lightning.sweeps import manifest
@@ -58,7 +58,7 @@ def fit_and_test(cfg: DictConfig, more_callbacks: Sequence["Callback"] = ()) -> 
     warning_filters.install()
     memory.keep_freed_memory()
     run_dir = Path(cfg.run_dir)
-    if cfg.resume and folder.is_finished(run_dir, cfg.trainer.max_epochs):
+    if cfg.resume and stored_config.is_finished(run_dir, cfg.trainer.max_epochs):
         log.info("already finished: %s", run_dir)
         return read_record(run_dir) | {"run_dir": str(run_dir)}
     is_first = rank_zero_only.rank == 0  # type: ignore[attr-defined]
@@ -211,7 +211,7 @@ def final_config(cfg: DictConfig, overrides: list[str]) -> DictConfig:
     """
     hydra = HydraConfig.get()
     if cfg.resume:
-        resumed = folder.resumed_config(cfg, overrides)
+        resumed = stored_config.resumed_config(cfg, overrides)
         resumed.sweep, resumed.fail_fast = cfg.sweep, cfg.fail_fast  # which `check_job` refuses
         cfg = resumed
     elif cfg.trust and cfg.resume is None:
@@ -219,7 +219,7 @@ def final_config(cfg: DictConfig, overrides: list[str]) -> DictConfig:
     else:
         cfg.overrides = [override for override in overrides if "${" not in override]  # no values
         is_swept = hydra.mode == RunMode.MULTIRUN
-        resumes = folder.holds_this_run(Path(cfg.run_dir), cfg, is_swept=is_swept)
+        resumes = stored_config.holds_this_run(Path(cfg.run_dir), cfg, is_swept=is_swept)
         if resumes and cfg.resume is None:  # an empty one is refused
             cfg.resume = cfg.run_dir
     repeat = composing.arguments(hydra, "train", cfg.overrides)
@@ -279,7 +279,7 @@ def _check_epochs(cfg: DictConfig) -> None:
     from mnv2_lightning.runs import checkpoints
 
     max_epochs = cfg.trainer.max_epochs
-    if not cfg.resume or folder.is_finished(Path(cfg.run_dir), max_epochs):
+    if not cfg.resume or stored_config.is_finished(Path(cfg.run_dir), max_epochs):
         return
     newest = checkpoints.newest(Path(cfg.run_dir))
     if newest is None or max_epochs in (None, -1):

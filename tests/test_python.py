@@ -17,7 +17,7 @@ from mnv2_lightning.evaluate import evaluate
 from mnv2_lightning.relu_collapse import relu_collapse
 from mnv2_lightning.report import report
 from mnv2_lightning.reports import leaderboard
-from mnv2_lightning.runs.folder import read_config
+from mnv2_lightning.runs.stored_config import read_config
 from mnv2_lightning.schema.errors import ConfigError
 from mnv2_lightning.search import search
 from mnv2_lightning.system import hydra_compat

@@ -13,7 +13,7 @@ from mnv2_lightning import build
 from mnv2_lightning.reports.collect import rows as report_rows
 from mnv2_lightning.runs.checkpoint_io import DurableCheckpointIO
 from mnv2_lightning.runs.config import flatten, plain
-from mnv2_lightning.runs.folder import holds_this_run, read_config, resumed_config
+from mnv2_lightning.runs.stored_config import holds_this_run, read_config, resumed_config
 from mnv2_lightning.schema.errors import ConfigError
 from mnv2_lightning.train import train
 from tests.conftest import AUGMENTED, SMALL, Configure, load, record, rows

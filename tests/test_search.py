@@ -19,7 +19,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from mnv2_lightning.classifier import Classifier
 from mnv2_lightning.cli.composing import config_dir
 from mnv2_lightning.runs.config import flatten, plain
-from mnv2_lightning.runs.folder import read_config
+from mnv2_lightning.runs.stored_config import read_config
 from mnv2_lightning.sweeps import studies
 from mnv2_lightning.system import hydra_compat
 from tests.conftest import SMALL, Call, record

@@ -84,6 +84,7 @@ class Command:
         if ranks.rank() or ranks.is_launched():  # gloo prints a stack where another rank has ended
             os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
         typed = [composing.without_null(argument) for argument in sys.argv[1:]]
+        # Hydra parses sys.argv itself, and there is no other way to give it arguments.
         sys.argv[1:] = hydra_compat.overrides_first(typed)
         with report_error() as outcome:
             self.outcome = outcome

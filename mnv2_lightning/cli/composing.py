@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra import compose
-from hydra.core.global_hydra import GlobalHydra  # its config loader expands `glob()`
+from hydra.core.global_hydra import GlobalHydra  # whose loader expands `glob()`; to be put back
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -71,11 +71,8 @@ def unresolved(node: Any) -> Any:
 
 
 @contextmanager
-def initialized(*, anew: bool = False) -> Iterator[None]:
-    """Hydra with `conf/`: that of the running command, or else (or `anew`) one for the block."""
-    if GlobalHydra.instance().is_initialized() and not anew:
-        yield
-        return
+def initialized() -> Iterator[None]:
+    """Hydra with `conf/` for a call from Python; a Hydra of the caller's own is put back."""
     hydra, config = GlobalHydra.instance().hydra, HydraConfig.instance().cfg
     GlobalHydra.instance().clear()
     try:

@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from mnv2_lightning.cli import composing
 from mnv2_lightning.cli.command import Command, Job, require_values
 from mnv2_lightning.runs import folder as folders
+from mnv2_lightning.runs import stored_config
 from mnv2_lightning.runs.config import COMMAND_KEYS, plain
 from mnv2_lightning.schema.check import check
 from mnv2_lightning.schema.errors import ConfigError
@@ -30,7 +31,7 @@ def compose(
         if not Path(config_dir).is_dir():
             raise ConfigError(f"config_dir={config_dir}: there is no such folder")
         own = [f"hydra.searchpath=[{composing.quoted(Path(config_dir).absolute())}]"]
-    with composing.initialized(anew=True), composing.as_config_errors():
+    with composing.initialized(), composing.as_config_errors():
         config = composing.composed(command.name, [*own, *overrides])
         HydraConfig.instance().set_config(config)
         cfg = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
@@ -67,9 +68,9 @@ def checked(command: Command, cfg: DictConfig) -> DictConfig:
         OmegaConf.resolve(cfg)
     check(command.name, plain(cfg))
     folder = Path(cfg.get("out") or cfg.get("run_dir") or ".")
-    if "resume" in cfg and folders.holds_this_run(folder, cfg):
+    if "resume" in cfg and stored_config.holds_this_run(folder, cfg):
         cfg.resume = cfg.run_dir
-    with composing.initialized(anew=True):
+    with composing.initialized():
         command.check_jobs([Job(cfg, [], folder, is_swept=False)])
     return cfg
 

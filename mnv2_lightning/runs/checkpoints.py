@@ -14,7 +14,7 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from mnv2_lightning.runs import config
-from mnv2_lightning.runs.folder import read_record
+from mnv2_lightning.runs.record import read_record
 from mnv2_lightning.schema.errors import ConfigError, StorageError
 from mnv2_lightning.system.durable_files import remove_unfinished
 

@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 
 from mnv2_lightning.callbacks.model_checkpoint import Checkpoint
 from mnv2_lightning.runs.config import require_inside
-from mnv2_lightning.runs.folder import resumed_config
+from mnv2_lightning.runs.stored_config import resumed_config
 from mnv2_lightning.schema.errors import ConfigError
 from tests.conftest import AUGMENTED, SMALL, Call
 from tests.reliability.conftest import Reliability
