@@ -1,7 +1,6 @@
 """The folders of runs: their names, and what is in them."""
 
 import hashlib
-import logging
 import os
 import re
 import secrets
@@ -19,8 +18,6 @@ from mnv2_lightning.runs.record import LOCK, SWEEP, TRIAL_LOCKS
 from mnv2_lightning.schema.errors import ConfigError
 from mnv2_lightning.system import ranks
 from mnv2_lightning.system.durable_files import make_folder
-
-log = logging.getLogger(__name__)
 
 # File in the folder of a sweep or a search -> the key that names it.
 MARKERS = {SWEEP: "sweep", TRIAL_LOCKS: "search.name"}
