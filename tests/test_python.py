@@ -205,7 +205,8 @@ class Interrupt(Callback):
 
 def test_ctrl_c_is_keyboard_interrupt(typed: tuple[str, ...]) -> None:
     """Lightning ends the process, and ignores Ctrl-C from then on."""
-    handler = signal.getsignal(signal.SIGINT)
+    handler = signal.default_int_handler  # ignored in a background process of a shell
+    signal.signal(signal.SIGINT, handler)
     with pytest.raises(KeyboardInterrupt):
         train(compose("train", [*typed, "hydra.run.dir=a"]), [Interrupt()])
     assert signal.getsignal(signal.SIGINT) == handler
