@@ -1,19 +1,21 @@
 """Measure this machine's speed: `python -m mnv2_lightning.benchmark`."""
 
+from __future__ import annotations
+
 import logging
 import os
 import shlex
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
-
-from omegaconf import DictConfig
+from typing import TYPE_CHECKING, Any
 
 from mnv2_lightning.benchmarks.parts import PARTS
-from mnv2_lightning.cli import from_python
 from mnv2_lightning.cli.command import Command, Job
 from mnv2_lightning.schema.errors import ConfigError
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 log = logging.getLogger(__name__)
 
@@ -23,6 +25,7 @@ def benchmark(cfg: DictConfig) -> dict[str, Any]:
 
     Writes a JSON record and tables into `cfg.run_dir` after each part. DataError.
     """
+    from mnv2_lightning.cli import from_python
     from mnv2_lightning.data import idx_files as data_files
     from mnv2_lightning.reports import benchmark_tables as report
     from mnv2_lightning.runs.environment import environment
@@ -63,11 +66,12 @@ def check_job(job: Job) -> None:
     idx_files.require_folder(job.cfg.data.dir)
     if "time_to_accuracy" not in job.cfg.parts:
         return
+    from mnv2_lightning.cli import checks
     from mnv2_lightning.train import COMMAND as TRAIN
 
     for recipe in job.cfg.recipes:
         try:
-            TRAIN.job(shlex.split(recipe), Path(job.cfg.run_dir) / "recipe")
+            checks.job(TRAIN, shlex.split(recipe), Path(job.cfg.run_dir) / "recipe")
         except ConfigError as error:
             raise ConfigError(f"recipes: {error}") from error
 

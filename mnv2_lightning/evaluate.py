@@ -1,14 +1,16 @@
 """Measure a run's checkpoint: `python -m mnv2_lightning.evaluate run_dir=PATH`."""
 
+from __future__ import annotations
+
 import logging
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from omegaconf import DictConfig, OmegaConf
-
-from mnv2_lightning.cli import from_python
 from mnv2_lightning.cli.command import Command, Job
 from mnv2_lightning.runs import folder, stored_config
 from mnv2_lightning.schema.errors import ConfigError
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 log = logging.getLogger(__name__)
 
@@ -21,10 +23,13 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
     whose step does not return logits, (B, num_classes), only what it logs is known. ConfigError,
     DataError.
     """
+    from omegaconf import OmegaConf
+
     from mnv2_lightning import build
     from mnv2_lightning.callbacks.predictions import Predictions
     from mnv2_lightning.callbacks.process_guard import ProcessGuard
     from mnv2_lightning.classifier import Classifier
+    from mnv2_lightning.cli import from_python
     from mnv2_lightning.reports import figures, tables
     from mnv2_lightning.runs import checkpoints, config
     from mnv2_lightning.system import durable_files, warning_filters

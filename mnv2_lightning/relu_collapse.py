@@ -1,15 +1,17 @@
 """What ReLU destroys in few dimensions: `python -m mnv2_lightning.relu_collapse`."""
 
+from __future__ import annotations
+
 import logging
 import math
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from omegaconf import DictConfig
-
-from mnv2_lightning.cli import from_python
 from mnv2_lightning.cli.command import Command
+
+if TYPE_CHECKING:
+    import numpy as np
+    from omegaconf import DictConfig
 
 log = logging.getLogger(__name__)
 
@@ -21,6 +23,9 @@ def relu_collapse(cfg: DictConfig) -> dict[str, Any]:
     positive (and their rows of T independent, which random rows are). For a T whose entries are
     symmetric about 0 each output is positive with probability 1/2.
     """
+    import numpy as np
+
+    from mnv2_lightning.cli import from_python
     from mnv2_lightning.reports import figures
     from mnv2_lightning.system import durable_files
 
@@ -48,6 +53,8 @@ def relu_collapse(cfg: DictConfig) -> dict[str, Any]:
 
 def spiral(points: int, turns: float = 2.0) -> np.ndarray:
     """(2, points), radius 0.05 to 1."""
+    import numpy as np
+
     angle = np.linspace(0, 2 * math.pi * turns, points)
     radius = np.linspace(0.05, 1, points)
     return radius * np.stack([np.cos(angle), np.sin(angle)])
@@ -55,6 +62,8 @@ def spiral(points: int, turns: float = 2.0) -> np.ndarray:
 
 def restore(x: np.ndarray, T: np.ndarray) -> np.ndarray:
     """pinv(T) ReLU(T x): (2, N) points and an (m, 2) matrix -> (2, N)."""
+    import numpy as np
+
     return np.linalg.pinv(T) @ np.maximum(T @ x, 0)
 
 
@@ -64,6 +73,8 @@ def surviving_share(
     """The mean over random (m, 2) matrices of the share of points with at least two positive
     outputs, and its standard error over the matrices (the points under one T are correlated).
     """
+    import numpy as np
+
     shares = [np.mean((rng.standard_normal((m, 2)) @ x > 0).sum(0) >= 2) for _ in range(matrices)]
     return float(np.mean(shares)), float(np.std(shares, ddof=1) / math.sqrt(matrices))
 

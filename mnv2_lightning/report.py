@@ -1,20 +1,23 @@
 """Tables, figures and a page on runs: `python -m mnv2_lightning.report run_dir=PATH`."""
 
+from __future__ import annotations
+
 import logging
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from omegaconf import DictConfig
-
-from mnv2_lightning.cli import from_python
 from mnv2_lightning.cli.command import Command, Job
 from mnv2_lightning.schema.errors import ConfigError
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 log = logging.getLogger(__name__)
 
 
 def report(cfg: DictConfig) -> dict[str, Any]:
     """Write what `reports.write` does for a run, a sweep, or several of both."""
+    from mnv2_lightning.cli import from_python
     from mnv2_lightning.reports import tables, write
 
     cfg = from_python.checked(COMMAND, cfg)

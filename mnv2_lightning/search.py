@@ -1,5 +1,7 @@
 """Search for the best hyper-parameters: `python -m mnv2_lightning.search key=value ...`."""
 
+from __future__ import annotations
+
 import gc
 import logging
 import sys
@@ -7,12 +9,9 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import DictConfig, OmegaConf
-
 from mnv2_lightning import train
-from mnv2_lightning.cli import composing, from_python
 from mnv2_lightning.cli.command import Command, Job
-from mnv2_lightning.cli.composing import config_dir
+from mnv2_lightning.cli.conf_files import config_dir
 from mnv2_lightning.cli.report_error import report_error
 from mnv2_lightning.runs.config import plain, reproducibility_config, to_yaml
 from mnv2_lightning.runs.folder import key_of
@@ -20,6 +19,7 @@ from mnv2_lightning.runs.record import SEARCH
 from mnv2_lightning.schema.errors import ConfigError, DataError, Pruned, SearchError, StorageError
 
 if TYPE_CHECKING:
+    from omegaconf import DictConfig
     from optuna.trial import FrozenTrial, Trial
 
 log = logging.getLogger(__name__)
@@ -40,6 +40,8 @@ def search(cfg: DictConfig) -> dict[str, Any]:
 
     Returns the content of search.json. ConfigError, DataError, SearchError, StorageError.
     """
+    from mnv2_lightning.cli import composing, from_python
+
     is_called = not COMMAND.is_checked
     cfg = from_python.checked(COMMAND, cfg)
     with composing.initialized() if is_called else nullcontext():  # composes the trials' configs
@@ -74,7 +76,7 @@ def _search(cfg: DictConfig) -> dict[str, Any]:
     return result
 
 
-def _run(study: Any, trial: "Trial", known: "FrozenTrial", folder: Path, cfg: DictConfig) -> None:
+def _run(study: Any, trial: Trial, known: FrozenTrial, folder: Path, cfg: DictConfig) -> None:
     """Train a trial and report its result to the study.
 
     An error of the trial fails the trial only. KeyboardInterrupt ends the search; so does
@@ -116,10 +118,14 @@ def _folder(folder: Path, number: int) -> Path:
 
 def _job(cfg: DictConfig, folder: Path, params: dict[str, Any]) -> Job:
     """The run of a trial, with its parameters as overrides. ConfigError."""
-    return train.COMMAND.job([*cfg.overrides, *FIXED, *_overrides(params)], folder)
+    from mnv2_lightning.cli import checks
+
+    return checks.job(train.COMMAND, [*cfg.overrides, *FIXED, *_overrides(params)], folder)
 
 
 def _overrides(params: dict[str, Any]) -> list[str]:
+    from mnv2_lightning.cli import composing
+
     return [f"{key}={composing.as_override(value)}" for key, value in params.items()]
 
 
@@ -137,6 +143,10 @@ def _base(cfg: DictConfig, searched: list[str]) -> dict[str, Any]:
 
 def experiment(cfg: DictConfig, result: dict[str, Any]) -> str:
     """The best trial as a file for `conf/experiment/`: the overrides that it was started with."""
+    from omegaconf import OmegaConf
+
+    from mnv2_lightning.cli import composing
+
     name, best = result["name"], result["best"]
     based_on: Any = "default"
     groups: list[dict[str, Any]] = []
@@ -180,6 +190,8 @@ def _is_of_search(override: str) -> bool:
 
 def check_job(job: Job) -> None:
     """Check a trial with each choice and with both ends of each range. ConfigError."""
+    from omegaconf import OmegaConf
+
     from mnv2_lightning.schema.targets import check_targets
 
     cfg = job.cfg

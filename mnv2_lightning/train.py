@@ -1,5 +1,7 @@
 """Train a network and test it: `python -m mnv2_lightning.train key=value ...`."""
 
+from __future__ import annotations
+
 import logging
 import math
 import shlex
@@ -8,11 +10,6 @@ from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
-from omegaconf import DictConfig
-
-from mnv2_lightning.cli import composing, from_python
 from mnv2_lightning.cli.command import Command, Job
 from mnv2_lightning.runs import config, folder, stored_config
 from mnv2_lightning.runs.record import Record, read_record
@@ -23,17 +20,20 @@ from mnv2_lightning.system import durable_files, processes, ranks
 if TYPE_CHECKING:
     import lightning.pytorch as L
     from lightning.pytorch.callbacks import Callback
+    from omegaconf import DictConfig
 
 log = logging.getLogger(__name__)
 
 
-def train(cfg: DictConfig, more_callbacks: Sequence["Callback"] = ()) -> dict[str, Any]:
+def train(cfg: DictConfig, more_callbacks: Sequence[Callback] = ()) -> dict[str, Any]:
     """Fit and test a network, and write the run into `cfg.run_dir`; return its record and folder.
 
     A run of this config that is there already is resumed from its last checkpoint, or if it has
     finished, returned. ConfigError: the config is wrong, or another run is there; nothing is
     written. DataError, Diverged, StorageError.
     """
+    from mnv2_lightning.cli import from_python
+
     cfg = from_python.checked(COMMAND, cfg)
     if (count := _processes_to_start(cfg)) > 1:
         raise ConfigError(
@@ -43,7 +43,7 @@ def train(cfg: DictConfig, more_callbacks: Sequence["Callback"] = ()) -> dict[st
     return fit_and_test(cfg, more_callbacks)
 
 
-def fit_and_test(cfg: DictConfig, more_callbacks: Sequence["Callback"] = ()) -> dict[str, Any]:
+def fit_and_test(cfg: DictConfig, more_callbacks: Sequence[Callback] = ()) -> dict[str, Any]:
     """`train` with a config that is resolved and checked."""
     from lightning.pytorch import seed_everything
     from lightning.pytorch.utilities import rank_zero_only
@@ -97,7 +97,7 @@ def fit_and_test(cfg: DictConfig, more_callbacks: Sequence["Callback"] = ()) -> 
 
 
 def _test(
-    trainer: "L.Trainer", classifier: Any, datamodule: "L.LightningDataModule", record: Record
+    trainer: L.Trainer, classifier: Any, datamodule: L.LightningDataModule, record: Record
 ) -> None:
     """Test the best checkpoint, or the last if there is none. Diverged."""
     from mnv2_lightning.runs import checkpoints
@@ -122,7 +122,7 @@ def _test(
         raise Diverged(f"the test loss is {loss}; a smaller optimizer.lr? ({where})")
 
 
-def _close(trainer: "L.Trainer") -> None:
+def _close(trainer: L.Trainer) -> None:
     """Mark the run as successful in TensorBoard's HPARAMS."""
     from mnv2_lightning.runs.tensorboard_logger import TensorBoardLogger
 
@@ -163,6 +163,9 @@ def launch(cfg: DictConfig) -> dict[str, Any]:
         take_a_gpu(cfg)
     if (count := _processes_to_start(cfg)) == 1:
         return fit_and_test(cfg)
+    from hydra.core.hydra_config import HydraConfig
+
+    from mnv2_lightning.cli import composing
     from mnv2_lightning.system import torchrun
 
     hydra, run_dir = HydraConfig.get(), Path(cfg.run_dir)
@@ -209,6 +212,11 @@ def final_config(cfg: DictConfig, overrides: list[str]) -> DictConfig:
     """Resolve `resume`, also where the run's folder holds an unfinished run of this config; record
     the overrides and the command. ConfigError.
     """
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    from mnv2_lightning.cli import composing
+
     hydra = HydraConfig.get()
     if cfg.resume:
         resumed = stored_config.resumed_config(cfg, overrides)

@@ -18,7 +18,7 @@ from mnv2_lightning.benchmarks import ours, reference
 from mnv2_lightning.benchmarks.parts import PARTS
 from mnv2_lightning.benchmarks.side import run_side
 from mnv2_lightning.build import build_network
-from mnv2_lightning.cli.composing import config_dir
+from mnv2_lightning.cli.conf_files import config_dir
 from mnv2_lightning.reports import benchmark_tables as report
 from mnv2_lightning.runs.record import read_dict
 from mnv2_lightning.system import hydra_compat

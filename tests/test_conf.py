@@ -12,7 +12,7 @@ from lightning.pytorch.strategies import StrategyRegistry
 
 import mnv2_lightning
 from mnv2_lightning import build
-from mnv2_lightning.cli.composing import config_dir
+from mnv2_lightning.cli.conf_files import config_dir
 from mnv2_lightning.runs.config import config_hash, plain, reproducibility_config
 from mnv2_lightning.schema.check import check
 from mnv2_lightning.schema.errors import ConfigError

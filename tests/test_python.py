@@ -12,7 +12,7 @@ from lightning.pytorch import Callback
 from omegaconf import OmegaConf
 
 from mnv2_lightning import compose
-from mnv2_lightning.cli.composing import config_dir
+from mnv2_lightning.cli.conf_files import config_dir
 from mnv2_lightning.evaluate import evaluate
 from mnv2_lightning.relu_collapse import relu_collapse
 from mnv2_lightning.report import report

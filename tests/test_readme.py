@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from mnv2_lightning import build
+from mnv2_lightning.cli import checks
 from mnv2_lightning.cli.command import Command, Job
 from mnv2_lightning.networks import complexity
 from mnv2_lightning.train import train
@@ -82,13 +83,13 @@ def test_commands_pass_every_check(
     monkeypatch.setattr("mnv2_lightning.build.build_trainer", lambda *args: trainer)
     module, *args = shlex.split(command.replace("RUN_DIR", str(tmp_path / "run")))
     monkeypatch.setattr("sys.argv", [module, *args])
-    check = Command.check_jobs
+    check = checks.check_jobs
 
     def check_and_end(self: Command, jobs: list[Job]) -> None:
         check(self, jobs)
         raise SystemExit(42)
 
-    monkeypatch.setattr(Command, "check_jobs", check_and_end)
+    monkeypatch.setattr(checks, "check_jobs", check_and_end)
     assert import_module(module).COMMAND.run() == 42
 
 

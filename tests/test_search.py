@@ -17,7 +17,7 @@ from omegaconf import DictConfig
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from mnv2_lightning.classifier import Classifier
-from mnv2_lightning.cli.composing import config_dir
+from mnv2_lightning.cli.conf_files import config_dir
 from mnv2_lightning.runs.config import flatten, plain
 from mnv2_lightning.runs.stored_config import read_config
 from mnv2_lightning.sweeps import studies

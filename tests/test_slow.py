@@ -136,7 +136,7 @@ def test_wheel_in_an_empty_environment(tmp_path: Path) -> None:
     assert ended.returncode == 0, ended.stderr
     (run,) = (place / "outputs" / "runs" / "default").iterdir()
     assert record(run)["git_commit"] is None
-    code = "import mnv2_lightning.cli.composing as c; print(c.config_dir())"
+    code = "import mnv2_lightning.cli.conf_files as c; print(c.config_dir())"
     said = subprocess.run(
         [python, "-c", code], cwd=place, capture_output=True, text=True, check=True
     )

@@ -19,7 +19,7 @@ from tensorboard.plugins.hparams import plugin_data_pb2
 
 from mnv2_lightning.callbacks.non_finite_guard import NonFiniteGuard
 from mnv2_lightning.classifier import Classifier
-from mnv2_lightning.cli.composing import config_dir
+from mnv2_lightning.cli.conf_files import config_dir
 from mnv2_lightning.evaluate import evaluate
 from mnv2_lightning.runs.checkpoint_io import DurableCheckpointIO
 from mnv2_lightning.runs.record import EMPTY

@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from mnv2_lightning.benchmarks.timing import throughput, timed
-from mnv2_lightning.cli.composing import config_dir
+from mnv2_lightning.cli.conf_files import config_dir
 from mnv2_lightning.networks import complexity
 from mnv2_lightning.system.hydra_compat import initialize, instantiate
 from mnv2_lightning.system.memory import keep_freed_memory

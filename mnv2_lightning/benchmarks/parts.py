@@ -3,15 +3,18 @@
 A part is a generator. It yields all its results so far after each row or seed.
 """
 
+from __future__ import annotations
+
 import logging
 import shlex
 from collections.abc import Callable, Iterator
 from itertools import product
-from typing import Any
-
-from omegaconf import DictConfig
+from typing import TYPE_CHECKING, Any
 
 from mnv2_lightning.data.sets import TRAIN
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 log = logging.getLogger(__name__)
 

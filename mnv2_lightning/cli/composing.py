@@ -16,6 +16,7 @@ from hydra.errors import HydraException, MissingConfigException, SearchPathExcep
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from mnv2_lightning.cli.conf_files import config_dir
 from mnv2_lightning.runs import folder
 from mnv2_lightning.schema.errors import ConfigError, one_line
 from mnv2_lightning.schema.nearest import did_you_mean, dotted_keys
@@ -28,12 +29,6 @@ OF_A_SWEEP = (
     *("hydra.mode", "hydra.sweep", "hydra/sweeper", "hydra.launcher", "hydra/launcher"),
     *("hydra.run", "hydra.job.config"),
 )
-
-
-def config_dir() -> Path:
-    """`conf/`: inside the package where it was installed from a wheel, else beside it."""
-    package = Path(__file__).resolve().parents[1]
-    return next(p for p in (package / "conf", package.parent / "conf") if p.is_dir())
 
 
 # Resolvers that `conf/` uses, registered on import because workers of launchers need them too.

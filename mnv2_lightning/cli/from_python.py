@@ -9,8 +9,8 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from mnv2_lightning.cli import composing
-from mnv2_lightning.cli.command import Command, Job, require_values
+from mnv2_lightning.cli import checks, composing
+from mnv2_lightning.cli.command import Command, Job
 from mnv2_lightning.runs import folder as folders
 from mnv2_lightning.runs import stored_config
 from mnv2_lightning.runs.config import COMMAND_KEYS, plain
@@ -62,7 +62,7 @@ def checked(command: Command, cfg: DictConfig) -> DictConfig:
         for key in _folders(cfg):
             cfg[key] = composing.unresolved(compose(command))[key]
     with composing.as_config_errors():
-        require_values(cfg)
+        checks.require_values(cfg)
         if "overrides" in cfg and not cfg.resume:
             _add_changes(command, cfg)
         OmegaConf.resolve(cfg)
@@ -71,7 +71,7 @@ def checked(command: Command, cfg: DictConfig) -> DictConfig:
     if "resume" in cfg and stored_config.holds_this_run(folder, cfg):
         cfg.resume = cfg.run_dir
     with composing.initialized():
-        command.check_jobs([Job(cfg, [], folder, is_swept=False)])
+        checks.check_jobs(command, [Job(cfg, [], folder, is_swept=False)])
     return cfg
 
 

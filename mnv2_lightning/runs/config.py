@@ -1,21 +1,24 @@
 """The config of a run: as a dict, as a file, and the part that its result depends on."""
 
+from __future__ import annotations
+
 import hashlib
 import json
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import DictConfig, OmegaConf
 
 from mnv2_lightning.data.sets import DATA_DIR
 from mnv2_lightning.schema.check import targeted_nodes
 from mnv2_lightning.schema.errors import ConfigError
 from mnv2_lightning.system.durable_files import write_text
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 # Keys that belong to a command, not to the run; config.yaml does not hold them.
 COMMAND_KEYS = ("command", "fail_fast", "resume", "run_dir", "sweep", "traceback", "trust")
@@ -58,6 +61,8 @@ NOT_A_CONFIG = (yaml.YAMLError, ValueError, AttributeError, LookupError, TypeErr
 
 def plain(cfg: DictConfig) -> dict[str, Any]:
     """The resolved config as a dict of JSON types."""
+    from omegaconf import OmegaConf
+
     return OmegaConf.to_container(cfg, resolve=True)  # type: ignore[return-value]
 
 
@@ -176,6 +181,8 @@ def reproducibility_config(config: dict[str, Any]) -> dict[str, Any]:
 
 def override_values(overrides: Sequence[str]) -> dict[str, Any]:
     """The values by key of the overrides in which runs can be compared."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
     parsed = OverridesParser.create().parse_overrides(list(overrides))
     return {o.key_or_group: o.value() for o in parsed if not _is_in(o.key_or_group, HIDDEN_KEYS)}
 

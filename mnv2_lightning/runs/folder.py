@@ -11,8 +11,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from mnv2_lightning.runs.config import short_value
 from mnv2_lightning.runs.record import LOCK, SWEEP, TRIAL_LOCKS
 from mnv2_lightning.schema.errors import ConfigError
@@ -90,6 +88,8 @@ def require_run(key: str, path: str) -> Path:
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Hold the lock of a run's folder. ConfigError: another process trains there."""
+    from filelock import FileLock, Timeout
+
     make_folder(folder)
     lock = FileLock(folder / LOCK, blocking=False)
     try:

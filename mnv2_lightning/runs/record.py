@@ -8,8 +8,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from mnv2_lightning.schema.errors import Diverged, Interrupted, Pruned, StorageError, is_of_storage
 from mnv2_lightning.system import signals
 from mnv2_lightning.system.durable_files import write_json
@@ -106,6 +104,8 @@ def record_death(folder: Path, status: int) -> str | None:
 
     `status`: its exit status, or minus the signal that killed it. None: it recorded its end.
     """
+    from filelock import FileLock, Timeout
+
     record = read_record(folder)
     if status == 0 or (status > 0 and record.get("status") != "running"):
         return None

@@ -1,13 +1,12 @@
 """The config in the folder of a run: read, checked, and resumed from."""
 
+from __future__ import annotations
+
 import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import DictConfig, OmegaConf
+from typing import TYPE_CHECKING, Any
 
 from mnv2_lightning.data.sets import DATA_DIR
 from mnv2_lightning.runs import config
@@ -19,6 +18,9 @@ from mnv2_lightning.schema.errors import ConfigError
 from mnv2_lightning.schema.nearest import did_you_mean, dotted_keys
 from mnv2_lightning.schema.targets import require_trusted
 from mnv2_lightning.system import ranks
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +35,8 @@ def is_finished(folder: Path, max_epochs: int | None) -> bool:
 
 def read_config(folder: Path) -> DictConfig:
     """The config of the run in `folder`. ConfigError."""
+    from omegaconf import OmegaConf
+
     return OmegaConf.create(config.read(folder / "config.yaml"))
 
 
@@ -72,6 +76,9 @@ def resumed_config(composed: DictConfig, overrides: Sequence[str]) -> DictConfig
     ConfigError: there is no such run, an override changes what its result depends on, or the run's
     config names a class that is neither ours, nor trusted, nor in `overrides`.
     """
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from omegaconf import DictConfig, OmegaConf
+
     folder = require_run("resume", composed.resume)
     cfg = _read_checked(folder)
     before, changed = plain(cfg), set()

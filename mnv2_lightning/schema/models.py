@@ -75,7 +75,7 @@ BY_COMMAND: dict[str, type["Config"]] = {}
 BY_TARGET: dict[str, type["Config"]] = {}  # not every _target_ has a model
 
 
-class Config(BaseModel, extra="forbid", strict=True):
+class Config(BaseModel, extra="forbid", strict=True, defer_build=True):
     """A group of keys. `command` or `target` in a class statement adds the class to a table."""
 
     def __init_subclass__(cls, *, command: str = "", target: str = "", **kwargs: Any) -> None:

@@ -15,7 +15,7 @@ from mnv2_lightning.system import ranks, signals
 
 # Slow imports, made once by the server that forks the processes. Without the command's own module,
 # which each process imports under the name __mp_main__.
-PRELOAD = ["mnv2_lightning.build", "mnv2_lightning.cli.command"]
+PRELOAD = ["mnv2_lightning.build", "mnv2_lightning.cli.checks"]
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 # Windows has no forks, and macOS's libraries none that are safe once torch is imported.
 HAS_SERVER = sys.platform != "darwin" and "forkserver" in multiprocessing.get_all_start_methods()

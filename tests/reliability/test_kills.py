@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from mnv2_lightning.cli.composing import config_dir
+from mnv2_lightning.cli.conf_files import config_dir
 from mnv2_lightning.runs import checkpoints
 from tests.conftest import load, record
 from tests.reliability.conftest import Reliability
