@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 NEXT := $(VENV)/next-hydra
-ON_NEXT := command conf bad_configs multirun sweep
+ON_NEXT := command conf bad_configs help multirun sweep
 
 .PHONY: help train test test-slow test-next test-crash evidence audit lint format clean
 

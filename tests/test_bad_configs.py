@@ -74,7 +74,36 @@ BAD = {
     "optimzer.lr=1 --cfg job": r"optimzer",
     "seed=-1": r"seed=-1: must be greater than or equal to 0",
     "callbacks=[default,early_stopping] data.val_size=0": r"leaves nothing to validate on",
-    "optimizer.lr=[1": r"no viable alternative",
+    "optimizer.lr=[1": r"optimizer\.lr=\[1: a bracket or quote is not closed",
+    "data.dir='a": r"data\.dir='a: a bracket or quote is not closed",
+    "data.dir=a=b": r"data\.dir=a=b: not a value; put other characters in quotes",
+    "model.widht=8": r"model\.widht: unknown key; did you mean model\.width_mult\?",
+    "model.zzz=8": r"model\.zzz: unknown key \(there are: model\.in_channels, .*model\.init\)",
+    "callbacks=[default,early_stoping]": r"callbacks=early_stoping: there is none such; did you "
+    r"mean early_stopping\? \(there are: best, default, .*\)",
+    "logger=[tensorbord]": r"logger=tensorbord: there is none such; did you mean tensorboard\?",
+    "-m logger=csv,tensorbord": r"logger=tensorbord: there is none such; .* \(job logger-tens.*\)",
+    "+experiment=fast": r"\+experiment=fast: .*; type experiment=fast",
+    "~experiment": r"~experiment: cannot be left out; experiment=default changes nothing",
+    "--lr 0.1": r"--lr: unknown option; values are set by key=value, such as optimizer\.lr=0\.1",
+    "-lr=0.1": r"-lr: unknown option; values are set by key=value, such as optimizer\.lr=0\.1",
+    "--label-smoothing=0.1": r"such as classifier\.label_smoothing=0\.1",
+    "--multrun seed=1,2": r"--multrun: unknown option; did you mean --multirun\?",
+    "--cfg": r"--cfg/-c: expected one argument",
+    "--cfg jobs": r"--cfg/-c: invalid choice: 'jobs'.*",
+    "--config-dir=nope": r"--config-dir=nope: there is no such folder; make it, .*",
+    "optimizer.lr = 0.1": r"optimizer\.lr: write it without spaces: optimizer\.lr=0\.1",
+    "optimizer.lr =0.1": r"optimizer\.lr: write it without spaces: optimizer\.lr=0\.1",
+    "optimizer.lr= 0.1": r"0\.1: write it without spaces: optimizer\.lr=0\.1",
+    "optimizer.lr 0.1": r"optimizer\.lr: not key=value; did you mean optimizer\.lr=0\.1\?",
+    "optimizer.lr:0.1": r"optimizer\.lr:0\.1: not key=value; did you mean optimizer\.lr=0\.1\?",
+    "model.strides=[1, 2]": r"2\]: a value with spaces needs quotes: 'model\.strides=\[1, 2\]'",
+    "fast": r"fast: not key=value; did you mean experiment=fast\?",
+    "outputs/runs/a": r"outputs/runs/a: not key=value; did you mean resume=outputs/runs/a\?",
+    "sed": r"sed: not key=value; did you mean seed=VALUE\?",
+    "xyz": r"xyz: not key=value",
+    "--help model=tutoral": r"model=tutoral: there is none such; did you mean tutorial\?",
+    "--help optimizer.l=1": r"optimizer\.l: unknown key; did you mean optimizer\.lr\?",
     "run_dir=x": r"run_dir: is set by hydra\.run\.dir=PATH",
     "resume=nowhere": r"resume=nowhere: there is no such folder",
     "resume=https://a/b": r"must be a folder on this machine",
@@ -177,6 +206,7 @@ def test_an_empty_variable_for_the_data_is_none(
         ((), "run_dir: a value is required"),
         (("run_dir=.",), "not a run's folder"),
         (("run_dir=none",), "there is no such folder"),
+        (("none",), "none: not key=value; did you mean run_dir=none?"),
         (("run_dir=.", "test_time_augmentation={degree:7}"), "augmentation.degree: unknown key"),
         (("run_dir=.", "split=train"), "split=train: must be 'test' or 'val'"),
     ],
@@ -195,3 +225,27 @@ def test_bad_recipe(call: Call, tmp_path: Path) -> None:
     assert ended.status == 2
     assert ended.err.startswith("error: recipes: optimizer.lr=-1: must be greater than 0")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("typed", "remedy"),
+    [
+        ("train resume=a/checkpoints/last.ckpt", "resume=a"),
+        ("evaluate run_dir=a/checkpoints/best.ckpt", "run_dir=a checkpoint=best"),
+        ("evaluate run_dir='a/config.yaml'", "run_dir=a"),
+        ("report run_dir=a/config.yaml", "run_dir=a"),
+    ],
+)
+def test_a_file_of_a_run_in_place_of_its_folder(
+    typed: str, remedy: str, call: Call, tmp_path: Path
+) -> None:
+    (tmp_path / "a" / "checkpoints").mkdir(parents=True)
+    for name in ("config.yaml", "checkpoints/last.ckpt", "checkpoints/best.ckpt"):
+        (tmp_path / "a" / name).touch()
+    command, argument = typed.split()
+    ended = call(command, argument)
+    assert ended.status == 2
+    assert ended.err == f"error: {argument}: is a file of a run; type {remedy}\n"
+    (tmp_path / "a" / "config.yaml").unlink()
+    if "checkpoints" in typed:
+        assert "is a file, and not in the folder of a run" in call(command, argument).err

@@ -10,8 +10,8 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from mnv2_lightning.cli import composing
+from mnv2_lightning.cli.arguments import split
 from mnv2_lightning.runs.folder import job_folder
-from mnv2_lightning.system.hydra_compat import overrides_first
 from tests.conftest import SMALL, Call
 
 
@@ -49,9 +49,10 @@ def test_jobs_of_a_sweep_share_no_folder(call: Call, tmp_path: Path) -> None:
         ("a=1 --config-dir", "a=1 --config-dir"),
     ],
 )
-def test_overrides_first(typed: str, sorted_: str) -> None:
-    assert overrides_first(typed.split()) == sorted_.split()
-    assert overrides_first(sorted_.split()) == sorted_.split()
+def test_overrides_and_options(typed: str, sorted_: str) -> None:
+    for arguments in (typed, sorted_):
+        overrides, options = split(arguments.split())
+        assert overrides + options == sorted_.split()
 
 
 def test_options_among_overrides(call: Call, tmp_path: Path) -> None:
@@ -68,7 +69,7 @@ def test_options_among_overrides(call: Call, tmp_path: Path) -> None:
     for typed in (["seed=7", "--help", "optimizer.lr=0.3"], ["seed=7", "optimizer.lr=0.3", "-h"]):
         ended = call("train", *typed)
         assert ended.status == 0
-        assert "  lr: 0.3\n" in ended.out
+        assert "optimizer.lr=0.3 " in ended.out
     for typed in (["optimizer.lr=-1", "-m", "seed=1,2"], ["optimizer.lr=-1", "seed=1,2", "-m"]):
         ended = call("train", *typed)
         assert ended.status == 2

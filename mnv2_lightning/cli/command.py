@@ -12,7 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from mnv2_lightning.cli import conf_files
+from mnv2_lightning.cli import answers, arguments, conf_files
 from mnv2_lightning.cli.report_error import Outcome, Reported, is_waited_for, report_error
 from mnv2_lightning.runs.record import record_death
 from mnv2_lightning.schema.errors import ConfigError
@@ -20,6 +20,8 @@ from mnv2_lightning.system import processes, ranks, signals
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
+
+SIGPIPE = 128 + 13  # exit status of a process that writes to a closed pipe
 
 
 @dataclass(frozen=True)
@@ -65,27 +67,32 @@ class Command:
     def main(self) -> NoReturn:
         """The entry point: ends the process with the status of `run`."""
         signals.install(is_silent=is_waited_for())
+        logging.raiseExceptions = False  # it prints a traceback where the terminal has closed
         command = named(self.name)
         signals.exit_command(command.run(), fast=command.launcher == "basic")
 
     def run(self) -> int:
         """Run as `sys.argv` says; return 0 or the status of an error in `schema/errors.py`."""
         self.jobs, self.launcher, self.status, self.is_checked = [], "basic", 0, False
-        from mnv2_lightning.cli import composing
-        from mnv2_lightning.system import hydra_compat
-
         os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra raises its errors
         if ranks.rank() or ranks.is_launched():  # gloo prints a stack where another rank has ended
             os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-        typed = [composing.without_null(argument) for argument in sys.argv[1:]]
-        # Hydra parses sys.argv itself, and there is no other way to give it arguments.
-        sys.argv[1:] = hydra_compat.overrides_first(typed)
         with report_error() as outcome:
             self.outcome = outcome
             try:
+                parsed = arguments.parse(self.name, sys.argv[1:])
+                if (status := answers.answer(self.name, parsed)) is not None:
+                    return status
+                # Hydra parses sys.argv itself, and there is no other way to give it arguments. It
+                # refuses overrides on both sides of an option.
+                sys.argv[1:] = [*parsed.overrides, *parsed.options]
                 self._run_hydra()
                 if not self.status:  # a library may have dropped the error of a signal
                     signals.raise_again()
+            except BrokenPipeError:
+                if self.is_checked:
+                    raise
+                return SIGPIPE  # the reader of what is shown, such as head, has ended
             except SystemExit as error:  # Hydra's, or a check's
                 if not isinstance(error, Reported) and signals.interruption(error) is not None:
                     raise
@@ -124,8 +131,8 @@ class Command:
         overrides = composing.unresolved(hydra.overrides.task)
         if hydra.mode == RunMode.MULTIRUN:
             overrides += self.job_overrides(cfg)
-            arguments = composing.arguments(hydra, self.name, overrides, folder)
-            status = processes.run_command(f"mnv2_lightning.{self.name}", arguments)
+            typed = composing.arguments(hydra, self.name, overrides, folder)
+            status = processes.run_command(f"mnv2_lightning.{self.name}", typed)
             if run_dir is not None and (error := record_death(run_dir, status)) is not None:
                 print(f"error: {run_dir}: {error}", file=sys.stderr, flush=True)
             self.status = self.status or int(status != 0)

@@ -10,16 +10,23 @@ from typing import Any
 from hydra import compose
 from hydra.core.global_hydra import GlobalHydra  # whose loader expands `glob()`; to be put back
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from hydra.errors import HydraException, MissingConfigException, SearchPathException
+from hydra.errors import (
+    HydraException,
+    MissingConfigException,
+    OverrideParseException,
+    SearchPathException,
+)
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from mnv2_lightning.cli.arguments import is_open
 from mnv2_lightning.cli.conf_files import config_dir
 from mnv2_lightning.runs import folder
 from mnv2_lightning.schema.errors import ConfigError, one_line
-from mnv2_lightning.schema.nearest import did_you_mean, dotted_keys
+from mnv2_lightning.schema.nearest import did_you_mean, dotted_keys, no_such_choice
 from mnv2_lightning.system import hydra_compat
 
 ERRORS = (HydraException, OmegaConfBaseException)
@@ -34,13 +41,6 @@ OF_A_SWEEP = (
 # Resolvers that `conf/` uses, registered on import because workers of launchers need them too.
 for resolver in (folder.folder_name, folder.run_folder, folder.report_folder, folder.job_folder):
     hydra_compat.register_resolver(resolver.__name__, resolver, replace=True)
-
-
-def without_null(argument: str) -> str:
-    """`logger=[]` for `logger=null`, which Hydra refuses for a folder of `conf/`."""
-    key, _, value = argument.partition("=")
-    is_null = value == "null" and bool(key) and (config_dir() / key).is_dir()
-    return f"{key}=[]" if is_null else argument
 
 
 def quoted(value: Any) -> str:
@@ -99,8 +99,8 @@ def parse(overrides: Sequence[str]) -> list[Override]:
     try:
         loader = GlobalHydra.instance().config_loader()
         return OverridesParser.create(config_loader=loader).parse_overrides(list(overrides))
-    except HydraException as error:
-        raise ConfigError(one_line(error)) from error
+    except OverrideParseException as error:
+        raise ConfigError(not_parsed(error)) from error
 
 
 def is_group(key: str) -> bool:
@@ -149,29 +149,49 @@ def arguments(
     return [*user, *name, *task, *kept, *place]
 
 
+def not_parsed(error: OverrideParseException) -> str:
+    """The message for an override that is not in Hydra's grammar."""
+    key, _, value = error.override.partition("=")
+    if is_open(value):
+        return f"{error.override}: a bracket or quote is not closed"
+    return f"{error.override}: not a value; put other characters in quotes: {key}='\"...\"'"
+
+
 def explain(error: Exception, command: str) -> str:
     """Explain an error of composition in one line, with the nearest key or file."""
     message = one_line(error)
     if isinstance(error, SearchPathException):  # of --config-dir
         return message
+    if isinstance(error, OverrideParseException):
+        return not_parsed(error)
     if isinstance(error, MissingConfigException):
-        group, _, choice = (error.missing_cfg_file or "").rpartition("/")
-        options = sorted(error.options or ())
-        near = f"{did_you_mean(choice, options)} (there are: {', '.join(options)})"
-        return f"{group}={choice}: there is none such{near}" if group and options else message
+        missing = re.search(r"Could not load '(.+)'", message)  # of a list, without options
+        name = error.missing_cfg_file or (missing[1] if missing else "")
+        group, _, choice = name.rpartition("/")
+        loader = GlobalHydra.instance().config_loader()
+        options = error.options or loader.get_group_options(group, ObjectType.CONFIG)
+        return no_such_choice(group, choice, options) if group and options else message
     if message.startswith("Config group override must be a string or a list"):
         return "null: cannot be chosen from a group; KEY=[] chooses none of its files"
     if sweep := re.search(r"(?:Ambiguous value for argument|Sweep parameters) '(.+?)' ", message):
         return f"{sweep[1]}: several values need -m, for a sweep"
+    return _unknown_key(error, message, command)
+
+
+def _unknown_key(error: Exception, message: str, command: str) -> str:
+    """The message about a key that the config lacks; `message` where that is not the error."""
     known = dotted_keys(OmegaConf.to_container(compose(command)))
+    beside: list[str] = []
     cause = error.__cause__
     if isinstance(cause, OmegaConfBaseException) and isinstance(cause.parent_node, DictConfig):
         # The keys beside an unknown one, such as those of another model than the default one.
         part = str(cause.full_key).rpartition(".")[0]
         prefix = f"{part}." if part else ""
         keys = dotted_keys(unresolved(cause.parent_node), prefix)
+        beside = [key for key in keys if "." not in key.removeprefix(prefix)] if part else []
         known = keys + [key for key in known if not key.startswith(prefix)]
     for key in re.findall(r"'([\w./@-]+)'", message):
         if key not in known:
-            return f"{key}: unknown key{did_you_mean(key, known)}"
+            there = f" (there are: {', '.join(beside)})" if beside else ""
+            return f"{key}: unknown key{did_you_mean(key, known) or there}"
     return message

@@ -76,7 +76,8 @@ def require_run(key: str, path: str) -> Path:
     if "://" in path:
         raise ConfigError(f"{key}={path}: must be a folder on this machine")
     if not folder.is_dir():
-        raise ConfigError(f"{key}={path}: there is no such folder")
+        why = "is a file, not a run's folder" if folder.is_file() else "there is no such folder"
+        raise ConfigError(f"{key}={path}: {why}")
     if not (folder / "config.yaml").is_file():
         jobs = sorted(p.parent.name for p in folder.glob("*/config.yaml"))
         why = f"it holds runs, such as {jobs[0]}" if jobs else "it has no config.yaml"
