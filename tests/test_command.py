@@ -323,6 +323,20 @@ def test_relu_collapse(call: Call, tmp_path: Path) -> None:
     assert "run_dir: is set by hydra.run.dir=PATH" in ended.err
 
 
+def test_wrong_key_of_a_class_of_the_users_own(call: Call, tmp_path: Path) -> None:
+    (tmp_path / "mine" / "model").mkdir(parents=True)
+    own = "_target_: torch.nn.Linear\nin_features: 3\nout_features: 4\n"
+    (tmp_path / "mine" / "model" / "own.yaml").write_text(own)
+    for typed, why in {
+        "model.in_featuers=8": "model.in_featuers: unknown key; did you mean model.in_features?",
+        "model.bias=false": "model.bias: unknown key (there are: model.in_features, "
+        "model.out_features; +model.bias=VALUE adds one)",
+        "model.in_features=wide": "model.in_features=wide: must be an integer",
+    }.items():
+        ended = call("train", "--config-dir=mine", "model=own", typed)
+        assert (ended.status, ended.err) == (2, f"error: {why}\n")
+
+
 def test_wrong_choice_of_a_config_dir(call: Call, tmp_path: Path) -> None:
     """A folder of the user's own adds to the choices."""
     (tmp_path / "mine" / "experiment").mkdir(parents=True)

@@ -28,6 +28,7 @@ BELOW: dict[str, set[str]] = {
     "networks": set(),
     "reports": {"runs"},
     "schedules": set(),
+    "__main__": {"cli", "schema"},
     "data": {"schema", "system"},
     "classifier": {"data"},
     "callbacks": {"classifier", "reports", "schema", "system"},

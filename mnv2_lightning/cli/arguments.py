@@ -130,8 +130,7 @@ def _check_override(command: str, overrides: Sequence[str], number: int) -> None
     if word.startswith("~"):
         return
     if has_value and key:
-        config = conf_files.load(command)
-        if key[:1] == "+" and key[1:] in config.chosen:
+        if key[:1] == "+" and key[1:] in conf_files.load(command).chosen:
             raise ConfigError(f"{word}: the config has a file of {key[1:]}; type {word[1:]}")
         return
     before = overrides[number - 1] if number else ""

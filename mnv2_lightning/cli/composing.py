@@ -26,6 +26,7 @@ from mnv2_lightning.cli.arguments import is_open
 from mnv2_lightning.cli.conf_files import config_dir
 from mnv2_lightning.runs import folder
 from mnv2_lightning.schema.errors import ConfigError, one_line
+from mnv2_lightning.schema.models import BY_TARGET
 from mnv2_lightning.schema.nearest import did_you_mean, dotted_keys, no_such_choice
 from mnv2_lightning.system import hydra_compat
 
@@ -182,16 +183,20 @@ def _unknown_key(error: Exception, message: str, command: str) -> str:
     """The message about a key that the config lacks; `message` where that is not the error."""
     known = dotted_keys(OmegaConf.to_container(compose(command)))
     beside: list[str] = []
+    adds_one = False  # to a class whose parameters are not all in its file
     cause = error.__cause__
     if isinstance(cause, OmegaConfBaseException) and isinstance(cause.parent_node, DictConfig):
         # The keys beside an unknown one, such as those of another model than the default one.
         part = str(cause.full_key).rpartition(".")[0]
         prefix = f"{part}." if part else ""
         keys = dotted_keys(unresolved(cause.parent_node), prefix)
+        target = cause.parent_node.get("_target_")
+        adds_one = target is not None and target not in BY_TARGET
         beside = [key for key in keys if "." not in key.removeprefix(prefix)] if part else []
         known = keys + [key for key in known if not key.startswith(prefix)]
     for key in re.findall(r"'([\w./@-]+)'", message):
         if key not in known:
-            there = f" (there are: {', '.join(beside)})" if beside else ""
+            adds = f"; +{key}=VALUE adds one" if adds_one else ""
+            there = f" (there are: {', '.join(beside)}{adds})" if beside else ""
             return f"{key}: unknown key{did_you_mean(key, known) or there}"
     return message
