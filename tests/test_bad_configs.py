@@ -119,6 +119,11 @@ def test_bad_config(typed: str, call: Call, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_empty_argument(call: Call) -> None:
+    message = "an argument is empty (is a variable of the shell not set?)"
+    assert call("train", "seed=1", "").err == f"error: {message}\n"
+
+
 def test_a_file_is_no_folder(call: Call) -> None:
     ended = call("train", f"hydra.run.dir={__file__}/x")
     assert ended.status == 2

@@ -125,6 +125,8 @@ def _check_override(command: str, overrides: Sequence[str], number: int) -> None
     """ConfigError: it is not key=value."""
     word = overrides[number]
     key, has_value, _ = word.partition("=")
+    if not word:
+        raise ConfigError("an argument is empty (is a variable of the shell not set?)")
     if word == "~experiment":
         raise ConfigError("~experiment: cannot be left out; experiment=default changes nothing")
     if word.startswith("~"):

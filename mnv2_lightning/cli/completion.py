@@ -37,10 +37,12 @@ def answer(command: str) -> list[str]:
     *before, word = re.split(r"\s+", line)
     quote = word[:1] if word[:1] in ("'", '"') else ""
     found = complete(command, before[1:], word.removeprefix(quote))
-    breaks = "" if quote else os.environ.get("COMP_WORDBREAKS", "=:")
+    if quote:
+        return found
+    breaks = os.environ.get("COMP_WORDBREAKS", "=:")
     cut = max((word.rfind(mark) + 1 for mark in "=:" if mark in breaks), default=0)
-    return [text[cut:] if quote else text[cut:].replace(" ", "\\ ", text.rstrip().count(" "))
-            for text in found]  # fmt: skip
+    spaces = [text.rstrip().count(" ") for text in found]  # those within a word
+    return [text[cut:].replace(" ", "\\ ", n) for text, n in zip(found, spaces, strict=True)]
 
 
 def complete(command: str, before: list[str], word: str) -> list[str]:
@@ -54,15 +56,12 @@ def complete(command: str, before: list[str], word: str) -> list[str]:
     if has_value and key in FOLDERS:
         return _folders(f"{key}=", value)
     if word.startswith("-") and not has_value:
-        takes = (*arguments.WITH_VALUE,)
-        return _starting(word, [f"{o}=" if o in takes else f"{o} " for o in arguments.OPTIONS])
+        ends = dict.fromkeys(arguments.WITH_VALUE, "=")
+        return _starting(word, [f"{o}{ends.get(o, ' ')}" for o in arguments.OPTIONS])
     config = _config(command, before)
-    mark = re.match(r"[+~]*", word)
-    start = mark[0] if mark else ""
-    found = _values(command, config, key.lstrip("+~"), value) if has_value else _keys(
-        config, word.lstrip("+~")
-    )  # fmt: skip
-    return [f"{start}{text}" for text in found]
+    name = key.lstrip("+~")
+    found = _values(command, config, name, value) if has_value else _keys(config, name)
+    return [f"{key.removesuffix(name)}{text}" for text in found]
 
 
 def _config(command: str, before: list[str]) -> Config:

@@ -26,10 +26,13 @@ LISTED: dict[str, list[Any]] = {"boolean": [True, False], "null": [None]}
 OPTIONS = (
     ("-m, --multirun", "sweep: one job for each combination of values, such as seed=0,1,2"),
     ("--cfg job", "print the composed config and exit"),
-    ("--config-dir=DIR", "a folder with files of your own for these groups"),
     ("hydra.run.dir=DIR", "the folder to write into"),
-    ("model=NAME --help", "the keys of another file; the same for the other groups"),
     ("--version, --hydra-help", "versions; Hydra's own help"),
+    ("completion in bash", 'eval "$(mnv2-train -sc install=bash)", for all commands'),
+)
+OF_GROUPS = (
+    ("--config-dir=DIR", "a folder with files of your own for these groups"),
+    ("model=NAME --help", "the keys of another file; the same for the other groups"),
 )
 
 
@@ -123,12 +126,10 @@ def text(command: str, config: Config) -> str:
     page = _Page()
     page.lines += [f"python -m mnv2_lightning.{command} [key=value ...] [option ...]", ""]
     page.text(f"{config.summary(command)}.", 0)
-    examples = [
-        line.removeprefix("Example: ") for line in config.header(command) if "Example: " in line
-    ]
     page.text("The values shown are those of the arguments; * marks the files that are chosen.", 0)
     page.heading("Examples")
-    page.lines += [f"  {example}" for example in examples]
+    examples = [line for line in config.header(command) if line.startswith(EXAMPLE)]
+    page.lines += [f"  {line.removeprefix(EXAMPLE)}" for line in examples]
     allowed = permitted(command, config)
     groups = [group for group in config.about if "/" not in group]
     for group in groups:
@@ -143,20 +144,16 @@ def text(command: str, config: Config) -> str:
     own = {name: key for name, key in (config.root.keys or {}).items() if name not in groups}
     _keys(page, Key("", "", own), "", allowed)
     page.heading("Options")
-    for left, right in OPTIONS:
-        if groups or "NAME" not in left:
-            page.row(left, right)
-    page.row("completion in bash", 'eval "$(mnv2-train -sc install=bash)", for all commands')
+    for left, right in (*(OF_GROUPS if groups else ()), *OPTIONS):
+        page.row(left, right)
     return "\n".join(page.lines)
 
 
 def _files(page: _Page, config: Config, group: str) -> None:
     """The files of a group; `*` marks those that are chosen, by default or by the overrides."""
-    chosen, names = config.chosen[group], config.choices(group)
-    for choice in chosen:  # and the files that they include
-        if config.find(f"{group}/{choice}"):
-            names_in = [e for e, _ in config.read(f"{group}/{choice}").defaults]
-            chosen = [*chosen, *(e for e in names_in if choice == "default" and isinstance(e, str))]
+    chosen, names = list(config.chosen[group]), config.choices(group)
+    if "default" in chosen:  # such as that of callbacks, which includes others
+        chosen += [str(entry) for entry, _ in config.read(f"{group}/default").defaults]
     if len(names) == 1:
         page.text(config.summary(f"{group}/{names[0]}"))
         return
