@@ -139,6 +139,12 @@ def run(
     return keep["run"]
 
 
+def require_launcher(override: str) -> None:
+    """Skip the test if the launcher of `hydra/launcher=NAME` is not installed."""
+    name = override.partition("=")[2].partition("_")[0]
+    pytest.importorskip(f"hydra_plugins.hydra_{name}_launcher", reason=f"needs the extra {name}")
+
+
 def record(run: Path) -> dict[str, Any]:
     return json.loads((run / "result.json").read_text())
 

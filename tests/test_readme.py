@@ -14,7 +14,7 @@ from mnv2_lightning.networks import complexity
 from mnv2_lightning.train import train
 from tests import evidence
 from tests import test_own_parts as own_parts
-from tests.conftest import SMALL, Configure
+from tests.conftest import SMALL, Configure, require_launcher
 from tests.evidence import results, speed
 from tests.evidence.markdown import ROOT
 
@@ -58,6 +58,8 @@ def test_commands_pass_every_check(
     command: str, configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each is composed and checked as on the command line; what it would run is not run."""
+    for launcher in re.findall(r"hydra/launcher=\w+", command):
+        require_launcher(launcher)
     if "RUN_DIR" in command:
         short = ("trainer.max_epochs=1", "callbacks.test_images=null")
         train(configure(*SMALL, *short, run_dir=tmp_path / "run"))
