@@ -26,7 +26,7 @@ from tests.conftest import SMALL, Call, record
 
 PLAIN_STEP = Classifier.training_step
 FEW = tuple(o for o in SMALL if not o.startswith("optimizer.lr"))
-SEARCH = ("search", *FEW, "callbacks.test_images=null", "search.name=s", "search.trials=3")
+SEARCH = ("search", *FEW, "search.name=s", "search.trials=3")
 
 
 def folder_of(tmp_path: Path) -> Path:
@@ -307,7 +307,7 @@ BAD = {
 
 @pytest.mark.parametrize("overrides", BAD)
 def test_bad_searches(call: Call, tmp_path: Path, overrides: str) -> None:
-    ended = call("search", *FEW, *overrides.split())
+    ended = call("search", "data.val_size=100", *overrides.split())
     assert ended.status == 2
     assert BAD[overrides] in ended.err
     assert ended.err.count("\n") == 1

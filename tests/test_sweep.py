@@ -17,7 +17,7 @@ import torch
 from mnv2_lightning.classifier import Classifier
 from tests.conftest import SMALL, Call, record, require_launcher
 
-SWEEP = ("train", "-m", *SMALL, "callbacks.test_images=null", "trainer.max_epochs=1", "sweep=s")
+SWEEP = ("train", "-m", *SMALL, "trainer.max_epochs=1", "sweep=s")
 
 
 def raises(error: BaseException) -> Callable[..., torch.Tensor]:

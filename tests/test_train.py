@@ -313,5 +313,5 @@ def test_epochs_are_counted_where_steps_end_the_fit(configure: Configure) -> Non
 
 def test_learns(configure: Configure) -> None:
     """The made classes are easy: from chance to nearly all right in a few epochs."""
-    result = train(configure(*SMALL, "trainer.max_epochs=5", "callbacks.test_images=null"))
+    result = train(configure(*SMALL, "trainer.max_epochs=5"))
     assert result["test_accuracy"] > 0.9
