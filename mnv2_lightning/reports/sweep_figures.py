@@ -119,7 +119,7 @@ def draw_configurations(groups: Sequence[Group], by: str) -> Figure:
     shown = groups[:MOST][::-1]  # the best at the top
     names = [textwrap.fill(cut(group.name, 96), 40) for group in shown]
     lines = sum(name.count("\n") + 1 for name in names)
-    figure, (axes,) = chart(7.6, 0.2 * lines + 0.14 * len(shown) + 0.9)
+    figure, (axes,) = chart(7.4, 0.2 * lines + 0.14 * len(shown) + 0.9)
     points = [(group.mean(by), group.spread(by)) for group in shown]
     means, spreads = np.array(points, float).T  # None becomes NaN, for which no bar is drawn
     axes.errorbar(means, range(len(shown)), xerr=spreads, fmt="o", color=RED, capsize=3)
