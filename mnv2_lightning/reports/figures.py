@@ -13,13 +13,36 @@ INK, RED, GREY = "#1f2937", "#c2410c", "#94a3b8"
 def chart(
     width: float, height: float, *, panels: int = 1, sharey: bool = False
 ) -> tuple[Figure, list[Axes]]:
-    """A figure of `width` x `height` inches with `panels` side by side, in the shared style."""
-    figure = Figure(figsize=(width, height), layout="constrained", dpi=120)
-    found = list(figure.subplots(1, panels, squeeze=False, sharey=sharey)[0])
-    for axes in found:
+    """A figure of `width` inches with `panels`, three in a row of `height`, in the shared style."""
+    columns = min(panels, 3)
+    rows = -(-panels // columns)
+    figure = Figure(figsize=(width, height * rows), layout="constrained", dpi=120)
+    found = list(figure.subplots(rows, columns, squeeze=False, sharey=sharey).flat)
+    for axes in found[panels:]:
+        axes.remove()
+    for axes in found[:panels]:
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.25)
-    return figure, found
+    return figure, found[:panels]
+
+
+def legend_below(figure: Figure, *, title: str | None = None) -> None:
+    """A legend of the first axes below them, by which the figure becomes higher."""
+    handles, names = figure.axes[0].get_legend_handles_labels()
+    labels = [cut(name) for name in names]
+    width, height = figure.get_size_inches()
+    columns = max(1, min(len(labels), int(width / (0.6 + 0.07 * max(map(len, labels))))))
+    rows = -(-len(labels) // columns) + (title is not None)
+    figure.set_size_inches(width, height + 0.18 * rows)
+    style: dict[str, Any] = {"fontsize": 8, "title_fontsize": 8, "frameon": False}
+    figure.legend(handles, labels, loc="outside lower center", title=title, ncols=columns, **style)
+
+
+def cut(name: str, length: int = 88) -> str:
+    """`name` without its middle, if it is longer."""
+    if len(name) <= length:
+        return name
+    return f"{name[: length // 2]}…{name[-(length // 2 - 1) :]}"
 
 
 def confusion_matrix(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
@@ -75,7 +98,8 @@ def draw_wrong(
     for axes, index in zip(grid.flat, shown, strict=False):
         axes.imshow(images[index], cmap="gray_r", vmin=0, vmax=255)
         true, guess = classes[labels[index]], classes[predicted[index]]
-        title = f"{true}, not {guess} ({confidence[index]:.0%})"
+        between = "\n" if len(true + guess) > 2 else " "
+        title = f"{true},{between}not {guess} ({confidence[index]:.0%})"
         axes.set_title(title, fontsize=8, color=RED, pad=2)
     if not len(shown):
         grid.flat[0].text(0, 0.5, "none is wrong")
