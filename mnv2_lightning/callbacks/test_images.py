@@ -1,6 +1,5 @@
 """Figures of the test predictions, as PNGs and in TensorBoard."""
 
-import io
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +42,9 @@ class TestImages(Callback):
             ),
         }
         for name, figure in drawn.items():
-            figure.savefig(png := io.BytesIO())
-            write_bytes(Path(trainer.default_root_dir) / f"{name}.png", png.getbuffer())
+            png, pixels = figures.png_and_pixels(figure)
+            write_bytes(Path(trainer.default_root_dir) / f"{name}.png", png)
             for logger in trainer.loggers:
                 if isinstance(logger, TensorBoardLogger):
-                    logger.experiment.add_figure(f"test/{name}", figure, trainer.global_step)
+                    board, step = logger.experiment, trainer.global_step
+                    board.add_image(f"test/{name}", pixels, step, dataformats="HWC")
