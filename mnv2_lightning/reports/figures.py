@@ -89,7 +89,7 @@ def draw_wrong(
     predicted, confidence = probabilities.argmax(1), probabilities.max(1)
     wrong = np.flatnonzero(predicted != labels)
     shown = wrong[np.argsort(-confidence[wrong])][:count]
-    columns = max(3, round((2 * count) ** 0.5))  # wider than high
+    columns = max(5, round((2 * count) ** 0.5))  # wider than high, and as the title
     rows = max(1, -(-len(shown) // columns))
     # All images in one, as axes for each take a second. Distances are in pixels of the images.
     side = images.shape[1]
