@@ -1,11 +1,15 @@
-# `make help` shows the targets. Variables: PYTHON (3.10 to 3.14), and TORCH_INDEX, one more index to
-# take torch and torchvision from, such as PyTorch's own: its CPU wheels (2.14.1+cpu) count as newer.
+# `make help` shows the targets. Variables: PYTHON (3.10 to 3.14); TORCH_INDEX, one more index to take
+# torch and torchvision from, such as PyTorch's own: its CPU wheels (2.14.1+cpu) count as newer; EXTRAS,
+# optional parts to install and test, such as joblib,submitit,ray.
 PYTHON ?= python3
 VENV ?= .venv
 TORCH_INDEX ?=
+EXTRAS ?=
 ARGS ?=
 BIN := $(VENV)/bin
-READY := $(VENV)/.ready
+comma := ,
+DEV := $(VENV)/.dev$(addprefix $(comma),$(EXTRAS))
+INSTALL = $(BIN)/python -m pip install $(addprefix --extra-index-url ,$(TORCH_INDEX)) -c .ci/constraints.txt
 
 NEXT := $(VENV)/next-hydra
 ON_NEXT := command conf bad_configs help multirun sweep
@@ -15,17 +19,17 @@ ON_NEXT := command conf bad_configs help multirun sweep
 help: ## show this
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-train: $(READY) ## set up, get MNIST, train and test the default experiment; ARGS="key=value ..."
+train: $(VENV)/.train ## set up, get MNIST, train and test the default experiment; ARGS="key=value ..."
 	$(BIN)/python -m mnv2_lightning.train $(ARGS)
 
-test: $(READY) ## the tests that need no network and no minutes, one process for each core
+test: $(DEV) ## the tests that need no network and no minutes, one process for each core
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n auto --dist worksteal $(ARGS)
 
-test-slow: $(READY) ## the tests on the real MNIST and of the wheel; last, those that watch the clock
+test-slow: $(DEV) ## the tests on the real MNIST and of the wheel; last, those that watch the clock
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slow and not alone" -n auto --dist worksteal $(ARGS)
 	$(BIN)/python -m pytest -m "slow and alone" $(ARGS)
 
-test-next: $(READY) ## those of the command line on the next Hydra, with the other packages as they are
+test-next: $(DEV) ## those of the command line on the next Hydra, with the other packages as they are
 	$(BIN)/python -m venv $(NEXT)
 	$(BIN)/python -c 'import site; print(site.getsitepackages()[0])' \
 		> "$$($(NEXT)/bin/python -c 'import site; print(site.getsitepackages()[0])')/others.pth"
@@ -33,32 +37,36 @@ test-next: $(READY) ## those of the command line on the next Hydra, with the oth
 	OMP_NUM_THREADS=1 PYTHONPATH="$(CURDIR)" $(NEXT)/bin/python -m pytest -m "not slow" -n auto --dist loadfile \
 		$(ON_NEXT:%=tests/test_%.py) $(ARGS)
 
-test-crash: $(READY) ## kill, damage, cut the power many times (30 min); writes outputs/reliability/
+test-crash: $(DEV) ## kill, damage, cut the power many times (30 min); writes outputs/reliability/
 	$(BIN)/python -m pytest tests/reliability --reliability outputs/reliability/record.json $(ARGS)
 
-evidence: $(READY) ## write the pages of evidence below outputs/ from the records beside them
+evidence: $(VENV)/.train ## write the pages of evidence below outputs/ from the records beside them
 	$(BIN)/python -m tests.evidence
 
-audit: $(READY) ## known vulnerabilities of the pinned packages, by pip-audit; needs the network
+audit: $(VENV)/.train ## known vulnerabilities of the pinned packages, by pip-audit; needs the network
 	$(BIN)/python -m pip install --quiet "pip-audit>=2.9"
 	$(BIN)/python -m pip_audit --requirement .ci/constraints.txt --no-deps --disable-pip
 
-lint: $(READY) ## ruff and mypy
+lint: $(DEV) ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-format: $(READY) ## put the code into ruff's format
+format: $(DEV) ## put the code into ruff's format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean: ## remove the virtual environment and the tools' caches
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache
 
-$(READY): pyproject.toml .ci/constraints.txt
+$(VENV)/.train: pyproject.toml .ci/constraints.txt
 	@echo "Setting up $(VENV): downloads and writes about 1 GB with CPU wheels of torch, about 3 GB"
 	@echo "and 6 GB with CUDA's (TORCH_INDEX=URL chooses); training then gets MNIST, 12 to 55 MB."
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 10) <= v < (3, 15) else "Python 3.10 to 3.14 is needed, this is %d.%d; make PYTHON=..." % v)'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install $(addprefix --extra-index-url ,$(TORCH_INDEX)) -c .ci/constraints.txt -e ".[dev]"
+	$(INSTALL) -e .
+	@touch $@
+
+$(DEV): $(VENV)/.train
+	$(INSTALL) -e ".[dev$(addprefix $(comma),$(EXTRAS))]"
 	@touch $@

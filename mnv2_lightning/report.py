@@ -18,12 +18,12 @@ log = logging.getLogger(__name__)
 def report(cfg: DictConfig) -> dict[str, Any]:
     """Write what `reports.write` does for a run, a sweep, or several of both."""
     from mnv2_lightning.cli import from_python
-    from mnv2_lightning.reports import tables, write
+    from mnv2_lightning.reports import collect, tables, write
 
     cfg = from_python.checked(COMMAND, cfg)
     folders = _folders(cfg)
     rows = write.report(folders, Path(cfg.out))
-    log.info("%s", tables.sweep(rows))
+    log.info("%s", tables.run(rows[0]) if collect.is_run(folders) else tables.sweep(rows))
     log.info("written: %s", Path(cfg.out) / "report.html")
     return {"rows": rows}
 
@@ -31,6 +31,7 @@ def report(cfg: DictConfig) -> dict[str, Any]:
 def check_job(job: Job) -> None:
     """ConfigError where there is nothing to report on."""
     from mnv2_lightning.reports import collect
+    from mnv2_lightning.runs.folder import check_links
     from mnv2_lightning.runs.record import RECORD
 
     cfg = job.cfg
@@ -43,6 +44,8 @@ def check_job(job: Job) -> None:
             raise ConfigError(f"{folder}: there is no such folder")
         if not collect.runs(folder):
             raise ConfigError(f"{folder}: holds no run (no {RECORD} in it or its folders)")
+    if cfg.run_dir is not None:  # into which the report is written
+        check_links(Path(cfg.run_dir))
 
 
 def _folders(cfg: DictConfig) -> list[Path]:

@@ -211,14 +211,17 @@ def check_job(job: Job) -> None:
         raise ConfigError(f"search.name={name}: is an experiment of conf/; take another name")
     if cfg.search.storage is not None and cfg.search.name is None:
         raise ConfigError("search.name: a study in search.storage needs a name")
-    check_targets(plain(cfg))
-
-    from mnv2_lightning import build
     from mnv2_lightning.sweeps import studies
 
+    options = plain(cfg)["search"]
+    check_targets({"search": options})  # those of the trials below, with torch
+    space = studies.distributions(options["space"])
     studies.check(cfg)
+    studies.check_base(cfg, Path(cfg.run_dir), _base(cfg, list(space)))
+
+    from mnv2_lightning import build
+
     overridden = {key_of(override) for override in cfg.overrides}
-    space = studies.distributions(plain(cfg)["search"]["space"])
     for key in space:
         if key in overridden:
             raise ConfigError(f"{key}: is set by an override, and searched in search.space")

@@ -87,8 +87,8 @@ def small_data(
 
 Configure = Callable[..., DictConfig]
 
-# Overrides that fit the made data and take no time.
-SMALL = (
+# Overrides that fit the made data and take little time.
+FULL = (
     "model=mobilenet_v2_small",
     "optimizer.lr=0.1",
     "data.batch_size=50",
@@ -97,6 +97,8 @@ SMALL = (
     "trainer.log_every_n_steps=2",
     "model.width_mult=0.25",
 )
+# Without the graph and the figures, which take half of such a run.
+SMALL = (*FULL, "logger.tensorboard=null", "callbacks.test_images=null")
 
 
 @pytest.fixture
@@ -134,9 +136,15 @@ def run(
     """A finished run with EMA, augmentation and dropout."""
     if "run" not in keep:
         folder = tmp_path_factory.mktemp("run") / "a"
-        train(configure(*SMALL, *AUGMENTED, "callbacks=[default,ema]", run_dir=folder))
+        train(configure(*FULL, *AUGMENTED, "callbacks=[default,ema]", run_dir=folder))
         keep["run"] = folder
     return keep["run"]
+
+
+def require_launcher(override: str) -> None:
+    """Skip the test if the launcher of `hydra/launcher=NAME` is not installed."""
+    name = override.partition("=")[2].partition("_")[0]
+    pytest.importorskip(f"hydra_plugins.hydra_{name}_launcher", reason=f"needs the extra {name}")
 
 
 def record(run: Path) -> dict[str, Any]:

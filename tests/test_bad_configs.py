@@ -187,7 +187,7 @@ def test_empty(
 ) -> None:
     monkeypatch.delenv("MNV2_DATA_DIR")
     *_, key = typed.split()
-    for value in ("", "''"):
+    for value in ("", "''") if typed in ("resume", "optimizer.lr", "run_dir") else ("",):
         ended = call(command, *f"{typed}={value}".split())
         assert ended.status == 2
         assert ended.err.startswith(f"error: {key} is empty; "), ended.err

@@ -12,7 +12,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from mnv2_lightning.cli import composing
 from mnv2_lightning.cli.arguments import split
 from mnv2_lightning.runs.folder import job_folder
-from tests.conftest import SMALL, Call
+from tests.conftest import FULL, SMALL, Call
 
 
 def test_multirun_checks_all_jobs_before_the_first(call: Call, tmp_path: Path) -> None:
@@ -143,10 +143,11 @@ def test_a_run_and_its_folder(call: Call, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("typed", ["logger=[]", "~logger", "logger=null"])
 def test_no_logger(typed: str, call: Call, tmp_path: Path) -> None:
-    ended = call("train", *SMALL, typed, "hydra.run.dir=a", "trainer.max_epochs=1")
+    ended = call("train", *FULL, typed, "hydra.run.dir=a", "trainer.max_epochs=1")
     assert ended.status == 0, ended.err
     there = {path.name for path in (tmp_path / "a").iterdir() if not path.name.startswith(".")}
-    assert there == {"checkpoints", "config.yaml", "result.json", "train.log"}
+    figures = {"confusion_matrix.png", "most_confidently_wrong.png"}
+    assert there == {"checkpoints", "config.yaml", "result.json", "train.log"} | figures
     record = json.loads((tmp_path / "a" / "result.json").read_text())
     assert record["test_accuracy"] is not None
     ended = call("train", "resume=a", typed, "trainer.max_epochs=2")
@@ -157,7 +158,7 @@ def test_no_logger(typed: str, call: Call, tmp_path: Path) -> None:
 @pytest.mark.parametrize("typed", ["callbacks=[]", "~callbacks", "callbacks=null"])
 def test_no_callback(typed: str, call: Call, tmp_path: Path) -> None:
     """Lightning would write a checkpoint of its own, and draw a bar."""
-    ended = call("train", *SMALL, typed, "hydra.run.dir=a", "trainer.max_epochs=1")
+    ended = call("train", *FULL, typed, "hydra.run.dir=a", "trainer.max_epochs=1")
     assert ended.status == 0, ended.err
     assert ended.out.count("the run cannot be resumed") == 1
     assert "tested            the weights as they are" in ended.out
@@ -283,7 +284,7 @@ def test_data_that_moved(
     call: Call, tmp_path: Path, small_data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A folder that the environment named is read from there again; `data.dir` is for this call."""
-    short = (*SMALL, "trainer.max_epochs=1", "callbacks.test_images=null")
+    short = (*SMALL, "trainer.max_epochs=1")
     assert call("train", *short, "hydra.run.dir=a").status == 0
     assert "  dir: null" in (tmp_path / "a" / "config.yaml").read_text()
     monkeypatch.setenv("MNV2_DATA_DIR", str(tmp_path / "moved"))

@@ -88,7 +88,7 @@ def test_exit_status(
 ) -> None:
     status, typed, arrange, told = EXITS[kind]
     arrange(monkeypatch)
-    ended = call("train", *SMALL, "callbacks.test_images=null", *typed, "hydra.run.dir=a")
+    ended = call("train", *SMALL, *typed, "hydra.run.dir=a")
     assert ended.status == status, ended.err
     assert told in ended.err
     lines = [x for x in ended.err.splitlines() if x]
@@ -175,7 +175,7 @@ def test_error_text_follows_no_link(
     (tmp_path / "a" / "mine.txt").write_text("mine")
     (tmp_path / "a" / "error.txt").symlink_to(tmp_path / "a" / "mine.txt")
     raises(RuntimeError("broken"))(monkeypatch)
-    ended = call("train", *SMALL, "callbacks.test_images=null", "hydra.run.dir=a")
+    ended = call("train", *SMALL, "hydra.run.dir=a")
     assert ended.status == 1
     assert (tmp_path / "a" / "mine.txt").read_text() == "mine"
     assert "broken" in (tmp_path / "a" / "error.txt").read_text()
@@ -183,7 +183,7 @@ def test_error_text_follows_no_link(
 
 def test_the_same_command_goes_on(call: Call, tmp_path: Path) -> None:
     """Where it was killed before an epoch was done it starts again; finished, it does nothing."""
-    typed = ("train", *SMALL, "callbacks.test_images=null", "hydra.run.dir=a")
+    typed = ("train", *SMALL, "hydra.run.dir=a")
     with pytest.MonkeyPatch.context() as patch:
         raises(KeyboardInterrupt())(patch)
         assert "it has no checkpoint" in call(*typed).err

@@ -18,7 +18,7 @@ import pytest
 from mnv2_lightning import train
 from mnv2_lightning.reports import collect
 from mnv2_lightning.system import accelerators
-from tests.conftest import Call, Configure, record
+from tests.conftest import Call, Configure, record, require_launcher
 
 LAUNCHERS = {
     "joblib": ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2"),
@@ -38,9 +38,12 @@ SWEEP = (
 )
 
 
-def start(cwd: Path, *typed: str) -> subprocess.Popen[str]:
+def start(cwd: Path, launcher: str, *typed: str) -> subprocess.Popen[str]:
+    """Skips the test if the launcher is not installed."""
+    chosen = LAUNCHERS[launcher]
+    require_launcher(chosen[0])
     return subprocess.Popen(
-        [sys.executable, "-m", "mnv2_lightning.train", *SWEEP, *typed],
+        [sys.executable, "-m", "mnv2_lightning.train", *SWEEP, *chosen, *typed],
         cwd=cwd,
         env={name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
         | {"OMP_WAIT_POLICY": "PASSIVE"},  # submitit starts all jobs at once
@@ -59,7 +62,7 @@ def statuses(cwd: Path) -> dict[str, str]:
 @pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_a_sweep(launcher: str, tmp_path: Path) -> None:
     short = ("trainer.limit_train_batches=5", "trainer.max_epochs=1")
-    process = start(tmp_path, *LAUNCHERS[launcher], *short)
+    process = start(tmp_path, launcher, *short)
     out, _ = process.communicate(timeout=180)
     assert process.returncode == 1, out
     assert "2 of 4 runs finished" in out
@@ -77,7 +80,7 @@ def test_a_sweep(launcher: str, tmp_path: Path) -> None:
     if launcher == "ray":  # which takes longest; what goes on is the same for all
         return
     before = {path: os.stat(path) for path in folder.glob("lr-0.1_*/result.json")}
-    process = start(tmp_path, *LAUNCHERS[launcher], *short)
+    process = start(tmp_path, launcher, *short)
     out, _ = process.communicate(timeout=180)
     assert process.returncode == 1, out
     assert all(os.stat(path) == stat for path, stat in before.items())
@@ -87,7 +90,7 @@ def test_a_sweep(launcher: str, tmp_path: Path) -> None:
 def test_the_sweeps_process_is_killed(tmp_path: Path) -> None:
     """Its workers end with it, and have recorded what was cut; the same command goes on."""
     short = ("trainer.limit_train_batches=20", "trainer.max_epochs=15", "optimizer.lr=0.1")
-    process = start(tmp_path, *LAUNCHERS["joblib"], *short)
+    process = start(tmp_path, "joblib", *short)
     folder = tmp_path / "outputs" / "sweeps" / "s"
     while len(list(folder.glob("*/checkpoints/last.ckpt"))) < 2:
         assert process.poll() is None
@@ -98,7 +101,7 @@ def test_the_sweeps_process_is_killed(tmp_path: Path) -> None:
     for job in folder.glob("*/result.json"):  # the threads are divided
         threads = json.loads(job.read_text())["hardware"]["threads"]
         assert threads == max(1, (os.cpu_count() or 1) // 2)
-    process = start(tmp_path, *LAUNCHERS["joblib"], *short)
+    process = start(tmp_path, "joblib", *short)
     out, _ = process.communicate(timeout=180)
     assert process.returncode == 0, out
     assert out.count("resumes after epoch") == 2
@@ -112,7 +115,7 @@ def test_a_worker_is_killed(tmp_path: Path) -> None:
     perhaps after the sweep has said where it stands.
     """
     short = ("trainer.limit_train_batches=20", "trainer.max_epochs=15", "optimizer.lr=0.1")
-    process = start(tmp_path, *LAUNCHERS["joblib"], *short)
+    process = start(tmp_path, "joblib", *short)
     sweep = tmp_path / "outputs" / "sweeps" / "s"
     while len(list(sweep.glob("*/checkpoints/last.ckpt"))) < 2:
         assert process.poll() is None
@@ -206,6 +209,7 @@ def test_a_job_takes_a_gpu_where_it_asks_for_one(
 
 
 def test_for_sweeps_of_train_only(call: Call, tmp_path: Path) -> None:
+    require_launcher("hydra/launcher=joblib")
     ended = call("evaluate", "-m", "run_dir=a,b", "hydra/launcher=joblib")
     assert ended.status == 2
     why = "hydra/launcher=joblib: is for sweeps of train"
@@ -215,6 +219,7 @@ def test_for_sweeps_of_train_only(call: Call, tmp_path: Path) -> None:
 
 @pytest.mark.skipif(shutil.which("srun") is not None, reason="SLURM is here")
 def test_no_slurm(call: Call, tmp_path: Path) -> None:
+    require_launcher("hydra/launcher=submitit_slurm")
     ended = call("train", "-m", "hydra/launcher=submitit_slurm", "seed=0,1")
     assert ended.status == 2
     assert "no srun here" in ended.err

@@ -26,7 +26,7 @@ BELOW: dict[str, set[str]] = {
     "schema": {"data", "networks"},  # sets.py and strides.py, which have no torch
     "system": {"schema"},
     "networks": set(),
-    "reports": {"runs"},
+    "reports": {"runs", "schema"},
     "schedules": set(),
     "__main__": {"cli", "schema"},
     "data": {"schema", "system"},

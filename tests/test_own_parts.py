@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from mnv2_lightning.networks import complexity
 from mnv2_lightning.reports import tables
-from tests.conftest import Call, Configure, record
+from tests.conftest import Call, Configure, record, require_launcher
 from tests.evidence.markdown import ROOT
 
 (SECTION,) = re.findall(r"## Your own parts\n(.*?)\n## ", (ROOT / "README.md").read_text(), re.S)
@@ -420,7 +420,9 @@ def test_a_console_script_finds_the_folder_one_is_in(
     script = tmp_path_factory.mktemp("bin") / "mnv2-train"
     script.write_text(SCRIPT)
     typed = ["-m", *FIRST, "trainer.limit_train_batches=2", "model.width=2,3", "sweep=s"]
-    for launcher in ([], ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]):
+    joblib = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
+    require_launcher(joblib[0])
+    for launcher in ([], joblib):
         shutil.rmtree(own / "outputs", ignore_errors=True)
         ended = subprocess.run(
             [sys.executable, script, *typed, *launcher],

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import SMALL, Call
+from tests.conftest import FULL, Call
 from tests.test_sweep_report import sweep
 
 __all__ = ["sweep"]
@@ -121,7 +121,7 @@ def ask(address: str, path: str, body: Any = None) -> Any:
 
 def test_tensorboard_of_a_sweep(call: Call, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     """Its own HTTP API: runs by their overrides; HPARAMS with what was swept and real results."""
-    few = (*SMALL, "callbacks.test_images=null", "trainer.max_epochs=2", "sweep=s")
+    few = (*FULL, "callbacks.test_images=null", "trainer.max_epochs=2", "sweep=s")
     swept = ("optimizer.lr=0.05,1e18", "model.expand_ratio=2,3")
     assert call("train", "-m", *few, *swept).status == 1
     folder = tmp_path / "outputs" / "sweeps" / "s"

@@ -24,7 +24,7 @@ from mnv2_lightning.system import hydra_compat
 from mnv2_lightning.train import train
 from tests.conftest import SMALL, record
 
-SHORT = (*SMALL, "trainer.max_epochs=1", "callbacks.test_images=null")
+SHORT = (*SMALL, "trainer.max_epochs=1")
 
 
 @pytest.fixture

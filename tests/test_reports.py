@@ -50,7 +50,7 @@ def test_most_confidently_wrong_come_first() -> None:
     """The 2 said to be a 1 at 99 %, then the 0 said to be a 1 at 70 %."""
     images = np.zeros((6, 28, 28), np.uint8)
     figure = figures.draw_wrong(images, LABELS, PROBABILITIES, ["a", "b", "c"], count=9)
-    titles = [axes.get_title() for axes in figure.axes if axes.get_title()]
+    titles = [text.get_text() for text in figure.axes[0].texts]
     assert titles == ["c, not b (99%)", "a, not b (70%)"]
 
 

@@ -26,7 +26,7 @@ from tests.conftest import SMALL, Call, record
 
 PLAIN_STEP = Classifier.training_step
 FEW = tuple(o for o in SMALL if not o.startswith("optimizer.lr"))
-SEARCH = ("search", *FEW, "callbacks.test_images=null", "search.name=s", "search.trials=3")
+SEARCH = ("search", *FEW, "search.name=s", "search.trials=3")
 
 
 def folder_of(tmp_path: Path) -> Path:
@@ -101,12 +101,28 @@ def test_a_search(call: Call, tmp_path: Path) -> None:
 
 def test_another_search_of_that_name(call: Call) -> None:
     assert call(*SEARCH, "search.trials=1").status == 0
+    before = set(Path().rglob("*"))
     ended = call(*SEARCH, "model.dropout=0.5")
     assert ended.status == 2
+    assert set(Path().rglob("*")) == before
     told = "search.name=s: is a search with model.dropout=0.0, not 0.5; take another name"
     assert ended.err == f"error: {told}\n"
     ended = call(*SEARCH, "search.space.optimizer.lr.high=3")
     assert "search.space.optimizer.lr.high=2.0, not 3; take another name" in ended.err
+
+
+def test_no_importances_of_equal_values() -> None:
+    study = optuna.create_study()
+    for number in range(3):
+        params: dict[str, Any] = {"x": number}
+        study.add_trial(
+            optuna.create_trial(
+                value=1.0,
+                params=params,
+                distributions={"x": optuna.distributions.IntDistribution(0, 9)},
+            )
+        )
+    assert studies.summary(study, "s")["importances"] is None
 
 
 def test_trials_that_fail(call: Call, tmp_path: Path) -> None:
@@ -291,7 +307,7 @@ BAD = {
 
 @pytest.mark.parametrize("overrides", BAD)
 def test_bad_searches(call: Call, tmp_path: Path, overrides: str) -> None:
-    ended = call("search", *FEW, *overrides.split())
+    ended = call("search", "data.val_size=100", *overrides.split())
     assert ended.status == 2
     assert BAD[overrides] in ended.err
     assert ended.err.count("\n") == 1

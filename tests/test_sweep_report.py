@@ -2,15 +2,24 @@
 
 import csv
 import json
+import re
 import subprocess
 import sys
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from mnv2_lightning.reports import collect, leaderboard, sweep_figures, tables, write
+from mnv2_lightning.reports import (
+    collect,
+    curve_figures,
+    leaderboard,
+    sweep_figures,
+    tables,
+    write,
+)
 from mnv2_lightning.runs import folder
 from tests.conftest import Call
 
@@ -84,7 +93,7 @@ def test_without_validation_the_order_is_by_the_test_and_says_so(tmp_path: Path)
     rows = collect.rows([tmp_path])
     assert leaderboard.metric(rows) == "test_accuracy"
     assert leaderboard.groups(rows)[0].mean("test_accuracy") == 0.9
-    assert "Choose nothing by it" in tables.report(rows, "x", [])
+    assert "Choose nothing by it" in tables.summary(rows)
 
 
 def test_pareto() -> None:
@@ -168,7 +177,7 @@ def test_of_a_run_and_of_several(sweep: Path, call: Call, tmp_path: Path) -> Non
     ended = call("report", f"run_dir={one}")
     assert ended.status == 0, ended.err
     assert sorted(p.name for p in (one / "report").iterdir()) == [
-        "curves.png",
+        "accuracy.png",
         "report.html",
         "report.md",
         "runs.csv",
@@ -216,8 +225,7 @@ def test_a_sweep_over_lists(tmp_path: Path) -> None:
     for lr in (0.1, 0.2):
         for name, callbacks in (("a", ["default"]), ("b", ["default", "ema"])):
             job(tmp_path / f"{lr}{name}", {"callbacks": callbacks, "optimizer.lr": lr})
-    legend = sweep_figures.draw(collect.rows([tmp_path]))["lines"].axes[0].get_legend()
-    assert legend is not None
+    (legend,) = sweep_figures.draw(collect.rows([tmp_path]))["lines"].legends
     labels = [label.get_text() for label in legend.get_texts()]
     assert labels == ["['default', 'ema']", "['default']"]
 
@@ -275,3 +283,168 @@ def test_a_report_takes_no_pictures_but_its_own(sweep: Path, tmp_path: Path) -> 
 def test_a_reason_is_one_line(tmp_path: Path) -> None:
     job(tmp_path / "a", {"seed": 0}, status="failed", error="ValueError: a\n  b")
     assert tables.failed_rows(collect.rows([tmp_path])) == [["a", "failed", "ValueError: a b"]]
+
+
+LOGGED = "step,epoch,train/loss,val/loss\n9,0,2.0,\n19,0,1.0,1.5\n39,1,0.5,0.25\n49,2,nan,\n"
+PNG = bytes.fromhex("89504e470d0a1a0a")  # the first bytes of such a file
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A finished run with its config and curves, and no figures of its test."""
+    job(tmp_path / "r", {"optimizer.lr": 0.1, "callbacks.ema": None}, command="python -m x")
+    (tmp_path / "r" / "metrics.csv").write_text(LOGGED)
+    (tmp_path / "r" / "config.yaml").write_text("model: {width: <b>}\n")
+    return tmp_path / "r"
+
+
+def test_a_run_shows_its_result_curves_and_config(run: Path, call: Call) -> None:
+    ended = call("report", f"run_dir={run}")
+    assert ended.status == 0, ended.err
+    assert ended.out.startswith("Status: finished\n")
+    assert "test accuracy           40.00 %" in ended.out
+    page, text = ((run / "report" / f"report.{kind}").read_text() for kind in ("html", "md"))
+    assert "<p>Status: finished. No confusion matrix; python -m " in page
+    assert "<td>multiply-adds an image</td><td>50,000</td>" in page
+    assert "<td>callbacks.ema</td><td>null</td>" in page
+    assert '<pre class="scroll">model: {width: &lt;b&gt;}' in page
+    assert "| command | python -m x |" in text
+    assert "\n    model: {width: <b>}\n" in text  # a code block
+    assert "![Loss](loss.png)" in text
+    assert page.count("data:image/png;base64,") == 1
+
+
+def test_loss_over_steps(run: Path) -> None:
+    """Steps count from 1; values that are not finite are left out."""
+    figure = curve_figures.draw(collect.rows([run]), "loss")
+    assert figure is not None
+    drawn = {line.get_label(): line.get_xydata() for line in figure.axes[0].lines}
+    assert np.array_equal(drawn["training"], [[10, 2.0], [20, 1.0], [40, 0.5]])
+    assert np.array_equal(drawn["validation"], [[20, 1.5], [40, 0.25]])
+    assert curve_figures.draw(collect.rows([run]), "accuracy") is None
+
+
+def test_figures_of_the_test(run: Path, tmp_path: Path) -> None:
+    """The run's own come before those of `evaluate`; nothing else than a PNG is shown."""
+    (run / "evaluation").mkdir()
+    for name in ("best-test-confusion", "best-test-wrong", "best-val-wrong"):
+        (run / "evaluation" / f"{name}.png").write_bytes(PNG + name.encode())
+    (run / "confusion_matrix.png").write_bytes(PNG + b"own")
+    (run / "most_confidently_wrong.png").write_text("a password")
+    write.report([run], run / "report")
+    text = (run / "report" / "report.md").read_text()
+    assert "![Confusion matrix](../confusion_matrix.png)" in text
+    assert "![Most confidently wrong](../evaluation/best-test-wrong.png)" in text
+    assert "No confusion matrix" not in text
+    job(tmp_path / "f", {}, status="failed", error="E: a\nb")
+    (tmp_path / "f" / "confusion_matrix.png").write_bytes(PNG)  # of an earlier test
+    write.report([tmp_path / "f"], tmp_path / "out")
+    text = (tmp_path / "out" / "report.md").read_text()
+    assert "Status: failed (E: a b)" in text
+    assert "confusion_matrix.png" not in text
+
+
+def test_links_lead_to_the_reports_of_runs_or_to_their_folders(sweep: Path) -> None:
+    one = sweep / "lr-0.1_expand_ratio-2_seed-0"
+    write.report([one], one / "report")
+    write.report([sweep], sweep / "report")
+    page = (sweep / "report" / "report.html").read_text()
+    assert f'<a href="../{one.name}/report/report.html">{one.name}</a>' in page
+    assert '<a href="../lr-0.1_expand_ratio-4_seed-1">' in page  # in two tables
+    text = (sweep / "report" / "report.md").read_text()
+    assert f"| [{one.name}](../{one.name}/report/report.html) |" in text
+
+
+def test_a_strangers_record_gives_no_link_and_no_markup(tmp_path: Path) -> None:
+    """A record with other keys, a name like a URL, and values of the wrong type."""
+    name = "javascript:alert(1)"
+    foreign = {"folder": "https://x", "link": "https://x", "name": "<script>x"}
+    job(tmp_path / "s" / name, {"a": 1})
+    path = tmp_path / "s" / name / "result.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | foreign))
+    job(tmp_path / "s" / "b", {"a": "<img>"}, test_accuracy="1")
+    job(tmp_path / "s" / "c", {"a": 2}, val_accuracy=10**400)
+    job(tmp_path / "s" / "d", {"a": 3}, versions=[])
+    rows = write.report([tmp_path / "s"], tmp_path / "s" / "report")
+    assert [row["status"] for row in rows] == ["failed", "failed", "failed", "finished"]
+    page = (tmp_path / "s" / "report" / "report.html").read_text()
+    assert set(re.findall(r'href="([^"]*)"', page)) == {
+        "../javascript%3Aalert%281%29",
+        *("../b", "../c", "../d"),
+    }
+    assert "<script>x" not in page
+    assert "<img>" not in page
+
+
+def test_a_report_is_not_written_through_a_link(run: Path, call: Call, tmp_path: Path) -> None:
+    (tmp_path / "mine").write_text("mine")
+    (run / "report").mkdir()
+    (run / "report" / "report.html").symlink_to(tmp_path / "mine")
+    ended = call("report", f"run_dir={run}")
+    assert ended.status == 2
+    assert "report.html: leads out of the run's folder" in ended.err
+    assert (tmp_path / "mine").read_text() == "mine"
+
+
+def test_several_runs(sweep: Path, tmp_path: Path) -> None:
+    """Their losses in one figure, and a table of the keys in which their configs differ."""
+    for name, config in (("a", "lr: 0.1, depth: null, a: 1"), ("b", "lr: 0.2, depth: [1], a: 1")):
+        job(tmp_path / name, {"experiment": name})
+        (tmp_path / name / "metrics.csv").write_text(LOGGED)
+        text = f"model: {{{config}}}\ndata: {{dir: {name}}}\n"
+        (tmp_path / name / "config.yaml").write_text(text)
+    write.report([tmp_path / "a", tmp_path / "b"], tmp_path / "out")
+    text = (tmp_path / "out" / "report.md").read_text()
+    assert (
+        "## Differences between configs\n\n| key | a | b |\n| --- | --- | --- |\n"
+        "| model.lr | 0.1 | 0.2 |\n| model.depth | null | [1] |\n\n"
+    ) in text
+    figure = curve_figures.draw(collect.rows([tmp_path / "a", tmp_path / "b"]), "loss")
+    assert figure is not None
+    assert [label.get_text() for label in figure.legends[0].get_texts()] == ["a", "b"]
+
+
+def overlapping(texts: list[Any]) -> int:
+    """How many pairs of the texts overlap."""
+    boxes = [text.get_window_extent() for text in texts if text.get_text() and text.get_visible()]
+    return sum(a.overlaps(b) for a, b in combinations(boxes, 2))
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [0.001, 0.0011, 0.01, 0.3],
+        [0, 1e-5, 1e-4, 5e-4, 1e-3, 1e-2],
+        [0.29, 0.3],
+        [2, 4, 6],
+        [0.1],
+        [0.001 * 1.5**i for i in range(12)],
+        [0.00123 * 1.2**i for i in range(30)],
+    ],
+)
+def test_labels_do_not_overlap(values: list[float], tmp_path: Path) -> None:
+    """Ticks of lines and slices, and names of 40 characters beside the points of a front."""
+    for number, value in enumerate(values):
+        for momentum in (0.1, 0.2):
+            swept = {
+                "optimizer.lr": value,
+                "optimizer.momentum": momentum,
+                "model": "network_of_" + "my_own" * 5,
+            }
+            cost = {"val_accuracy": 0.9 + 0.003 * number, "multiply_adds": 1000 + 10 * number}
+            job(tmp_path / f"{number}-{momentum}", swept, **cost)
+    others = {"optimizer.momentum": 0.1, "model": "n"}
+    job(tmp_path / "other", {"optimizer.lr": values[0], **others})
+    job(tmp_path / "failed", {"optimizer.lr": 9.0, **others}, status="failed")
+    rows = collect.rows([tmp_path])
+    figures = sweep_figures.draw(rows)
+    groups = leaderboard.groups(rows)
+    by = "val_accuracy"
+    figures["slices"] = sweep_figures.draw_slices(groups, ["optimizer.lr"] * 4, by)
+    figures["configurations"] = sweep_figures.draw_configurations(groups, by)
+    for name, figure in figures.items():
+        figure.draw_without_rendering()
+        for axes in figure.axes:
+            for texts in (axes.get_xticklabels(), axes.get_yticklabels(), axes.texts):
+                assert overlapping(list(texts)) == 0, name
+            assert any(label.get_text() for label in axes.get_xticklabels()), name

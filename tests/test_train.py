@@ -67,6 +67,11 @@ def test_curves(run: Path) -> None:
     assert float(table[-1]["test/accuracy"]) == pytest.approx(record(run)["test_accuracy"])
 
 
+def test_figures_of_the_test(run: Path) -> None:
+    for name in ("confusion_matrix", "most_confidently_wrong"):
+        assert (run / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_tensorboard(run: Path) -> None:
     assert len(list(run.glob("events*"))) == 1  # of fit and test
     events = EventAccumulator(str(run), size_guidance={"images": 0}).Reload()
@@ -313,5 +318,5 @@ def test_epochs_are_counted_where_steps_end_the_fit(configure: Configure) -> Non
 
 def test_learns(configure: Configure) -> None:
     """The made classes are easy: from chance to nearly all right in a few epochs."""
-    result = train(configure(*SMALL, "trainer.max_epochs=5", "callbacks.test_images=null"))
+    result = train(configure(*SMALL, "trainer.max_epochs=5"))
     assert result["test_accuracy"] > 0.9

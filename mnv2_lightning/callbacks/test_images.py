@@ -1,15 +1,21 @@
-"""Figures of the test predictions in TensorBoard."""
+"""Figures of the test predictions, as PNGs and in TensorBoard."""
 
+from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from mnv2_lightning.callbacks.predictions import Predictions
+from mnv2_lightning.system.durable_files import write_bytes
 
 
 class TestImages(Callback):
-    """After a test, log the confusion matrix and the `images` most confidently wrong images."""
+    """After a test, draw the confusion matrix and the `images` most confidently wrong images.
+
+    Writes confusion_matrix.png and most_confidently_wrong.png into `trainer.default_root_dir`, and
+    the same figures to TensorBoard if it is a logger. StorageError.
+    """
 
     def __init__(self, *, images: int = 32) -> None:
         self.images = images
@@ -20,9 +26,8 @@ class TestImages(Callback):
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.predictions.on_test_epoch_end(trainer, pl_module)
-        loggers = [x for x in trainer.loggers if isinstance(x, TensorBoardLogger)]
         predicted = self.predictions.predicted
-        if predicted is None or not loggers or not trainer.is_global_zero:
+        if predicted is None or not trainer.is_global_zero:
             return
         from mnv2_lightning.reports import figures  # late: matplotlib takes a second to import
 
@@ -30,9 +35,16 @@ class TestImages(Callback):
         data = trainer.datamodule  # type: ignore[attr-defined]
         images = data.images("test")[: len(labels)]
         matrix = figures.confusion_matrix(labels, probabilities)
-        confusion = figures.draw_confusion(matrix, data.classes)
-        wrong = figures.draw_wrong(images, labels, probabilities, data.classes, count=self.images)
-        for logger in loggers:
-            board, step = logger.experiment, trainer.global_step
-            board.add_figure("test/confusion_matrix", confusion, step)
-            board.add_figure("test/most_confidently_wrong", wrong, step)
+        drawn = {
+            "confusion_matrix": figures.draw_confusion(matrix, data.classes),
+            "most_confidently_wrong": figures.draw_wrong(
+                images, labels, probabilities, data.classes, count=self.images
+            ),
+        }
+        for name, figure in drawn.items():
+            png, pixels = figures.png_and_pixels(figure)
+            write_bytes(Path(trainer.default_root_dir) / f"{name}.png", png)
+            for logger in trainer.loggers:
+                if isinstance(logger, TensorBoardLogger):
+                    board, step = logger.experiment, trainer.global_step
+                    board.add_image(f"test/{name}", pixels, step, dataformats="HWC")

@@ -1,4 +1,4 @@
-"""Rows for reports, read from result.json and metrics.csv of each run."""
+"""Rows for reports, read from the files of each run."""
 
 import csv
 from collections import Counter
@@ -8,16 +8,30 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from mnv2_lightning.runs.record import LOCK, RECORD, SWEEP, read_dict, read_record
+from mnv2_lightning.runs.record import EMPTY, LOCK, RECORD, SWEEP, read_dict, read_record
 
 Row = dict[str, Any]
+Curve = list[tuple[int, int, float]]  # step, epoch (both from 0), value
+CURVES = ("train/loss", "val/loss", "train/accuracy", "val/accuracy")
+NUMBERS = (
+    "val_accuracy",
+    "test_accuracy",
+    "test_loss",
+    "train_seconds",
+    "images_per_second",
+    "parameters",
+    "multiply_adds",
+    "epochs",
+    "peak_rss_bytes",
+)
+DICTS = ("overrides", "versions", "hardware")
 
 
 def rows(folders: Sequence[Path]) -> list[Row]:
     """A row for each run in `folders`, each of which is a run or a sweep.
 
-    A row is the run's record with `name`, `folder` and `curve`, (epoch, validation accuracy) pairs.
-    A job of a sweep without a record has the status "not started" and `overrides` None.
+    A row is the run's record with `name`, `folder` and `curves`, a Curve for each of CURVES that
+    was logged. A job of a sweep without a record has the status "not started" and `overrides` None.
     """
     found = [_row(run) for folder in folders for run in runs(folder)]
     for parts in (2, 3, 4):  # runs of several sweeps may have the same name
@@ -28,9 +42,14 @@ def rows(folders: Sequence[Path]) -> list[Row]:
     return found
 
 
+def is_run(folders: Sequence[Path]) -> bool:
+    """Whether `folders` is one run, not a sweep or several folders."""
+    return len(folders) == 1 and (folders[0] / RECORD).is_file()
+
+
 def runs(folder: Path) -> list[Path]:
     """The folder itself if it is a run, or else the jobs of a sweep in the order of their start."""
-    if (folder / RECORD).is_file():
+    if is_run([folder]):
         return [folder]
     jobs = read_dict(folder / SWEEP).get("jobs")
     known = [name for name in jobs if isinstance(name, str)] if isinstance(jobs, list) else []
@@ -40,15 +59,26 @@ def runs(folder: Path) -> list[Path]:
 
 def _row(run: Path) -> Row:
     row: Row = {"name": run.name, "folder": str(run), "status": "not started", "error": None}
-    row |= {"overrides": None, "curve": _curve(run / "metrics.csv")}
+    row |= {"overrides": None, "curves": _curves(run / "metrics.csv")}
     if not (run / RECORD).is_file():
         return row
-    record = read_record(run)
-    if "status" not in record:
+    record = {key: value for key, value in read_record(run).items() if key in EMPTY}
+    if not _is_valid(record):
         return row | {"status": "failed", "error": f"{RECORD} cannot be read"}
     if record["status"] == "running" and not _is_locked(run):
         record |= {"status": "interrupted", "error": "its process was killed"}
     return row | record
+
+
+def _is_valid(record: dict[str, Any]) -> bool:
+    """Whether it has a status, and what is formatted is of the right type."""
+    numbers = [value for key in NUMBERS if (value := record.get(key)) is not None]
+    return (
+        isinstance(record.get("status"), str)
+        and isinstance(record.get("error"), str | None)
+        and all(isinstance(record.get(key), dict | None) for key in DICTS)
+        and all(isinstance(number, int | float) and abs(number) < 2**63 for number in numbers)
+    )
 
 
 def _is_locked(run: Path) -> bool:
@@ -62,11 +92,16 @@ def _is_locked(run: Path) -> bool:
         return True
 
 
-def _curve(path: Path) -> list[tuple[int, float]]:
-    """(epoch, validation accuracy) pairs; empty if the file cannot be read."""
+def _curves(path: Path) -> dict[str, Curve]:
+    """The curves in metrics.csv; empty if the file cannot be read."""
+    curves: dict[str, Curve] = {}
     try:
         with path.open(newline="", encoding="utf-8") as stream:
-            read = [(row.get("epoch"), row.get("val/accuracy")) for row in csv.DictReader(stream)]
-        return [(int(epoch) + 1, float(value)) for epoch, value in read if epoch and value]
-    except (OSError, ValueError, csv.Error):
-        return []
+            for row in csv.DictReader(stream):
+                for name in CURVES:
+                    if value := row.get(name):
+                        point = (int(row["step"]), int(row["epoch"]), float(value))
+                        curves.setdefault(name, []).append(point)
+    except (OSError, LookupError, TypeError, ValueError, csv.Error):
+        return {}
+    return curves

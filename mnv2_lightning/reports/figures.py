@@ -1,10 +1,12 @@
 """Figures of arrays, as matplotlib figures."""
 
+import io
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 INK, RED, GREY = "#1f2937", "#c2410c", "#94a3b8"
@@ -13,13 +15,36 @@ INK, RED, GREY = "#1f2937", "#c2410c", "#94a3b8"
 def chart(
     width: float, height: float, *, panels: int = 1, sharey: bool = False
 ) -> tuple[Figure, list[Axes]]:
-    """A figure of `width` x `height` inches with `panels` side by side, in the shared style."""
-    figure = Figure(figsize=(width, height), layout="constrained", dpi=120)
-    found = list(figure.subplots(1, panels, squeeze=False, sharey=sharey)[0])
-    for axes in found:
+    """A figure of `width` inches with `panels`, three in a row of `height`, in the shared style."""
+    columns = min(panels, 3)
+    rows = -(-panels // columns)
+    figure = Figure(figsize=(width, height * rows), layout="constrained", dpi=120)
+    found = list(figure.subplots(rows, columns, squeeze=False, sharey=sharey).flat)
+    for axes in found[panels:]:
+        axes.remove()
+    for axes in found[:panels]:
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.25)
-    return figure, found
+    return figure, found[:panels]
+
+
+def legend_below(figure: Figure, *, title: str | None = None) -> None:
+    """A legend of the first axes below them, by which the figure becomes higher."""
+    handles, names = figure.axes[0].get_legend_handles_labels()
+    labels = [cut(name) for name in names]
+    width, height = figure.get_size_inches()
+    columns = max(1, min(len(labels), int(width / (0.6 + 0.07 * max(map(len, labels))))))
+    rows = -(-len(labels) // columns) + (title is not None)
+    figure.set_size_inches(width, height + 0.18 * rows)
+    style: dict[str, Any] = {"fontsize": 8, "title_fontsize": 8, "frameon": False}
+    figure.legend(handles, labels, loc="outside lower center", title=title, ncols=columns, **style)
+
+
+def cut(name: str, length: int = 88) -> str:
+    """`name` without its middle, if it is longer."""
+    if len(name) <= length:
+        return name
+    return f"{name[: length // 2]}…{name[-(length // 2 - 1) :]}"
 
 
 def confusion_matrix(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
@@ -40,9 +65,8 @@ def draw_confusion(matrix: np.ndarray, classes: Sequence[str]) -> Figure:
         if number:
             colour = "white" if errors[row, column] > errors.max() / 2 else INK
             weight = "bold" if row == column else "normal"
-            axes.annotate(
-                number, (column, row), ha="center", va="center", color=colour, weight=weight, size=9
-            )
+            style: dict[str, Any] = {"ha": "center", "va": "center", "color": colour}
+            axes.text(column, row, f"{number}", weight=weight, size=9, **style)
     places, turned = range(len(classes)), 45 if max(map(len, classes)) > 2 else 0
     axes.set_xticks(places, classes, rotation=turned, ha="right" if turned else "center")
     axes.set_yticks(places, classes)
@@ -65,21 +89,34 @@ def draw_wrong(
     predicted, confidence = probabilities.argmax(1), probabilities.max(1)
     wrong = np.flatnonzero(predicted != labels)
     shown = wrong[np.argsort(-confidence[wrong])][:count]
-    columns = max(3, round((2 * count) ** 0.5))  # wider than high
+    columns = max(5, round((2 * count) ** 0.5))  # wider than high, and as the title
     rows = max(1, -(-len(shown) // columns))
-    figure = Figure(figsize=(1.35 * columns, 1.55 * rows + 0.5), layout="constrained", dpi=110)
-    figure.suptitle("Most confidently wrong: true class, predicted class, its probability")
-    grid = figure.subplots(rows, columns, squeeze=False)
-    for axes in grid.flat:
-        axes.axis("off")
-    for axes, index in zip(grid.flat, shown, strict=False):
-        axes.imshow(images[index], cmap="gray_r", vmin=0, vmax=255)
+    # All images in one, as axes for each take a second. Distances are in pixels of the images.
+    side = images.shape[1]
+    right, down = side + 8, side + 14  # to the next image
+    canvas = np.zeros((rows * down, columns * right), np.uint8)
+    figure = Figure(figsize=(1.35 * columns, 1.55 * rows + 0.5), dpi=110)
+    axes = figure.add_axes((0, 0, 1, 1.55 * rows / (1.55 * rows + 0.5)))
+    axes.axis("off")
+    for place, index in enumerate(shown):
+        y, x = 13 + place // columns * down, 4 + place % columns * right
+        canvas[y : y + side, x : x + side] = images[index]
         true, guess = classes[labels[index]], classes[predicted[index]]
-        title = f"{true}, not {guess} ({confidence[index]:.0%})"
-        axes.set_title(title, fontsize=8, color=RED, pad=2)
+        between = "\n" if len(true + guess) > 2 else " "
+        title = f"{true},{between}not {guess} ({confidence[index]:.0%})"
+        axes.text(x + side / 2, y - 1.5, title, fontsize=8, color=RED, ha="center", va="bottom")
     if not len(shown):
-        grid.flat[0].text(0, 0.5, "none is wrong")
+        axes.text(4, 13, "none is wrong")
+    axes.imshow(canvas, cmap="gray_r", vmin=0, vmax=255, aspect="auto")
+    figure.suptitle("Most confidently wrong: true class, predicted class, its probability")
     return figure
+
+
+def png_and_pixels(figure: Figure) -> tuple[bytes, np.ndarray]:
+    """The figure as a PNG and as (H, W, 4) uint8, drawn once."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.print_png(png := io.BytesIO())
+    return png.getvalue(), np.asarray(canvas.buffer_rgba())
 
 
 def draw_collapse(

@@ -36,7 +36,8 @@ class Group:
 
     def curve(self) -> list[tuple[int, float]]:
         """(epoch, mean validation accuracy) of the epochs that all runs have."""
-        curves = [dict(run["curve"]) for run in self.runs]
+        found = [run["curves"].get("val/accuracy", []) for run in self.runs]
+        curves = [{epoch + 1: value for _, epoch, value in curve} for curve in found]
         epochs = [e for e in curves[0] if all(e in curve for curve in curves)]
         return [(epoch, mean(curve[epoch] for curve in curves)) for epoch in epochs]
 

@@ -9,15 +9,23 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, MaxNLocator, PercentFormatter
+from matplotlib.ticker import (
+    EngFormatter,
+    LogLocator,
+    MaxNLocator,
+    PercentFormatter,
+    StrMethodFormatter,
+)
+from matplotlib.transforms import Bbox
 
-from mnv2_lightning.reports import leaderboard
+from mnv2_lightning.reports import curve_figures, leaderboard
 from mnv2_lightning.reports.collect import Row
-from mnv2_lightning.reports.figures import GREY, INK, RED, chart
+from mnv2_lightning.reports.figures import GREY, INK, RED, chart, cut, legend_below
 from mnv2_lightning.reports.leaderboard import SEED, Group, short, value
 from mnv2_lightning.runs.config import short_value
 
 MANY = 12  # a grid has at most as many values of a key; more curves have no legend
+MOST = 24  # configurations in a figure
 COSTS = {"multiply-adds an image": "multiply_adds", "parameters": "parameters"}
 BELOW: dict[str, Any] = {"xytext": (6, -4), "ha": "left", "va": "top"}  # of a point, to its right
 ABOVE: dict[str, Any] = {"xytext": (-6, 4), "ha": "right", "va": "bottom"}  # to its left
@@ -43,12 +51,20 @@ def draw(rows: Sequence[Row], search: dict[str, Any] | None = None) -> dict[str,
         drawn["lines"] = draw_lines(measured, keys, numeric, by)
     elif measured and numeric:
         drawn["slices"] = draw_slices(measured, numeric, by)
+    elif len(measured) > 1:
+        drawn["configurations"] = draw_configurations(measured, by)
     costed = [g for g in measured if None not in map(g.mean, COSTS.values())]
     if any(len({group.mean(key) for group in costed}) > 1 for key in COSTS.values()):
         drawn["costs"] = draw_costs(costed, by)
     curves = {group.name: curve for group in groups if (curve := group.curve())}
-    if max(map(len, curves.values()), default=0) > 1:
+    has_seeds = len(groups) < len(leaderboard.finished(rows))
+    if max(map(len, curves.values()), default=0) > 1 and (has_seeds or len(rows) > MANY):
         drawn["curves"] = draw_curves(curves)
+    for metric in ("loss", "accuracy") if len(rows) <= MANY else ():
+        if "curves" in drawn and metric == "accuracy":
+            continue
+        if (figure := curve_figures.draw(rows, metric)) is not None:
+            drawn[metric] = figure
     return drawn
 
 
@@ -81,21 +97,36 @@ def draw_lines(
         points = [(place, g.mean(by), g.spread(by)) for place, g in sorted(lines[name].items())]
         places, means, spreads = np.array(points, float).T
         axes.errorbar(places, means, spreads, label=short_value(str(name)), color=colour, **style)
-    _scale_x(axes, [group.values[x] for group in groups])
+    _scale_x(axes, [group.values[x] for group in groups], width=5)
     if line:
-        axes.legend(title=short(line), frameon=False)
+        legend_below(figure, title=short(line))
     return figure
 
 
 def draw_slices(groups: Sequence[Group], keys: Sequence[str], by: str) -> Figure:
     """Accuracy over each of `keys`, whatever the others: a panel for each, a point for a group."""
-    names, width = map(short, keys), 4.4 * len(keys)
-    figure, panels = _accuracy_over(*names, label=METRICS[by], width=width, height=3.8)
+    names, width = map(short, keys), 4 * min(3, len(keys))
+    figure, panels = _accuracy_over(*names, label=METRICS[by], width=width, height=3.4)
     for axes, key in zip(panels, keys, strict=True):
         x = [group.values[key] for group in groups]
         axes.scatter(x, [group.mean(by) or 0.0 for group in groups], color=RED, s=28, alpha=0.8)
-        if _is_log(x):
-            axes.set_xscale("log")
+        _scale_x(axes, x, width=3.2)
+    return figure
+
+
+def draw_configurations(groups: Sequence[Group], by: str) -> Figure:
+    """Accuracy of the best MOST groups, a row for each; bars are standard deviations over seeds."""
+    shown = groups[:MOST][::-1]  # the best at the top
+    names = [textwrap.fill(cut(group.name, 96), 40) for group in shown]
+    lines = sum(name.count("\n") + 1 for name in names)
+    figure, (axes,) = chart(7.4, 0.2 * lines + 0.14 * len(shown) + 0.9)
+    points = [(group.mean(by), group.spread(by)) for group in shown]
+    means, spreads = np.array(points, float).T  # None becomes NaN, for which no bar is drawn
+    axes.errorbar(means, range(len(shown)), xerr=spreads, fmt="o", color=RED, capsize=3)
+    axes.set_yticks(range(len(shown)), names, fontsize=8)
+    axes.set_ylim(-0.6, len(shown) - 0.4)
+    axes.xaxis.set(major_locator=MaxNLocator(3), major_formatter=PercentFormatter(1, symbol=" %"))
+    axes.set_xlabel(METRICS[by] + (f", the best {MOST}" if len(groups) > MOST else ""))
     return figure
 
 
@@ -110,14 +141,29 @@ def draw_costs(groups: Sequence[Group], by: str) -> Figure:
         style: dict[str, Any] = {"color": RED, "marker": "o", "markersize": 6, "linewidth": 1.4}
         label = "Pareto front: the best for its cost"
         axes.plot(costs[front], accuracies[front], label=label, **style)
-        for i in front[:MANY]:  # the text is beside a line that rises
+        for i in front[::-1]:  # the text is beside a line that rises
             place = BELOW if costs[i] <= (costs.min() + costs.max()) / 2 else ABOVE
-            text, point = textwrap.fill(groups[i].name, 28), (costs[i], accuracies[i])
+            text, point = textwrap.fill(cut(groups[i].name, 80), 28), (costs[i], accuracies[i])
             axes.annotate(text, point, textcoords="offset points", fontsize=8, color=INK, **place)
         axes.margins(x=0.16, y=0.12)
         axes.xaxis.set(major_locator=MaxNLocator(5), major_formatter=EngFormatter())
-    panels[0].legend(loc="lower right", fontsize=8, frameon=False)
+    legend_below(figure)
+    _remove_overlapping(figure)
     return figure
+
+
+def _remove_overlapping(figure: Figure) -> None:
+    """Remove each annotation that overlaps an earlier one of its axes, or leaves the figure."""
+    figure.draw_without_rendering()  # the layout
+    for axes in figure.axes:
+        kept: list[Bbox] = []
+        for text in list(axes.texts):
+            box = text.get_window_extent()
+            is_inside = figure.bbox.containsx(box.x0) and figure.bbox.containsx(box.x1)
+            if is_inside and not box.count_overlaps(kept):
+                kept.append(box)
+            else:
+                text.remove()
 
 
 def draw_curves(curves: Mapping[str, Sequence[tuple[int, float]]]) -> Figure:
@@ -126,11 +172,19 @@ def draw_curves(curves: Mapping[str, Sequence[tuple[int, float]]]) -> Figure:
     has_legend = len(curves) <= MANY
     colours = [RED, *(_colours(len(curves) - 1) if has_legend else [GREY] * (len(curves) - 1))]
     for place, (name, curve) in enumerate(curves.items()):
-        label = name if place == 0 or has_legend else None
-        style: dict[str, Any] = {"color": colours[place], "marker": "o", "markersize": 3}
-        axes.plot(*np.transpose(curve), label=label, zorder=3 - place / len(curves), **style)
+        is_thick = place == 0 or has_legend
+        style: dict[str, Any] = (
+            {"linewidth": 1.6, "marker": "o"} if is_thick else {"linewidth": 0.8}
+        )
+        style |= {"color": colours[place], "markersize": 3}
+        axes.plot(
+            *np.transpose(curve),
+            label=name if is_thick else None,
+            zorder=3 - place / len(curves),
+            **style,
+        )
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.legend(fontsize=8, frameon=False, loc="lower right")
+    legend_below(figure)
     return figure
 
 
@@ -150,7 +204,7 @@ def draw_history(
         y = np.maximum(y, bottom + margin / 2)
         axes.scatter(x, y, marker="x", color=GREY, s=30, label="pruned (or lower)")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.legend(frameon=False, fontsize=8)
+    legend_below(figure)
     return figure
 
 
@@ -161,8 +215,7 @@ def draw_importances(shares: Mapping[str, float]) -> Figure:
     bars = axes.barh(names, values, color=RED)
     axes.bar_label(bars, fmt=lambda share: f"{100 * share:.0f} %", padding=3)
     axes.grid(visible=False)
-    axes.xaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
-    axes.set(xlabel="share of what the parameters explain (PED-ANOVA)", xlim=(0, 1.1))
+    axes.set(xlabel="importance (PED-ANOVA)", xlim=(0, 1.1), xticks=[])
     return figure
 
 
@@ -183,19 +236,32 @@ def _colours(count: int) -> np.ndarray:
     return colormaps["viridis"](np.linspace(0.05, 0.85, count))
 
 
-def _is_log(x: Sequence[float]) -> bool:
-    return min(x) > 0 and max(x) >= 8 * min(x)
+def _scale_x(axes: Axes, x: Sequence[float], *, width: float) -> None:
+    """Log scale for a wide range. A tick at each of a few values, labelled if there is room.
 
-
-def _scale_x(axes: Axes, x: Sequence[float]) -> None:
-    """Log scale for a wide range; a tick at each value, with a label if there is room for it."""
+    `width`: of the axes in inches.
+    """
     values = sorted(set(x))
-    axes.set_xscale("log" if _is_log(values) else "linear")
-    places = np.log(values) if _is_log(values) else np.array(values, float)
-    labels, last = [], -inf
-    for number, place in zip(values, places, strict=True):
-        is_free = place - last >= (places[-1] - places[0]) / 12
-        labels.append(f"{number:g}" if is_free else "")
-        last = place if is_free else last
-    axes.set_xticks(values, labels)
+    positive = [value for value in values if value > 0]
+    is_log = bool(positive) and values[0] >= 0 and positive[-1] >= 8 * positive[0]
+    if is_log and values[0] == 0:
+        axes.set_xscale("symlog", linthresh=positive[0])
+    elif is_log:
+        axes.set_xscale("log")
     axes.minorticks_off()
+    if len(values) > MANY:
+        decades = np.log10(positive[-1] / positive[0]) if is_log else 0
+        subs = (1, 2, 5) if decades < 1.5 else (1, 3) if decades < 3 else (1,)
+        locator = LogLocator(subs=subs) if is_log else MaxNLocator(5)
+        axes.xaxis.set(major_locator=locator, major_formatter=StrMethodFormatter("{x:g}"))
+        return
+    places = axes.xaxis.get_transform().transform(np.array(values, float))
+    inches = width * (places - places[0]) / ((places[-1] - places[0]) or 1)
+    labels, end = [], -inf  # of the last label
+    for number, place in zip(values, inches, strict=True):
+        text = f"{number:.4g}"
+        half = 0.045 * len(text) + 0.04
+        is_free = place - half > end
+        labels.append(text if is_free else "")
+        end = place + half if is_free else end
+    axes.set_xticks(values, labels)

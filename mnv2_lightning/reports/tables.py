@@ -1,5 +1,7 @@
 """Results as text: of runs, sweeps, searches, evaluations, and devices."""
 
+import json
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,22 @@ from mnv2_lightning.reports import leaderboard
 from mnv2_lightning.reports.collect import Row
 from mnv2_lightning.runs.config import saves_checkpoints
 
-Section = tuple[str, list[str], list[list[str]]]  # title, head, rows
+Section = tuple[str, list[str], list[list[str]]]  # title, head (empty: no head), rows
+
+
+class Link(str):
+    """The text of a cell that leads to `target`, a relative URL."""
+
+    target: str
+
+
+def link(text: str, target: str | None) -> str:
+    """`text`, as a Link if there is a target."""
+    if target is None:
+        return text
+    made = Link(text)
+    made.target = target
+    return made
 
 
 def start(record: dict[str, Any], accelerator: str, cfg: DictConfig) -> str:
@@ -77,17 +94,22 @@ def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    cells = [[cell.replace("|", "\\|") for cell in row] for row in rows]
+    cells = [[_markdown_cell(cell) for cell in row] for row in rows]
     return "\n".join(f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *cells))
+
+
+def _markdown_cell(cell: str) -> str:
+    text = cell.replace("|", "\\|").replace("\n", " ")
+    return f"[{text}]({cell.target})" if isinstance(cell, Link) else text
 
 
 def markdown_section(section: Section) -> str:
     title, head, rows = section
-    return f"## {title}\n\n{markdown_table(head, rows)}"
+    return f"## {title}\n\n{markdown_table(head or [''] * len(rows[0]), rows)}"
 
 
 def sections(rows: Sequence[Row]) -> list[Section]:
-    """The tables of a report; the leaderboard comes first."""
+    """The tables of a report on several runs; the leaderboard comes first."""
     found = [_leaderboard(rows), _runs(rows)]
     if failed := failed_rows(rows):
         found.insert(1, ("Did not finish", ["run", "status", "reason"], failed))
@@ -104,6 +126,8 @@ def _leaderboard(rows: Sequence[Row]) -> Section:
     cells = []
     for group in leaderboard.groups(rows):
         row = [leaderboard.text(group.values[key]) for key in keys] or [group.name]
+        if len(group.runs) == 1:
+            row[0] = link(row[0], group.runs[0].get("link"))
         accuracies = "val_accuracy", "test_accuracy"
         row += [_share(group.mean(key), group.spread(key)) for key in accuracies]
         row += [str(len(group.runs)), _number(group.mean("train_seconds"), ",.1f", " s")]
@@ -119,7 +143,8 @@ def _runs(rows: Sequence[Row]) -> Section:
     head += ["training", "images/s", "epochs"]
     cells = []
     for run in rows:
-        row = [run["name"], *(leaderboard.text(leaderboard.value(run, key)) for key in keys)]
+        row = [link(run["name"], run.get("link"))]
+        row += [*(leaderboard.text(leaderboard.value(run, key)) for key in keys)]
         row += [run["status"], _share(run.get("val_accuracy")), _share(run.get("test_accuracy"))]
         row += [_number(run.get("train_seconds"), ",.1f", " s")]
         row += [_number(run.get(key), ",.0f") for key in ("images_per_second", "epochs")]
@@ -130,10 +155,14 @@ def _runs(rows: Sequence[Row]) -> Section:
 def failed_rows(rows: Sequence[Row]) -> list[list[str]]:
     """Name, status and reason, in one line, of each run that did not finish."""
     return [
-        [row["name"], row["status"], " ".join((row["error"] or "-").split())]
+        [link(row["name"], row.get("link")), row["status"], _error(row)]
         for row in rows
         if row["status"] != "finished"
     ]
+
+
+def _error(row: Row) -> str:
+    return " ".join((row["error"] or "-").split())
 
 
 def summary(rows: Sequence[Row]) -> str:
@@ -144,11 +173,85 @@ def summary(rows: Sequence[Row]) -> str:
     return f"{len(leaderboard.finished(rows))} of {len(rows)} runs finished. {order}"
 
 
-def report(rows: Sequence[Row], title: str, figures: Sequence[str]) -> str:
-    """The report in Markdown. `figures`: names of PNG files in the same folder."""
-    first, *others = map(markdown_section, sections(rows))
-    pngs = [f"![{name}]({name}.png)" for name in figures]
-    return "\n\n".join([f"# {title}", summary(rows), first, *pngs, *others]) + "\n"
+def differences(rows: Sequence[Row], configs: Sequence[dict[str, Any]]) -> list[Section]:
+    """The keys in which the flat configs of the runs differ, if they do, a column for each run."""
+    keys = dict.fromkeys(key for config in configs for key in config)
+    cells = [[key, *(_yaml(config.get(key)) for config in configs)] for key in keys]
+    cells = [row for row in cells if len(set(row[1:])) > 1]
+    head = ["key", *(row["name"] for row in rows)]
+    return [("Differences between configs", head, cells)] if cells else []
+
+
+def _yaml(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def run_summary(row: Row) -> str:
+    """The status of a run, and its error if there is one."""
+    return f"Status: {row['status']}" + (f" ({_error(row)})" if row["error"] else "")
+
+
+def run_sections(row: Row) -> list[Section]:
+    """The result, the environment and the overrides of a run."""
+    memory = row.get("peak_rss_bytes")
+    result = [
+        ("test accuracy", _share(row.get("test_accuracy"))),
+        ("test loss", _number(row.get("test_loss"), ".4f")),
+        ("validation accuracy", _share(row.get("val_accuracy"))),
+        ("tested checkpoint", row.get("tested_checkpoint")),
+        ("parameters", _number(row.get("parameters"), ",")),
+        ("multiply-adds an image", _number(row.get("multiply_adds"), ",")),
+        ("epochs", _number(row.get("epochs"), ",")),
+        ("training", _number(row.get("train_seconds"), ",.1f", " s")),
+        ("images a second", _number(row.get("images_per_second"), ",.0f")),
+        ("peak memory", _number(memory and memory / 1e9, ".2f", " GB")),
+        ("precision", row.get("precision")),
+        ("seed", row.get("seed")),
+    ]
+    overrides = (row["overrides"] or {}).items()
+    values = [(key, _yaml(value)) for key, value in overrides]
+    hardware, versions = row.get("hardware") or {}, row.get("versions") or {}
+    gpus = found if isinstance(found := hardware.get("gpus"), list) else []
+    names = [gpu.get("name") for gpu in gpus if isinstance(gpu, dict)]
+    environment = [
+        ("command", row.get("command")),
+        ("git commit", row.get("git_commit")),
+        *((key, hardware.get(key)) for key in ("system", "cpu", "cores", "threads")),
+        ("gpus", ", ".join(map(str, names))),
+        ("versions", ", ".join(f"{name} {version}" for name, version in versions.items())),
+    ]
+    parts = ("Result", result), ("Environment", environment), ("Overrides", values)
+    return [
+        (title, [], cells)
+        for title, pairs in parts
+        if (cells := [[key, str(x)] for key, x in pairs if x not in (None, "", "-")])
+    ]
+
+
+def markdown(
+    title: str,
+    *,
+    summary: str,
+    sections: Sequence[Section],
+    figures: Sequence[tuple[str, str]],
+    config: str,
+) -> str:
+    """A report in Markdown. `figures`: the title and relative URL of each; `config`: YAML."""
+    tables = [*map(markdown_section, sections)]
+    images = [f"![{name}]({url})" for name, url in figures]
+    parts = [f"# {title}", summary, *tables[:1], *images, *tables[1:]]
+    if config:
+        code = textwrap.indent(config, "    ")
+        parts.append(f"<details><summary>Configuration</summary>\n\n{code}\n</details>")
+    return "\n\n".join(parts) + "\n"
+
+
+def run(row: Row) -> str:
+    """The summary and the result of a run."""
+    lines = [
+        f"  {key:<22}  {value}" for _, _, cells in run_sections(row)[:1] for key, value in cells
+    ]
+    return "\n".join([run_summary(row), *lines])
 
 
 def per_class(matrix: np.ndarray, classes: Sequence[str]) -> list[dict[str, Any]]:

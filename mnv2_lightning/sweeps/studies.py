@@ -4,7 +4,7 @@ import uuid
 import warnings
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,16 @@ def check(cfg: DictConfig) -> None:
             raise ConfigError(f"{key}: {one_line(error.__cause__ or error)}") from error
 
 
+def check_base(cfg: DictConfig, folder: Path, base: dict[str, Any]) -> None:
+    """ConfigError: the study is there already and has another `base`, see `open_study`."""
+    if cfg.search.storage is None and not (folder / "study.db").is_file():
+        return
+    name = _study_name(cfg, folder)
+    with _database_errors(), suppress(KeyError):  # KeyError: there is no such study
+        study = optuna.load_study(study_name=name, storage=_storage(cfg.search.storage, folder))
+        _require_base(name, study.user_attrs.get("base", base), base)
+
+
 def open_study(cfg: DictConfig, folder: Path, base: dict[str, Any]) -> optuna.Study:
     """Create or load the study. `base`: the search space, and the config that all trials share.
 
@@ -59,30 +69,42 @@ def open_study(cfg: DictConfig, folder: Path, base: dict[str, Any]) -> optuna.St
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     make_folder(folder / TRIAL_LOCKS)
-    with lock_study(folder):
-        try:
-            study = optuna.create_study(
-                study_name=str(cfg.search.name or folder.name),
-                storage=_storage(cfg.search.storage, folder),
-                pruner=instantiate(cfg.search.pruner),
-                direction="maximize",
-                load_if_exists=True,
-            )
-        except Exception as error:
-            # Without the error's text, in which the URL may show a password.
-            raise ConfigError(f"search.storage: cannot be used ({type(error).__name__})") from error
-        before = study.user_attrs.get("base")
-        if before is None:
+    with lock_study(folder), _database_errors():
+        study = optuna.create_study(
+            study_name=_study_name(cfg, folder),
+            storage=_storage(cfg.search.storage, folder),
+            pruner=instantiate(cfg.search.pruner),
+            direction="maximize",
+            load_if_exists=True,
+        )
+        if "base" not in study.user_attrs:
             study.set_user_attr("base", base)
-            return study
+        _require_base(study.study_name, study.user_attrs["base"], base)
+    return study
+
+
+@contextmanager
+def _database_errors() -> Iterator[None]:
+    """ConfigError in place of any error of a database, whose text may show the URL's password."""
+    try:
+        yield
+    except ConfigError:
+        raise
+    except Exception as error:
+        raise ConfigError(f"search.storage: cannot be used ({type(error).__name__})") from error
+
+
+def _study_name(cfg: DictConfig, folder: Path) -> str:
+    return str(cfg.search.name or folder.name)
+
+
+def _require_base(name: str, before: dict[str, Any], base: dict[str, Any]) -> None:
     # The space comes first, as a change of it also changes which keys are shared.
     changed = sorted(differences(before, base), key=lambda x: not x[0].startswith("search.space."))
     for key, old, new in changed:
         raise ConfigError(
-            f"search.name={study.study_name}: is a search with {key}={old}, not {new}; take "
-            "another name"
+            f"search.name={name}: is a search with {key}={old}, not {new}; take another name"
         )
-    return study
 
 
 @cache
@@ -237,7 +259,12 @@ def summary(study: optuna.Study, name: str) -> dict[str, Any]:
     }
 
 
-def _importances(study: optuna.Study) -> dict[str, float]:
+def _importances(study: optuna.Study) -> dict[str, float] | None:
+    """None if Optuna warns that it cannot tell them, such as of trials with equal values."""
     with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        return optuna.importance.get_param_importances(study)
+        try:
+            return optuna.importance.get_param_importances(study)
+        except UserWarning:
+            return None

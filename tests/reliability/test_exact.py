@@ -54,7 +54,7 @@ def test_without_our_order_of_batches_a_resume_differs(
     monkeypatch.setattr(MNISTDataModule, "_loader", stock)
     monkeypatch.setattr(ExactResume, "on_train_epoch_start", lambda *args: None)
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    train(configure(*SMALL, "callbacks.test_images=null", run_dir=whole))
+    train(configure(*SMALL, run_dir=whole))
     cut_after_one_epoch(configure, cut, "callbacks.test_images=null")
     train(resumed(cut))
     weight = "network.stem.conv.weight"

@@ -150,7 +150,7 @@ def test_a_run_that_was_cut(
     tick = Tick(Clock())
     monkeypatch.setattr("lightning.pytorch.callbacks.timer.time", tick.clock)
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    overrides = (*SMALL, *AUGMENTED, "callbacks.test_images=null", "logger=csv", *WAYS[way])
+    overrides = (*SMALL, *AUGMENTED, *WAYS[way])
     expected = train(configure(*overrides, run_dir=whole), [tick])
     result = cut_and_resumed(configure(*overrides, run_dir=cut), tick)
     measured = ("status", "epochs", "test_accuracy", "test_loss", "val_accuracy")
