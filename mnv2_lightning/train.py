@@ -16,6 +16,7 @@ from mnv2_lightning.cli import composing, from_python
 from mnv2_lightning.cli.command import Command, Job
 from mnv2_lightning.runs import config, folder, stored_config
 from mnv2_lightning.runs.record import Record, read_record
+from mnv2_lightning.schema.check import check_batches, has_idx_files
 from mnv2_lightning.schema.errors import ConfigError, Diverged, RankError
 from mnv2_lightning.sweeps import manifest
 from mnv2_lightning.system import durable_files, processes, ranks
@@ -74,7 +75,8 @@ def fit_and_test(cfg: DictConfig, more_callbacks: Sequence["Callback"] = ()) -> 
         classifier = build.build_classifier(cfg, network)
         callbacks = [*build.build_callbacks(cfg), *more_callbacks]
         trainer = build.build_trainer(cfg, callbacks, build.build_loggers(cfg, purge_step))
-        costs = complexity.measure(network, in_channels=1, image_size=cfg.data.image_size)
+        in_channels, image_size = build.channels_of(cfg), cfg.data.image_size
+        costs = complexity.measure(network, in_channels=in_channels, image_size=image_size)
         record.update(
             precision=trainer.precision,
             seed=cfg.seed,
@@ -84,7 +86,8 @@ def fit_and_test(cfg: DictConfig, more_callbacks: Sequence["Callback"] = ()) -> 
         )
         if is_first:
             log.info("%s", tables.start(record.data, trainer.accelerator.name(), cfg))
-        datamodule.setup()  # before the clock starts: a download is not training
+        if has_idx_files(cfg.data):  # before the clock starts: a download is not training
+            datamodule.setup()
         try:
             trainer.fit(classifier, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)
         finally:
@@ -244,19 +247,35 @@ def check_job(job: Job) -> None:
     config.require_inside(config.plain(cfg))
 
     from mnv2_lightning import build
-    from mnv2_lightning.data import idx_files
-    from mnv2_lightning.schema.check import check_batches
     from mnv2_lightning.schema.targets import check_targets
     from mnv2_lightning.system import accelerators, warning_filters
 
-    idx_files.require_folder(cfg.data.dir)
+    images = _training_images(cfg)
     accelerators.check_accelerator("trainer.accelerator", cfg.trainer.accelerator)
     check_targets(config.plain(cfg))
     warning_filters.install()
     devices = build.build_trainer(cfg, [], []).world_size
     _check_processes(job)
-    check_batches(config.plain(cfg), devices, needs_two=build.check_parts(cfg))
+    needs_two = build.check_parts(cfg)
+    if images is not None:
+        check_batches(config.plain(cfg), images, devices, needs_two=needs_two)
     _check_epochs(cfg)
+
+
+def _training_images(cfg: DictConfig) -> int | None:
+    """Number of training images; None if it is not known. ConfigError, DataError."""
+    from mnv2_lightning.data import idx_files, sets
+
+    data = cfg.data
+    if not has_idx_files(data):
+        return None
+    idx_files.require_folder(data.dir)
+    if data.dataset in sets.DATA_SETS:  # it may have to be downloaded
+        return sets.TRAIN
+    count, side, _ = idx_files.load(data.dataset, data.dir, len(data.classes))["train-images"].shape
+    if data.crop > side:
+        raise ConfigError(f"data.crop={data.crop}: must be less than or equal to {side}")
+    return count
 
 
 def _check_processes(job: Job) -> None:

@@ -9,7 +9,10 @@ from mnv2_lightning.callbacks.predictions import Predictions
 
 
 class TestImages(Callback):
-    """After a test, log the confusion matrix and the `images` most confidently wrong images."""
+    """After a test, log the confusion matrix and the `images` most confidently wrong images.
+
+    The wrong images need a data module with the method `images(split)`, as MNISTDataModule has.
+    """
 
     def __init__(self, *, images: int = 32) -> None:
         self.images = images
@@ -28,11 +31,14 @@ class TestImages(Callback):
 
         labels, probabilities = predicted.labels, predicted.probabilities
         data = trainer.datamodule  # type: ignore[attr-defined]
-        images = data.images("test")[: len(labels)]
+        classes = pl_module.hparams["data"]["classes"]
         matrix = figures.confusion_matrix(labels, probabilities)
-        confusion = figures.draw_confusion(matrix, data.classes)
-        wrong = figures.draw_wrong(images, labels, probabilities, data.classes, count=self.images)
+        drawn = {"confusion_matrix": figures.draw_confusion(matrix, classes)}
+        if hasattr(data, "images"):
+            images = data.images("test")[: len(labels)]
+            drawn["most_confidently_wrong"] = figures.draw_wrong(
+                images, labels, probabilities, classes, count=self.images
+            )
         for logger in loggers:
-            board, step = logger.experiment, trainer.global_step
-            board.add_figure("test/confusion_matrix", confusion, step)
-            board.add_figure("test/most_confidently_wrong", wrong, step)
+            for name, figure in drawn.items():
+                logger.experiment.add_figure(f"test/{name}", figure, trainer.global_step)

@@ -20,6 +20,7 @@ import numpy as np
 from filelock import AcquireReturnProxy, FileLock, Timeout
 from platformdirs import user_cache_path
 
+from mnv2_lightning.data import unlisted
 from mnv2_lightning.data.sets import DATA_DIR, DATA_SETS, IdxFile
 from mnv2_lightning.schema.errors import ConfigError, DataError, StorageError, empty
 from mnv2_lightning.system.durable_files import remove_unfinished, write_bytes
@@ -32,16 +33,19 @@ GZIP = b"\x1f\x8b"  # the first bytes of a file
 MAX_BYTES = 50_000_000  # of a download; the largest file has 47 MB, and 10 MB as .gz
 
 
-def load(dataset: str, directory: str | None) -> dict[str, np.ndarray]:
+def load(dataset: str, directory: str | None, classes: int = 10) -> dict[str, np.ndarray]:
     """The uint8 arrays of `dataset`: train-images (60000, 28, 28), train-labels (60000,), ...
 
     The files may be raw or .gz and have any name, in `directory`, in its subfolder named after the
     data set, or in the one of torchvision. Files that are missing, or whose size or SHA-256 is
     wrong, are downloaded into the first subfolder. `directory` None: the user's cache folder.
-    ConfigError: no such folder. DataError: a file cannot be downloaded.
+    See `unlisted.load` for a data set that is not in `sets.py`. ConfigError: no such folder.
+    DataError: a file cannot be downloaded.
     """
     require_folder(directory)
     root = Path(directory).expanduser() if directory else user_cache_path("mnv2_lightning")
+    if dataset not in DATA_SETS:
+        return unlisted.load(dataset, root, classes)
     files = DATA_SETS[dataset].files
     raw = _read_all(dataset, root)
     if len(raw) < len(files):

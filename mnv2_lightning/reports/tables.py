@@ -16,8 +16,9 @@ Section = tuple[str, list[str], list[list[str]]]  # title, head, rows
 
 def start(record: dict[str, Any], accelerator: str, cfg: DictConfig) -> str:
     """The start of a run: network, data, device, costs."""
+    data = cfg.data.get("dataset") or cfg.data._target_.rpartition(".")[2]
     lines = [
-        f"{cfg.model._target_.rpartition('.')[2]} on {cfg.data.dataset}, {accelerator}, "
+        f"{cfg.model._target_.rpartition('.')[2]} on {data}, {accelerator}, "
         f"{record['precision']}, seed {record['seed']}",
         f"  parameters     {record['parameters']:,}",
     ]
@@ -182,8 +183,9 @@ def evaluation(result: dict[str, Any]) -> str:
     for row in result["classes"]:
         shares = [_share(row[key]) for key in ("precision", "recall", "f1")]
         rows.append([row["class"], *shares, f"{row['images']:,}"])
+    images = "" if result["images"] is None else f"{result['images']:,} "
     start = (
-        f"{result['checkpoint']} on {result['images']:,} {result['split']} images{views}: "
+        f"{result['checkpoint']} on {images}{result['split']} images{views}: "
         f"accuracy {_share(result['accuracy'])}, loss {_number(result['loss'], '.4f')} "
         f"({result['precision']})"
     )

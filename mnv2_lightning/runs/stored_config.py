@@ -9,12 +9,12 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
-from mnv2_lightning.data.sets import DATA_DIR
+from mnv2_lightning.data.sets import DATA_DIR, DATA_SETS
 from mnv2_lightning.runs import config
 from mnv2_lightning.runs.config import COMMAND_KEYS, MAY_CHANGE, plain
 from mnv2_lightning.runs.folder import check_links, key_of, require_run
 from mnv2_lightning.runs.record import EMPTY, RECORD, read_record
-from mnv2_lightning.schema.check import check, targeted_nodes
+from mnv2_lightning.schema.check import check, has_idx_files, targeted_nodes
 from mnv2_lightning.schema.errors import ConfigError
 from mnv2_lightning.schema.nearest import did_you_mean, dotted_keys
 from mnv2_lightning.schema.targets import require_trusted
@@ -59,6 +59,8 @@ def _read_checked(folder: Path) -> DictConfig:
         check("train", plain(cfg))
     except ConfigError as error:
         raise ConfigError(f"{folder / 'config.yaml'}: {error}") from None
+    if not has_idx_files(cfg.data) or cfg.data.dataset not in DATA_SETS:
+        return cfg  # nothing is ever downloaded
     named = cfg.data.dir
     if named not in (None, os.environ.get(DATA_DIR)) and not idx_files.has(cfg.data.dataset, named):
         log.info("data.dir=%s, as in the run's config, lacks the files: not used", named)
