@@ -14,8 +14,10 @@ from mnv2_lightning.runs.config import saves_checkpoints
 Section = tuple[str, list[str], list[list[str]]]  # title, head, rows
 
 
-def start(record: dict[str, Any], accelerator: str, cfg: DictConfig) -> str:
-    """The start of a run: network, data, device, costs."""
+def start(
+    record: dict[str, Any], accelerator: str, cfg: DictConfig, loaded: str | None = None
+) -> str:
+    """The start of a run: network, data, device, costs. `loaded`: see `pretrained.load`."""
     data = cfg.data.get("dataset") or cfg.data._target_.rpartition(".")[2]
     lines = [
         f"{cfg.model._target_.rpartition('.')[2]} on {data}, {accelerator}, "
@@ -26,6 +28,8 @@ def start(record: dict[str, Any], accelerator: str, cfg: DictConfig) -> str:
         lines.append(f"  multiply-adds  {cost:,} an image of {cfg.data.image_size} px")
     if sizes := record["map_sizes"].values():
         lines.append(f"  map sizes      {' '.join(map(str, sizes))} px")
+    if loaded is not None:
+        lines.append(f"  {loaded}")
     if not saves_checkpoints(cfg):
         lines.append("  no checkpoints: the run cannot be resumed; the last weights are tested")
     if cfg.trainer.precision == "16-mixed" and record["precision"] == "bf16-mixed":

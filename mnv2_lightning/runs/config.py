@@ -171,10 +171,18 @@ def _is_in(key: str, groups: Sequence[str]) -> bool:
 
 
 def reproducibility_config(config: dict[str, Any]) -> dict[str, Any]:
-    """The part of a config that the result depends on, flat."""
-    flat = flatten(config).items()
+    """The part of a config that the result depends on, flat.
+
+    `model.weights` is the checksum of the file, wherever that is.
+    """
+    flat = flatten(config)
+    weights = flat.pop("weights_sha256", None) or flat.pop("model.weights", None)
+    if weights is not None:
+        flat["model.weights"] = weights
     return {
-        k: v for k, v in flat if not _is_in(k, IGNORED_KEYS) and k.rpartition(".")[2] not in FOLDERS
+        key: value
+        for key, value in flat.items()
+        if not _is_in(key, IGNORED_KEYS) and key.rpartition(".")[2] not in FOLDERS
     }
 
 

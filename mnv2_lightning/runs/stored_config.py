@@ -10,7 +10,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from mnv2_lightning.data.sets import DATA_DIR, DATA_SETS
-from mnv2_lightning.runs import config
+from mnv2_lightning.runs import config, pretrained
 from mnv2_lightning.runs.config import COMMAND_KEYS, MAY_CHANGE, plain
 from mnv2_lightning.runs.folder import check_links, key_of, require_run
 from mnv2_lightning.runs.record import EMPTY, RECORD, read_record
@@ -102,6 +102,8 @@ def resumed_config(composed: DictConfig, overrides: Sequence[str]) -> DictConfig
     kept = [o for o in cfg.overrides if key_of(o) not in changed]
     cfg.overrides = kept + [o for o in overrides if key_of(o) in changed and "${" not in o]
     require_trusted(plain(cfg), composed.get("trust"), folder / "config.yaml", named)
+    if "model.weights" in changed:  # the file may have been moved
+        pretrained.identify(cfg)
     registry = cfg.trainer.model_registry  # to which checkpoints are sent
     if registry and "trainer.model_registry" not in changed:
         raise ConfigError(

@@ -166,6 +166,7 @@ class MobileNetConfig(TargetConfig):
     round_nearest: PositiveInt
     dropout: Fraction
     init: Literal["torchvision", "pytorch"]
+    weights: Text | None = None  # older runs lack it
 
 
 class MobileNetV1Config(MobileNetConfig, target="mnv2_lightning.networks.mobilenet_v1.MobileNetV1"):
@@ -359,6 +360,7 @@ class TrainConfig(FolderConfig, command="train"):
     trust: list[str] | None
     overrides: list[str]
     command: str | None
+    weights_sha256: str | None = None  # older runs lack it
 
 
 class RangeConfig(Config):

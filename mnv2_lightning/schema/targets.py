@@ -56,8 +56,8 @@ GIVEN = {
     "optimizer": {"params"},
     "scheduler": {"total_steps", "steps_per_epoch"},
 }
-# Keys that describe a part to this project, by part; its class need not take them.
-DESCRIBING = {"data": ("classes", "image_size", "channels")}
+# Keys that this project uses itself, by part; a class gets those that it has parameters for.
+OWN_KEYS = {"data": ("classes", "image_size", "channels"), "model": ("weights",)}
 PARTIAL = ("optimizer", "scheduler")  # parts that are called later, with what is given
 OF_HYDRA = ("_target_", "_partial_", "_convert_", "_recursive_")  # keys that are no arguments
 PLAIN = (int, float, bool, str, type(None))  # types of values in YAML
@@ -131,14 +131,14 @@ def resolve(path: str, target: str) -> Any:
 
 
 def arguments(path: str, node: Mapping[str, Any]) -> dict[str, Any]:
-    """`node` without the keys of DESCRIBING that its class does not take. ConfigError."""
-    described = [key for key in DESCRIBING.get(path, ()) if key in node]
-    if not described:
+    """`node` without the keys of OWN_KEYS that its class does not take. ConfigError."""
+    own = [key for key in OWN_KEYS.get(path, ()) if key in node]
+    if not own:
         return dict(node)
     taken: Mapping[str, Any] = {}
     with suppress(TypeError, ValueError):  # of a builtin
         taken = inspect.signature(resolve(path, node["_target_"])).parameters
-    return {k: v for k, v in node.items() if k not in described or k in taken}
+    return {k: v for k, v in node.items() if k not in own or k in taken}
 
 
 def _import(key: str, names: list[str]) -> tuple[Any, list[str]]:
