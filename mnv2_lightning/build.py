@@ -11,18 +11,18 @@ from lightning.pytorch.callbacks import Callback, Checkpoint, ModelCheckpoint, P
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from lightning.pytorch.utilities.model_helpers import is_overridden
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from mnv2_lightning.callbacks.exact_resume import ExactResume
 from mnv2_lightning.callbacks.process_guard import ProcessGuard
-from mnv2_lightning.data.datamodule import MNISTDataModule
 from mnv2_lightning.runs.checkpoint_io import DurableCheckpointIO
 from mnv2_lightning.runs.config import COMMAND_KEYS, plain
 from mnv2_lightning.schema.check import BATCH_NORM
 from mnv2_lightning.schema.errors import ConfigError, is_of_storage, one_line
 from mnv2_lightning.schema.models import BY_TARGET
+from mnv2_lightning.schema.targets import arguments
 from mnv2_lightning.system.hydra_compat import instantiate
 
 # Sizes of images, in px, of which one may fit a network that the configured size does not fit.
@@ -34,6 +34,8 @@ def _build(kind: type, key: str, node: DictConfig, **kwargs: Any) -> Any:
 
     ConfigError: its class refuses the values, or is not a `kind`.
     """
+    if len(taken := arguments(key, plain(node))) < len(node):
+        node = OmegaConf.create(taken)
     try:
         built = instantiate(node, _convert_="all", **kwargs)
     except InstantiationException as error:
@@ -80,22 +82,24 @@ def _check_network(cfg: DictConfig, network: nn.Module, device: torch.device) ->
         return None
     form = torch.channels_last if cfg.classifier.channels_last else torch.contiguous_format
     network.train().to(memory_format=form)
-    size = cfg.data.image_size
+    size, channels = cfg.data.image_size, channels_of(cfg)
 
     def failure(images: int, channels: int, size: int) -> str | None:
         x = torch.zeros(images, channels, size, size, device=device).to(memory_format=form)
         return _failure(network, x, len(cfg.data.classes))
 
-    if (of_one := failure(1, 1, size)) is None:
+    if (of_one := failure(1, channels, size)) is None:
         return None
-    if (of_two := failure(2, 1, size)) is None:
+    if (of_two := failure(2, channels, size)) is None:
         return of_one
     if "view size" in of_two:
         raise ConfigError(f"model: {of_two}; or set classifier.channels_last=false")
-    if failure(2, 3, size) is None:
-        raise ConfigError(f"model: {type(network).__name__} takes images of 3 channels, not of 1")
+    other = 3 if channels == 1 else 1
+    if failure(2, other, size) is None:
+        takes = f"{type(network).__name__} takes images of {other} channel{'s' * (other > 1)}"
+        raise ConfigError(f"model: {takes}, not of {channels}")
     for other in sorted(IMAGE_SIZES, key=lambda other: abs(other - size)):
-        if failure(2, 1, other) is None:
+        if failure(2, channels, other) is None:
             fits = f"data.image_size={other} would fit"
             raise ConfigError(f"data.image_size={size}: {of_two}; {fits}")
     raise ConfigError(f"model: {of_two}")
@@ -117,8 +121,14 @@ def _failure(network: nn.Module, x: Tensor, classes: int) -> str | None:
     return f"{name} returns {returned} for a batch of {len(x)}, not {expected}"
 
 
-def build_datamodule(cfg: DictConfig) -> MNISTDataModule:
+def build_datamodule(cfg: DictConfig) -> Any:
+    """MNISTDataModule, or a LightningDataModule of the user's own."""
     return _build(L.LightningDataModule, "data", cfg.data)
+
+
+def channels_of(cfg: DictConfig) -> int:
+    """Number of channels of the images."""
+    return cfg.data.get("channels", 1)
 
 
 def build_classifier(cfg: DictConfig, network: nn.Module) -> Any:
@@ -150,8 +160,8 @@ def build_classifier(cfg: DictConfig, network: nn.Module) -> Any:
         )
     classifier.save_hyperparameters(config)
     if is_overridden("forward", classifier) and classifier.example_input_array is None:
-        size = cfg.data.image_size
-        classifier.example_input_array = torch.zeros(1, 1, size, size, device="cpu")
+        shape = 1, channels_of(cfg), cfg.data.image_size, cfg.data.image_size
+        classifier.example_input_array = torch.zeros(shape, device="cpu")
     return classifier
 
 
@@ -163,7 +173,7 @@ def build_callbacks(cfg: DictConfig) -> list[Callback]:
     """
     trainer = cfg.trainer
     built: list[Callback] = [ExactResume(seed=cfg.seed), ProcessGuard()]
-    validates = cfg.data.val_size > 0 and trainer.limit_val_batches != 0
+    validates = cfg.data.get("val_size") != 0 and trainer.limit_val_batches != 0
     for name, node in cfg.callbacks.items():
         if node is None:
             continue

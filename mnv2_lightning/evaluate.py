@@ -20,8 +20,8 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
 
     Writes them as JSON, the confusion matrix as CSV and PNG, and the most confidently wrong images
     as PNG into `run_dir`/evaluation/; the rest of the run stays as it was. Of a LightningModule
-    whose step does not return logits, (B, num_classes), only what it logs is known. ConfigError,
-    DataError.
+    whose step does not return logits, (B, num_classes), only what it logs is known; the images need
+    a data module with `images(split)`, as MNISTDataModule has. ConfigError, DataError.
     """
     from omegaconf import OmegaConf
 
@@ -38,7 +38,8 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
     warning_filters.install()
     run = folder.require_run("run_dir", cfg.run_dir)
     run_cfg = stored_config.config_to_evaluate(run, cfg.trust)
-    run_cfg.data.dir = cfg.data.dir or run_cfg.data.dir
+    if cfg.data.dir is not None:
+        run_cfg.data.dir = cfg.data.dir
     if cfg.test_time_augmentation is not None:
         views = cfg.test_time_augmentation
         OmegaConf.update(run_cfg, "classifier.test_time_augmentation", views, merge=False)
@@ -67,7 +68,9 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
     measure = trainer.test if cfg.split == "test" else trainer.validate
     (metrics,) = measure(classifier, datamodule=datamodule, verbose=False)
 
-    images, classes = datamodule.images(cfg.split), datamodule.classes
+    images = datamodule.images(cfg.split) if hasattr(datamodule, "images") else None
+    counted = images if predictions.predicted is None else predictions.predicted.labels
+    classes = list(run_cfg.data.classes)
     ranges = config.plain(run_cfg)["classifier"].get("test_time_augmentation") or {}
     names = [f"{key}-{value:g}" for key, value in sorted(ranges.items()) if value]
     out, name = run / "evaluation", "-".join([path.stem, cfg.split, *names])
@@ -78,7 +81,7 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
         "split": cfg.split,
         "views": len(classifier.views) if isinstance(classifier, Classifier) else 1,
         "test_time_augmentation": ranges,
-        "images": len(images),
+        "images": None if counted is None else len(counted),
         "accuracy": metrics.get(f"{cfg.split}/accuracy"),
         "loss": metrics.get(f"{cfg.split}/loss"),
         "classes": [],
@@ -89,8 +92,9 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
         result["classes"] = tables.per_class(matrix, classes)
         durable_files.write_text(out / f"{name}-confusion.csv", tables.matrix_csv(matrix, classes))
         figures.draw_confusion(matrix, classes).savefig(out / f"{name}-confusion.png")
-        wrong = figures.draw_wrong(images, labels, probabilities, classes, count=32)
-        wrong.savefig(out / f"{name}-wrong.png")
+        if images is not None:
+            wrong = figures.draw_wrong(images, labels, probabilities, classes, count=32)
+            wrong.savefig(out / f"{name}-wrong.png")
     durable_files.write_json(out / f"{name}.json", result)
     log.info("%s", tables.evaluation(result))
     log.info("written: %s", out / f"{name}.json")
@@ -111,7 +115,9 @@ def check_job(job: Job) -> None:
     target = run_config["classifier"]["_target_"]
     if cfg.test_time_augmentation is not None and not target.startswith("mnv2_lightning."):
         raise ConfigError(f"test_time_augmentation: {target} has no such option")
-    if cfg.split == "val" and not run_config["data"]["val_size"]:
+    if cfg.data.dir is not None and "dir" not in run_config["data"]:
+        raise ConfigError(f"data.dir: {run_config['data']['_target_']} has no such option")
+    if cfg.split == "val" and run_config["data"].get("val_size") == 0:
         raise ConfigError("split=val: the run held out no images (data.val_size=0)")
     idx_files.require_folder(cfg.data.dir)
     accelerators.check_accelerator("accelerator", cfg.accelerator)

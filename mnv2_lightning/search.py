@@ -13,6 +13,7 @@ from mnv2_lightning import train
 from mnv2_lightning.cli.command import Command, Job
 from mnv2_lightning.cli.conf_files import config_dir
 from mnv2_lightning.cli.report_error import report_error
+from mnv2_lightning.runs import pretrained
 from mnv2_lightning.runs.config import plain, reproducibility_config, to_yaml
 from mnv2_lightning.runs.folder import key_of
 from mnv2_lightning.runs.record import SEARCH
@@ -178,8 +179,9 @@ def _unused_folder(cfg: DictConfig) -> Path:
 
 
 def final_config(cfg: DictConfig, overrides: list[str]) -> DictConfig:
-    """Record the overrides that each trial gets: all but those of the search itself."""
+    """Record the overrides of each trial: all but those of the search itself. ConfigError."""
     cfg.overrides = [o for o in overrides if not _is_of_search(o)]
+    pretrained.identify(cfg)
     return cfg
 
 

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mnv2_lightning.cli.command import Command, Job
-from mnv2_lightning.runs import config, folder, stored_config
+from mnv2_lightning.runs import config, folder, pretrained, stored_config
 from mnv2_lightning.runs.record import Record, read_record
+from mnv2_lightning.schema.check import check_batches, has_idx_files
 from mnv2_lightning.schema.errors import ConfigError, Diverged, RankError
 from mnv2_lightning.sweeps import manifest
 from mnv2_lightning.system import durable_files, processes, ranks
@@ -71,20 +72,24 @@ def fit_and_test(cfg: DictConfig, more_callbacks: Sequence[Callback] = ()) -> di
         seed_everything(cfg.seed, verbose=False)
         datamodule = build.build_datamodule(cfg)
         network = build.build_network(cfg)
+        loaded = pretrained.load(network, cfg) if checkpoint is None else None
         classifier = build.build_classifier(cfg, network)
         callbacks = [*build.build_callbacks(cfg), *more_callbacks]
         trainer = build.build_trainer(cfg, callbacks, build.build_loggers(cfg, purge_step))
-        costs = complexity.measure(network, in_channels=1, image_size=cfg.data.image_size)
+        in_channels, image_size = build.channels_of(cfg), cfg.data.image_size
+        costs = complexity.measure(network, in_channels=in_channels, image_size=image_size)
         record.update(
             precision=trainer.precision,
             seed=cfg.seed,
             config_hash=config.config_hash(config.plain(cfg)),
+            weights_sha256=cfg.get("weights_sha256"),
             **environment(),
             **costs.as_dict(),
         )
         if is_first:
-            log.info("%s", tables.start(record.data, trainer.accelerator.name(), cfg))
-        datamodule.setup()  # before the clock starts: a download is not training
+            log.info("%s", tables.start(record.data, trainer.accelerator.name(), cfg, loaded))
+        if has_idx_files(cfg.data):  # before the clock starts: a download is not training
+            datamodule.setup()
         try:
             trainer.fit(classifier, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)
         finally:
@@ -226,6 +231,7 @@ def final_config(cfg: DictConfig, overrides: list[str]) -> DictConfig:
         raise ConfigError("trust: is for the config in a run's folder, with resume=RUN_DIR")
     else:
         cfg.overrides = [override for override in overrides if "${" not in override]  # no values
+        pretrained.identify(cfg)
         is_swept = hydra.mode == RunMode.MULTIRUN
         resumes = stored_config.holds_this_run(Path(cfg.run_dir), cfg, is_swept=is_swept)
         if resumes and cfg.resume is None:  # an empty one is refused
@@ -252,19 +258,35 @@ def check_job(job: Job) -> None:
     config.require_inside(config.plain(cfg))
 
     from mnv2_lightning import build
-    from mnv2_lightning.data import idx_files
-    from mnv2_lightning.schema.check import check_batches
     from mnv2_lightning.schema.targets import check_targets
     from mnv2_lightning.system import accelerators, warning_filters
 
-    idx_files.require_folder(cfg.data.dir)
+    images = _training_images(cfg)
     accelerators.check_accelerator("trainer.accelerator", cfg.trainer.accelerator)
     check_targets(config.plain(cfg))
     warning_filters.install()
     devices = build.build_trainer(cfg, [], []).world_size
     _check_processes(job)
-    check_batches(config.plain(cfg), devices, needs_two=build.check_parts(cfg))
-    _check_epochs(cfg)
+    needs_two = build.check_parts(cfg)
+    if images is not None:
+        check_batches(config.plain(cfg), images, devices, needs_two=needs_two)
+    _check_start(cfg)
+
+
+def _training_images(cfg: DictConfig) -> int | None:
+    """Number of training images; None if it is not known. ConfigError, DataError."""
+    from mnv2_lightning.data import idx_files, sets
+
+    data = cfg.data
+    if not has_idx_files(data):
+        return None
+    idx_files.require_folder(data.dir)
+    if data.dataset in sets.DATA_SETS:  # it may have to be downloaded
+        return sets.TRAIN
+    count, side, _ = idx_files.load(data.dataset, data.dir, len(data.classes))["train-images"].shape
+    if data.crop > side:
+        raise ConfigError(f"data.crop={data.crop}: must be less than or equal to {side}")
+    return count
 
 
 def _check_processes(job: Job) -> None:
@@ -280,19 +302,23 @@ def _check_processes(job: Job) -> None:
         )
 
 
-def _check_epochs(cfg: DictConfig) -> None:
-    """ConfigError: a resumed run has trained more epochs already. StorageError: all its
-    checkpoints are damaged.
+def _check_start(cfg: DictConfig) -> None:
+    """ConfigError: a resumed run has trained more epochs already, or a run without a checkpoint
+    starts from weights that do not fit. StorageError: all its checkpoints are damaged.
     """
+    from mnv2_lightning import build
     from mnv2_lightning.runs import checkpoints
 
     max_epochs = cfg.trainer.max_epochs
-    if not cfg.resume or stored_config.is_finished(Path(cfg.run_dir), max_epochs):
+    if cfg.resume and stored_config.is_finished(Path(cfg.run_dir), max_epochs):
         return
-    newest = checkpoints.newest(Path(cfg.run_dir))
-    if newest is None or max_epochs in (None, -1):
-        return
-    if max_epochs < (done := checkpoints.read(newest)["epoch"] + 1):
+    newest = checkpoints.newest(Path(cfg.run_dir)) if cfg.resume else None
+    if newest is None:
+        if cfg.model.get("weights") is not None:
+            pretrained.load(build.build_network(cfg), cfg)
+    elif max_epochs not in (None, -1) and max_epochs < (
+        done := checkpoints.read(newest)["epoch"] + 1
+    ):
         raise ConfigError(
             f"trainer.max_epochs={max_epochs}: {cfg.resume} has trained {done} already"
         )

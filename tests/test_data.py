@@ -64,13 +64,37 @@ def test_found_where_they_are(
     assert {k: v.shape for k, v in arrays.items()} == SHAPES
 
 
+@pytest.mark.parametrize("packed", [False, True], ids=["raw", "gz"])
+def test_found_by_checksum(
+    packed: bool, small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By any name. Of the other files, only those whose size fits are read."""
+    for number, raw in enumerate(raw_files(small_data).values()):
+        (tmp_path / f"download ({number})").write_bytes(pack(raw) if packed else raw)
+    size = DATA_SETS["mnist"].files[0].size
+    (tmp_path / "a").write_bytes(bytes(size))  # the right size, not the right bytes
+    (tmp_path / "b").write_bytes(bytes(size + 1))
+    (tmp_path / "c").write_bytes(b"\x1f\x8b")
+    (tmp_path / "d").mkdir()
+    read, read_file = [], idx_files._read
+
+    def count(path: Path, file: IdxFile) -> bytes | None:
+        read.append(path.name)
+        return read_file(path, file)
+
+    monkeypatch.setattr(idx_files, "_read", count)
+    arrays = idx_files.load("mnist", str(tmp_path))
+    assert {k: v.shape for k, v in arrays.items()} == SHAPES
+    assert {"b", "c", "d"}.isdisjoint(read)
+
+
 def test_message_names_folder_and_files(small_data: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError) as raised:
         idx_files.load("mnist", str(tmp_path))
     message = str(raised.value)
     assert f"put the four files, raw or .gz, into {tmp_path / 'mnist'} (" in message
     assert "or set data.dir=PATH" in message
-    assert all(name in message for name in raw_files(small_data))
+    assert all(f"{f.name} {f.sha256[:16]}" in message for f in DATA_SETS["mnist"].files)
     assert "\n" not in message
 
 

@@ -471,3 +471,95 @@ def test_bad_modules(name: str, message: str, call: Call, own: Path) -> None:
     assert message in ended.err
     assert ended.err.count("\n") == 1
     assert not (own / "outputs").exists()
+
+
+DATA = {
+    "mine/data.py": """
+import torch
+from lightning.pytorch import LightningDataModule
+from torch.utils.data import DataLoader, TensorDataset
+
+class Squares(LightningDataModule):
+    '''Its colour tells the class.'''
+
+    def __init__(self, image_size: int, count: int = 60):
+        super().__init__()
+        self.image_size, self.count = image_size, count
+
+    def loader(self):
+        labels = torch.arange(self.count) % 3
+        images = torch.rand(self.count, 3, self.image_size, self.image_size)
+        images[torch.arange(self.count), labels] += 2
+        return DataLoader(TensorDataset(images, labels), batch_size=20)
+
+    train_dataloader = val_dataloader = test_dataloader = loader
+
+
+class Trained(Squares):
+    val_dataloader = LightningDataModule.val_dataloader
+""",
+    "conf/data/squares.yaml": """_target_: mine.data.Squares
+classes: [red, green, blue]
+image_size: 20
+channels: 3
+""",
+    "conf/data/bare.yaml": "_target_: mine.data.Squares\nimage_size: 20\n",
+}
+OWN_DATA = ("--config-dir=conf", "data=squares", "model.width_mult=0.25")
+
+
+def test_a_data_module(call: Call, own: Path) -> None:
+    """Three channels and classes, and no key of ours but those that describe the batches."""
+    write(own, DATA)
+    ended = call("train", *OWN_DATA, "trainer.max_epochs=3", "hydra.run.dir=run")
+    assert ended.status == 0, ended.err
+    assert "MobileNetV2 on Squares" in ended.out
+    assert record(own / "run")["tested_checkpoint"] == "best"
+    assert record(own / "run")["multiply_adds"] is not None
+    for split in ("test", "val"):
+        ended = call("evaluate", "run_dir=run", f"split={split}", "trust=[mine]")
+        assert ended.status == 0, ended.err
+        assert f"best on 60 {split} images" in ended.out
+        assert re.search(r"^ +blue .* 20$", ended.out, re.M)
+    assert not (own / "run" / "evaluation" / "best-test-wrong.png").exists()
+    assert (own / "run" / "evaluation" / "best-test-confusion.png").is_file()
+    ended = call("train", "resume=run", "trust=[mine]", "trainer.max_epochs=4")
+    assert ended.status == 0, ended.err
+    assert call("evaluate", "run_dir=run").err.endswith("add trust=[mine]\n")
+    ended = call("evaluate", "run_dir=run", "trust=[mine]", "data.dir=.")
+    assert ended.err == "error: data.dir: mine.data.Squares has no such option\n"
+
+
+def test_a_data_module_without_validation(call: Call, own: Path) -> None:
+    write(own, DATA)
+    trained = "data._target_=mine.data.Trained"
+    ended = call("train", *OWN_DATA, trained, "trainer.max_epochs=1", "hydra.run.dir=run")
+    assert ended.status == 0, ended.err
+    assert record(own / "run")["tested_checkpoint"] == "last"
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        ("data=bare", r"data\.classes: a value is required"),
+        ("data.classes=[one]", r"data\.classes=\['one'\]: must be .* at least 2 items"),
+        ("data.channels=0", r"data\.channels=0: must be greater than or equal to 1"),
+        ("data.count=many", r"data\.count=many: must be an integer"),
+        ("data.image_sise=3", r"data\.image_sise: unknown key; did you mean data\.image_size\?"),
+        (
+            "data.channels=1 model.in_channels=3",
+            r"model\.in_channels=3: the images have 1 channel$",
+        ),
+        ("model.num_classes=10", r"model\.num_classes=10: the data set has 3 classes$"),
+        ("data.image_size=4 model.strides=[2,2,2,2,2]", r"too small for the strides"),
+        ("model=mine", r"model: Net: .* to have 1 channels, but got 3 channels"),
+    ],
+)
+def test_bad_data_modules(typed: str, message: str, call: Call, own: Path) -> None:
+    write(own, DATA)
+    arguments = [f"+{arg}" if arg.startswith("data.count") else arg for arg in typed.split()]
+    ended = call("train", *OWN_DATA[:2], *arguments)
+    assert ended.status == 2
+    assert re.search(rf"^error: .*{message}", ended.err), ended.err
+    assert ended.err.count("\n") == 1
+    assert not (own / "outputs").exists()

@@ -15,6 +15,7 @@ class TestImages(Callback):
 
     Writes confusion_matrix.png and most_confidently_wrong.png into `trainer.default_root_dir`, and
     the same figures to TensorBoard if it is a logger. StorageError.
+    The wrong images need a data module with the method `images(split)`, as MNISTDataModule has.
     """
 
     def __init__(self, *, images: int = 32) -> None:
@@ -33,14 +34,14 @@ class TestImages(Callback):
 
         labels, probabilities = predicted.labels, predicted.probabilities
         data = trainer.datamodule  # type: ignore[attr-defined]
-        images = data.images("test")[: len(labels)]
+        classes = pl_module.hparams["data"]["classes"]
         matrix = figures.confusion_matrix(labels, probabilities)
-        drawn = {
-            "confusion_matrix": figures.draw_confusion(matrix, data.classes),
-            "most_confidently_wrong": figures.draw_wrong(
-                images, labels, probabilities, data.classes, count=self.images
-            ),
-        }
+        drawn = {"confusion_matrix": figures.draw_confusion(matrix, classes)}
+        if hasattr(data, "images"):
+            images = data.images("test")[: len(labels)]
+            drawn["most_confidently_wrong"] = figures.draw_wrong(
+                images, labels, probabilities, classes, count=self.images
+            )
         for name, figure in drawn.items():
             png, pixels = figures.png_and_pixels(figure)
             write_bytes(Path(trainer.default_root_dir) / f"{name}.png", png)

@@ -40,7 +40,13 @@ OF_A_SWEEP = (
 
 
 # Resolvers that `conf/` uses, registered on import because workers of launchers need them too.
-for resolver in (folder.folder_name, folder.run_folder, folder.report_folder, folder.job_folder):
+for resolver in (
+    folder.folder_name,
+    folder.run_folder,
+    folder.report_folder,
+    folder.job_folder,
+    len,
+):
     hydra_compat.register_resolver(resolver.__name__, resolver, replace=True)
 
 

@@ -12,13 +12,13 @@ from omegaconf import DictConfig, OmegaConf
 from mnv2_lightning.cli import checks, composing
 from mnv2_lightning.cli.command import Command, Job
 from mnv2_lightning.runs import folder as folders
-from mnv2_lightning.runs import stored_config
+from mnv2_lightning.runs import pretrained, stored_config
 from mnv2_lightning.runs.config import COMMAND_KEYS, plain
 from mnv2_lightning.schema.check import check
 from mnv2_lightning.schema.errors import ConfigError
 
 # Parts of a config that a run's overrides do not describe.
-NO_OVERRIDES = (*COMMAND_KEYS, "overrides", "search")
+NO_OVERRIDES = (*COMMAND_KEYS, "overrides", "search", "weights_sha256")
 
 
 def compose(
@@ -66,6 +66,8 @@ def checked(command: Command, cfg: DictConfig) -> DictConfig:
         if "overrides" in cfg and not cfg.resume:
             _add_changes(command, cfg)
         OmegaConf.resolve(cfg)
+    if "weights_sha256" in cfg and not cfg.resume:
+        pretrained.identify(cfg)
     check(command.name, plain(cfg))
     folder = Path(cfg.get("out") or cfg.get("run_dir") or ".")
     if "resume" in cfg and stored_config.holds_this_run(folder, cfg):

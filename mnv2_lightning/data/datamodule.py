@@ -1,4 +1,4 @@
-"""The data module: MNIST in memory, in whole batches."""
+"""The data module: MNIST, or a data set of its format, in memory, in whole batches."""
 
 from typing import Any
 
@@ -53,7 +53,8 @@ class MNISTDataModule(L.LightningDataModule):
         With a Trainer, move the images to the training device.
         """
         if not hasattr(self, "arrays"):
-            arrays = {name: torch.tensor(a) for name, a in load(self.dataset, self.dir).items()}
+            loaded = load(self.dataset, self.dir, len(self.classes))
+            arrays = {name: torch.tensor(array) for name, array in loaded.items()}
             self.arrays = {k: v.long() if k.endswith("labels") else v for k, v in arrays.items()}
             count = len(self.arrays["train-labels"])
             train, val = split(count, self.val_size, self.seed)

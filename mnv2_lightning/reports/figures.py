@@ -56,7 +56,8 @@ def confusion_matrix(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarra
 
 def draw_confusion(matrix: np.ndarray, classes: Sequence[str]) -> Figure:
     """Counts of all images; the colour shows wrong images only, which are few."""
-    figure = Figure(figsize=(7, 6.4), layout="constrained", dpi=110)
+    side = max(7, 0.35 * len(classes))
+    figure = Figure(figsize=(side, side - 0.6), layout="constrained", dpi=110)
     axes = figure.add_subplot()
     errors = matrix.copy()
     np.fill_diagonal(errors, 0)

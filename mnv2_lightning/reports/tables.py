@@ -31,10 +31,13 @@ def link(text: str, target: str | None) -> str:
     return made
 
 
-def start(record: dict[str, Any], accelerator: str, cfg: DictConfig) -> str:
-    """The start of a run: network, data, device, costs."""
+def start(
+    record: dict[str, Any], accelerator: str, cfg: DictConfig, loaded: str | None = None
+) -> str:
+    """The start of a run: network, data, device, costs. `loaded`: see `pretrained.load`."""
+    data = cfg.data.get("dataset") or cfg.data._target_.rpartition(".")[2]
     lines = [
-        f"{cfg.model._target_.rpartition('.')[2]} on {cfg.data.dataset}, {accelerator}, "
+        f"{cfg.model._target_.rpartition('.')[2]} on {data}, {accelerator}, "
         f"{record['precision']}, seed {record['seed']}",
         f"  parameters     {record['parameters']:,}",
     ]
@@ -42,6 +45,8 @@ def start(record: dict[str, Any], accelerator: str, cfg: DictConfig) -> str:
         lines.append(f"  multiply-adds  {cost:,} an image of {cfg.data.image_size} px")
     if sizes := record["map_sizes"].values():
         lines.append(f"  map sizes      {' '.join(map(str, sizes))} px")
+    if loaded is not None:
+        lines.append(f"  {loaded}")
     if not saves_checkpoints(cfg):
         lines.append("  no checkpoints: the run cannot be resumed; the last weights are tested")
     if cfg.trainer.precision == "16-mixed" and record["precision"] == "bf16-mixed":
@@ -285,8 +290,9 @@ def evaluation(result: dict[str, Any]) -> str:
     for row in result["classes"]:
         shares = [_share(row[key]) for key in ("precision", "recall", "f1")]
         rows.append([row["class"], *shares, f"{row['images']:,}"])
+    images = "" if result["images"] is None else f"{result['images']:,} "
     start = (
-        f"{result['checkpoint']} on {result['images']:,} {result['split']} images{views}: "
+        f"{result['checkpoint']} on {images}{result['split']} images{views}: "
         f"accuracy {_share(result['accuracy'])}, loss {_number(result['loss'], '.4f')} "
         f"({result['precision']})"
     )

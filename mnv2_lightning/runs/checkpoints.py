@@ -1,6 +1,7 @@
 """Reading a run's checkpoints: undamaged ones only, and plain data only, never code."""
 
 import csv
+import hashlib
 import io
 import logging
 import os
@@ -26,15 +27,27 @@ REQUIRED = {"epoch": int, "global_step": int, "state_dict": dict, "hyper_paramet
 
 
 def read(path: Path) -> dict[str, Any]:
-    """Load a checkpoint onto the CPU.
+    """Load a checkpoint onto the CPU, as `read_plain`. ConfigError: it is not a checkpoint."""
+    checkpoint = read_plain(path)
+    for key, kind in REQUIRED.items():
+        if not isinstance(checkpoint.get(key), kind):
+            raise ConfigError(f"{path}: not a checkpoint (it has no {key} of type {kind.__name__})")
+    return checkpoint
 
-    A checkpoint is a zip file; the CRC-32 of its members detects damage. StorageError: it cannot be
-    read or is damaged. ConfigError: it is not a checkpoint, or holds more than plain data.
+
+def read_plain(path: Path, *, sha256: str | None = None) -> dict[Any, Any]:
+    """Load a dict that `torch.save` has written onto the CPU; code in it is not run.
+
+    The file is a zip archive; the CRC-32 of its members detects damage. `sha256`: its expected
+    checksum. StorageError: it cannot be read or is damaged. ConfigError: it holds more than plain
+    data, or has another checksum.
     """
     try:
         content = path.read_bytes()
     except OSError as error:
         raise StorageError(f"{path}: cannot be read ({error.strerror})") from error
+    if sha256 is not None and hashlib.sha256(content).hexdigest() != sha256:
+        raise ConfigError(f"{path}: not the file of the run's config (its SHA-256 is another)")
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             if (member := archive.testzip()) is not None:
@@ -46,9 +59,6 @@ def read(path: Path) -> dict[str, Any]:
         raise StorageError(f"{path}: damaged ({_first_line(error)})") from error
     if not isinstance(checkpoint, dict):
         raise ConfigError(f"{path}: not a checkpoint (it holds a {type(checkpoint).__name__})")
-    for key, kind in REQUIRED.items():
-        if not isinstance(checkpoint.get(key), kind):
-            raise ConfigError(f"{path}: not a checkpoint (it has no {key} of type {kind.__name__})")
     return checkpoint
 
 

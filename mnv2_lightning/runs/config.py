@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from mnv2_lightning.data.sets import DATA_DIR
-from mnv2_lightning.schema.check import targeted_nodes
+from mnv2_lightning.data.sets import DATA_DIR, DATA_SETS
+from mnv2_lightning.schema.check import has_idx_files, targeted_nodes
 from mnv2_lightning.schema.errors import ConfigError
 from mnv2_lightning.system.durable_files import write_text
 
@@ -80,10 +80,11 @@ def save(path: Path, config: dict[str, Any]) -> None:
     kept = {k: v for k, v in config.items() if k not in COMMAND_KEYS}
     run_dir = Path(config["run_dir"]).resolve()
     kept = _with_paths(kept, lambda p: os.path.relpath(Path(p).resolve(), run_dir))
-    data_dir = kept["data"]["dir"]
-    if data_dir == os.environ.get(DATA_DIR):
-        data_dir = None
-    kept["data"] |= {"dir": data_dir and str(Path(data_dir).expanduser().resolve())}
+    if has_idx_files(kept["data"]):
+        data_dir = kept["data"]["dir"]
+        if data_dir == os.environ.get(DATA_DIR):
+            data_dir = None
+        kept["data"] |= {"dir": data_dir and str(Path(data_dir).expanduser().resolve())}
     write_text(path, to_yaml(kept))
 
 
@@ -96,7 +97,10 @@ def read(path: Path) -> dict[str, Any]:
             raise ValueError("it holds an interpolation")
         config = rename_targets(json.loads(text))
         config = _with_paths(config, lambda p: os.path.normpath(run_dir / p))
-        config["data"]["dir"] = os.environ.get(DATA_DIR) or config["data"]["dir"]
+        if has_idx_files(data := config["data"]):
+            folders = os.environ.get(DATA_DIR), data["dir"]
+            is_listed = data["dataset"] in DATA_SETS
+            data["dir"] = next(filter(None, folders[:: 1 if is_listed else -1]), None)
     except NOT_A_CONFIG as error:
         raise ConfigError(f"{path}: not a run's config ({str(error).splitlines()[0]})") from error
     of_command = dict.fromkeys(COMMAND_KEYS) | {"run_dir": str(run_dir)}
@@ -172,10 +176,18 @@ def _is_in(key: str, groups: Sequence[str]) -> bool:
 
 
 def reproducibility_config(config: dict[str, Any]) -> dict[str, Any]:
-    """The part of a config that the result depends on, flat."""
-    flat = flatten(config).items()
+    """The part of a config that the result depends on, flat.
+
+    `model.weights` is the checksum of the file, wherever that is.
+    """
+    flat = flatten(config)
+    weights = flat.pop("weights_sha256", None) or flat.pop("model.weights", None)
+    if weights is not None:
+        flat["model.weights"] = weights
     return {
-        k: v for k, v in flat if not _is_in(k, IGNORED_KEYS) and k.rpartition(".")[2] not in FOLDERS
+        key: value
+        for key, value in flat.items()
+        if not _is_in(key, IGNORED_KEYS) and key.rpartition(".")[2] not in FOLDERS
     }
 
 

@@ -24,7 +24,7 @@ EMPTY: dict[str, Any] = dict.fromkeys(
         *("test_accuracy", "test_loss", "val_accuracy", "tested_checkpoint"),
         *("epochs", "train_seconds", "images_per_second", "peak_rss_bytes"),
         *("parameters", "multiply_adds", "map_sizes", "precision"),
-        *("seed", "config_hash", "versions", "hardware", "git_commit"),
+        *("seed", "config_hash", "weights_sha256", "versions", "hardware", "git_commit"),
     )
 )
 

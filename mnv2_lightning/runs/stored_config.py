@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mnv2_lightning.data.sets import DATA_DIR
-from mnv2_lightning.runs import config
+from mnv2_lightning.data.sets import DATA_DIR, DATA_SETS
+from mnv2_lightning.runs import config, pretrained
 from mnv2_lightning.runs.config import COMMAND_KEYS, MAY_CHANGE, plain
 from mnv2_lightning.runs.folder import check_links, key_of, require_run
 from mnv2_lightning.runs.record import EMPTY, RECORD, read_record
-from mnv2_lightning.schema.check import check, targeted_nodes
+from mnv2_lightning.schema.check import check, has_idx_files, targeted_nodes
 from mnv2_lightning.schema.errors import ConfigError
 from mnv2_lightning.schema.nearest import did_you_mean, dotted_keys
 from mnv2_lightning.schema.targets import require_trusted
@@ -63,6 +63,8 @@ def _read_checked(folder: Path) -> DictConfig:
         check("train", plain(cfg))
     except ConfigError as error:
         raise ConfigError(f"{folder / 'config.yaml'}: {error}") from None
+    if not has_idx_files(cfg.data) or cfg.data.dataset not in DATA_SETS:
+        return cfg  # nothing is ever downloaded
     named = cfg.data.dir
     if named not in (None, os.environ.get(DATA_DIR)) and not idx_files.has(cfg.data.dataset, named):
         log.info("data.dir=%s, as in the run's config, lacks the files: not used", named)
@@ -107,6 +109,8 @@ def resumed_config(composed: DictConfig, overrides: Sequence[str]) -> DictConfig
     kept = [o for o in cfg.overrides if key_of(o) not in changed]
     cfg.overrides = kept + [o for o in overrides if key_of(o) in changed and "${" not in o]
     require_trusted(plain(cfg), composed.get("trust"), folder / "config.yaml", named)
+    if "model.weights" in changed:  # the file may have been moved
+        pretrained.identify(cfg)
     registry = cfg.trainer.model_registry  # to which checkpoints are sent
     if registry and "trainer.model_registry" not in changed:
         raise ConfigError(

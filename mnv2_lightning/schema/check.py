@@ -1,13 +1,13 @@
 """Checks of a composed config: keys, types, ranges, and values that must fit together."""
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from mnv2_lightning.data.sets import TRAIN
+from mnv2_lightning.data.sets import DATA_SETS, SIDE, TRAIN
 from mnv2_lightning.networks.strides import resolve_strides
 from mnv2_lightning.schema.errors import ConfigError, empty
 from mnv2_lightning.schema.models import (
@@ -15,6 +15,7 @@ from mnv2_lightning.schema.models import (
     BY_TARGET,
     CheckpointConfig,
     Config,
+    MNISTConfig,
     MobileNetConfig,
     MobileNetV2Config,
     SGDConfig,
@@ -76,9 +77,9 @@ def validate(
         return
     except ValidationError as error:
         errors = error.errors()
-    path = _real_path(errors[0]["loc"], node)
+    path = _real_path(errors[0], node)
     key = prefix + ".".join(map(str, path))
-    same = [e for e in errors if _real_path(e["loc"], node)[: len(path)] == path]
+    same = [e for e in errors if _real_path(e, node)[: len(path)] == path]
     kinds = {e["type"] for e in same}
     if "extra_forbidden" in kinds:
         known = [f"{prefix}{field.alias or name}" for name, field in model.model_fields.items()]
@@ -101,8 +102,11 @@ def validate(
     raise ConfigError(f"{key}={value}: must be {must}")
 
 
-def _real_path(loc: tuple[int | str, ...], node: Any) -> tuple[int | str, ...]:
-    """The path to a wrong value in the config: `loc` without the union branches pydantic adds."""
+def _real_path(error: ErrorDetails, node: Any) -> tuple[int | str, ...]:
+    """The path to a wrong value in the config, without the union branches pydantic adds."""
+    loc = error["loc"]
+    if error["type"] == "missing" and len(loc) > 1:
+        return (*_real_path({**error, "type": "", "loc": loc[:-1]}, node), loc[-1])
     for depth, step in enumerate(loc):
         try:
             node = node[step]
@@ -122,16 +126,18 @@ def _check_fit(config: dict[str, Any]) -> None:
     """ConfigError: values that are valid, but not together."""
     data, model = config["data"], config["model"]
     optimizer, trainer = config["optimizer"], config["trainer"]
-    trained_on = TRAIN - data["val_size"]
-    if data["batch_size"] > trained_on:
-        raise ConfigError(
-            f"data.batch_size={data['batch_size']}: larger than the {trained_on} training images "
-            f"that data.val_size={data['val_size']} leaves"
-        )
     last_map = None  # size of the last maps in px, if it is known
     if issubclass(_kind(model), MobileNetConfig):
-        last_map = _check_mobilenet(model, data["image_size"])
-    check_batches(config, needs_two=BATCH_NORM if last_map == 1 else None)
+        last_map = _check_mobilenet(model, data)
+    if has_idx_files(data):
+        _check_idx_files(data)
+        if trainer["use_distributed_sampler"]:
+            raise ConfigError(
+                "trainer.use_distributed_sampler=true: must be false; the data module splits "
+                "batches between ranks"
+            )
+        if data["dataset"] in DATA_SETS:
+            check_batches(config, TRAIN, needs_two=BATCH_NORM if last_map == 1 else None)
     endless = trainer["max_epochs"] in (None, -1) and trainer["max_steps"] == -1
     if endless and not trainer["max_time"]:
         raise ConfigError(
@@ -152,10 +158,31 @@ def _check_fit(config: dict[str, Any]) -> None:
         )
 
 
+def has_idx_files(data: Mapping[Any, Any]) -> bool:
+    """Whether the data module is ours, which reads files of MNIST's format."""
+    return BY_TARGET.get(data["_target_"]) is MNISTConfig
+
+
+def _check_idx_files(data: dict[str, Any]) -> None:
+    """ConfigError: values that do not fit a listed data set, or no folder of another one."""
+    name, classes = data["dataset"], len(data["classes"])
+    if name not in DATA_SETS:
+        if data["dir"] is None:
+            raise ConfigError(
+                f"data.dataset={name}: must be one of {', '.join(DATA_SETS)}, or data.dir=PATH "
+                f"hold its four files{did_you_mean(name, DATA_SETS)}"
+            )
+    elif classes != 10:
+        raise ConfigError(f"data.classes: has {classes} names; {name} has 10 classes")
+    elif data["crop"] > SIDE:
+        raise ConfigError(f"data.crop={data['crop']}: must be less than or equal to {SIDE}")
+
+
 def _check_callbacks(config: dict[str, Any]) -> None:
     """ConfigError: a callback watches what is not logged, or no exact resuming from `last`."""
     data, trainer, callbacks = config["data"], config["trainer"], config["callbacks"]
-    validates = data["val_size"] > 0 and trainer["limit_val_batches"] != 0
+    off = "data.val_size=0" if data.get("val_size") == 0 else "trainer.limit_val_batches=0"
+    validates = data.get("val_size") != 0 and trainer["limit_val_batches"] != 0
     nodes = [config["classifier"], *filter(None, callbacks.values())]
     is_ours = all(node["_target_"].startswith(("mnv2_lightning.", "lightning.")) for node in nodes)
     for name, node in callbacks.items():
@@ -170,8 +197,7 @@ def _check_callbacks(config: dict[str, Any]) -> None:
         stops = node["_target_"].endswith("EarlyStopping")
         if stops and not validates and monitor.startswith("val/"):
             raise ConfigError(
-                f"callbacks.{name}: watches {monitor}, and data.val_size="
-                f"{data['val_size']} leaves nothing to validate on"
+                f"callbacks.{name}: watches {monitor}, and {off} leaves nothing to validate on"
             )
     last = callbacks.get("last")
     if trainer["enable_checkpointing"] and callbacks and not last:
@@ -191,14 +217,22 @@ def _check_callbacks(config: dict[str, Any]) -> None:
 
 
 def check_batches(
-    config: dict[str, Any], devices: int = 1, *, needs_two: str | None = None
+    config: dict[str, Any], images: int, devices: int = 1, *, needs_two: str | None = None
 ) -> None:
-    """ConfigError: one of `devices` gets no image of the smallest batch, or only one.
+    """ConfigError: a batch or the validation takes more than all training images, or one of
+    `devices` gets no image of the smallest batch, or only one.
 
     `needs_two`: why the network cannot train on one image; None if it can.
     """
     data, trainer = config["data"], config["trainer"]
-    count, batch_size = TRAIN - data["val_size"], data["batch_size"]
+    count, batch_size = images - data["val_size"], data["batch_size"]
+    if count < 1:
+        raise ConfigError(f"data.val_size={data['val_size']}: must be less than {images}")
+    if batch_size > count:
+        raise ConfigError(
+            f"data.batch_size={batch_size}: larger than the {count} training images that "
+            f"data.val_size={data['val_size']} leaves"
+        )
     smallest, least = smallest_batch(count, batch_size), devices * (2 if needs_two else 1)
     if smallest >= least:
         return
@@ -227,16 +261,23 @@ def _kind(node: dict[str, Any]) -> type[Config]:
     return BY_TARGET.get(node["_target_"], Config)
 
 
-def _check_mobilenet(model: dict[str, Any], image_size: int) -> int:
+def _check_mobilenet(model: dict[str, Any], data: dict[str, Any]) -> int:
     """The size of the last maps in px.
 
     ConfigError: other classes or channels than the images', strides that do not fit the stages, or
     several strides that meet a map of 1 px.
     """
-    if model["num_classes"] != 10:
-        raise ConfigError(f"model.num_classes={model['num_classes']}: the data set has 10 classes")
-    if model["in_channels"] != 1:
-        raise ConfigError(f"model.in_channels={model['in_channels']}: the images have 1 channel")
+    classes, channels, image_size = (
+        len(data["classes"]),
+        data.get("channels", 1),
+        data["image_size"],
+    )
+    for key, value, there in (
+        ("num_classes", classes, f"the data set has {classes} classes"),
+        ("in_channels", channels, f"the images have {channels} channel{'s' * (channels > 1)}"),
+    ):
+        if model[key] != value:
+            raise ConfigError(f"model.{key}={model[key]}: {there}")
     if _kind(model) is MobileNetV2Config:
         try:
             strides = resolve_strides(model["stages"], model["strides"])

@@ -17,8 +17,6 @@ from pydantic import (
     ValidationError,
 )
 
-from mnv2_lightning.data.sets import DATA_SETS, SIDE, TRAIN
-
 
 def _must_be(what: str, is_valid: Callable[[Any], bool]) -> AfterValidator:
     """A validator for `Annotated`, with the end of the message "must be ..."."""
@@ -52,6 +50,8 @@ UpToOne = Annotated[FiniteFloat, Field(ge=0, le=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 # A limit of Lightning: a number of batches (int) or a fraction of them (float).
 Batches = NonNegativeInt | Annotated[float, Field(ge=0.0, le=1.0)]
+Pixels = Annotated[int, Field(ge=4, le=1024)]
+Classes = Annotated[list[str], Field(min_length=2)]
 Stride = Literal[1, 2]
 # Tuples of a fixed length, not strict because YAML has lists only.
 StageRow = Annotated[tuple[PositiveInt, PositiveInt, PositiveInt, Stride], Field(strict=False)]
@@ -166,6 +166,7 @@ class MobileNetConfig(TargetConfig):
     round_nearest: PositiveInt
     dropout: Fraction
     init: Literal["torchvision", "pytorch"]
+    weights: Text | None = None  # older runs lack it
 
 
 class MobileNetV1Config(MobileNetConfig, target="mnv2_lightning.networks.mobilenet_v1.MobileNetV1"):
@@ -186,20 +187,21 @@ class MobileNetV2Config(MobileNetConfig, target="mnv2_lightning.networks.mobilen
 
 
 class DataConfig(TargetConfig, extra="allow"):
-    """Keys of every data module; a user's own may have more."""
+    """The keys that describe the batches of every data module; its class may take others."""
 
-    dataset: Annotated[str, _must_be(f"one of {', '.join(DATA_SETS)}", DATA_SETS.__contains__)]
+    classes: Classes
+    image_size: Pixels
+    channels: PositiveInt = 1
+
+
+class MNISTConfig(TargetConfig, target="mnv2_lightning.data.datamodule.MNISTDataModule"):
+    dataset: Text
     dir: str | None
-    batch_size: Annotated[int, Field(ge=1, le=TRAIN)]
-    val_size: Annotated[int, Field(ge=0, lt=TRAIN)]
-    image_size: Annotated[int, Field(ge=4, le=1024)]
-    classes: Annotated[list[str], Field(min_length=10, max_length=10)]
-
-
-class MNISTConfig(
-    DataConfig, target="mnv2_lightning.data.datamodule.MNISTDataModule", extra="forbid"
-):
-    crop: Annotated[int, Field(ge=4, le=SIDE)]
+    batch_size: PositiveInt
+    val_size: NonNegativeInt
+    crop: Pixels
+    image_size: Pixels
+    classes: Classes
     mean: UpToOne
     std: Annotated[FiniteFloat, Field(gt=0, le=1)]
     augment: AffineConfig
@@ -287,7 +289,7 @@ class TrainerConfig(TargetConfig, target="lightning.pytorch.Trainer"):
     deterministic: bool | Literal["warn"] | None
     benchmark: bool | None
     inference_mode: bool
-    use_distributed_sampler: Literal[False]
+    use_distributed_sampler: bool
     profiler: Literal["simple", "advanced", "pytorch"] | Node | None
     detect_anomaly: bool
     barebones: Literal[False]
@@ -358,6 +360,7 @@ class TrainConfig(FolderConfig, command="train"):
     trust: list[str] | None
     overrides: list[str]
     command: str | None
+    weights_sha256: str | None = None  # older runs lack it
 
 
 class RangeConfig(Config):

@@ -9,7 +9,8 @@ import ast
 import inspect
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -55,6 +56,8 @@ GIVEN = {
     "optimizer": {"params"},
     "scheduler": {"total_steps", "steps_per_epoch"},
 }
+# Keys that this project uses itself, by part; a class gets those that it has parameters for.
+OWN_KEYS = {"data": ("classes", "image_size", "channels"), "model": ("weights",)}
 PARTIAL = ("optimizer", "scheduler")  # parts that are called later, with what is given
 OF_HYDRA = ("_target_", "_partial_", "_convert_", "_recursive_")  # keys that are no arguments
 PLAIN = (int, float, bool, str, type(None))  # types of values in YAML
@@ -125,6 +128,17 @@ def resolve(path: str, target: str) -> Any:
                 pip = f"pip install {needed.replace('_', '-')}"
                 raise ConfigError(f"{key}: there is no package {needed}; {pip}")
     return found
+
+
+def arguments(path: str, node: Mapping[str, Any]) -> dict[str, Any]:
+    """`node` without the keys of OWN_KEYS that its class does not take. ConfigError."""
+    own = [key for key in OWN_KEYS.get(path, ()) if key in node]
+    if not own:
+        return dict(node)
+    taken: Mapping[str, Any] = {}
+    with suppress(TypeError, ValueError):  # of a builtin
+        taken = inspect.signature(resolve(path, node["_target_"])).parameters
+    return {k: v for k, v in node.items() if k not in own or k in taken}
 
 
 def _import(key: str, names: list[str]) -> tuple[Any, list[str]]:
@@ -224,7 +238,7 @@ def _check_signature(path: str, node: dict[str, Any], found: Any) -> None:
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
     config = ConfigDict(strict=True, extra="allow" if takes_any else "forbid")
     model = create_model("Signature", __config__=config, **fields)
-    values = {key: value for key, value in node.items() if key not in OF_HYDRA}
+    values = {k: v for k, v in arguments(path, node).items() if k not in OF_HYDRA}
     validate(model, values, f"{path}.")
 
 
