@@ -309,7 +309,7 @@ BAD = {
     "model=mine +logger._target_=mine.loggers.TextLogger": (
         r"logger=a group of keys: must be groups by name, such as \{mine: "
     ),
-    "--config-dir=nowhere": r"Additional config directory .*nowhere' not found",
+    "--config-dir=nowhere": r"--config-dir=nowhere: there is no such folder; make it, ",
     "model=none": r"model=none: there is none such \(there are: .*mine",
 }  # fmt: skip
 

@@ -41,7 +41,9 @@ def test_leaves_a_whole_run(run: Path) -> None:
     }
     result = record(run)
     assert result.keys() == EMPTY.keys()
-    assert {k for k, v in result.items() if v is None} <= {"command", "error", "git_commit"}
+    assert {k for k, v in result.items() if v is None} <= {
+        *("command", "error", "git_commit", "weights_sha256")
+    }
     assert result["status"] == "finished"
     assert result["epochs"] == 2
     assert result["precision"] == "32-true"

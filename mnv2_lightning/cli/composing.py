@@ -17,7 +17,6 @@ from hydra.errors import (
     HydraException,
     MissingConfigException,
     OverrideParseException,
-    SearchPathException,
 )
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -167,8 +166,6 @@ def not_parsed(error: OverrideParseException) -> str:
 def explain(error: Exception, command: str) -> str:
     """Explain an error of composition in one line, with the nearest key or file."""
     message = one_line(error)
-    if isinstance(error, SearchPathException):  # of --config-dir
-        return message
     if isinstance(error, OverrideParseException):
         return not_parsed(error)
     if isinstance(error, MissingConfigException):
