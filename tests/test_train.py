@@ -57,9 +57,11 @@ def test_checkpoints_hold_plain_data(run: Path) -> None:
 
 
 def test_curves(run: Path) -> None:
-    """10 steps an epoch, logged every 2nd; validation at the end of each; the test at the end."""
+    """10 steps an epoch; the first and every 2nd are logged; validation at the end of each epoch;
+    the test at the end.
+    """
     table = rows(run)
-    assert [int(r["step"]) for r in table if r["train/loss"]] == [1, 3, 5, 7, 9, 11, 13, 15, 17, 19]
+    assert [int(r["step"]) for r in table if r["train/loss"]] == [0, *range(1, 20, 2)]
     assert [int(r["step"]) for r in table if r["val/accuracy"]] == [9, 19]
     assert [int(r["step"]) for r in table if r["test/accuracy"]] == [20]
     for tag in ("lr", "images_per_second", "train/accuracy", "val/loss", "test/loss"):
@@ -281,12 +283,12 @@ def test_accumulated_gradients_are_one_step(configure: Configure) -> None:
         assert [int(r["step"]) for r in table if r[tag]] == [0, 1, 2, 3, 4, 5], tag
 
 
-def test_the_last_steps_of_an_epoch_are_logged(configure: Configure) -> None:
+def test_the_first_and_last_steps_of_an_epoch_are_logged(configure: Configure) -> None:
     cfg = configure(*SMALL, "trainer.log_every_n_steps=7", "trainer.max_epochs=1")
     train(cfg)
     table = rows(Path(cfg.run_dir))
     for tag in ("train/loss", "train/accuracy", "images_per_second", "lr"):
-        assert [int(r["step"]) for r in table if r[tag]] == [6, 9], tag
+        assert [int(r["step"]) for r in table if r[tag]] == [0, 6, 9], tag
 
 
 def test_recorded_val_accuracy_is_the_tested_checkpoints(configure: Configure) -> None:
@@ -308,7 +310,7 @@ def test_epochs_are_counted_where_steps_end_the_fit(configure: Configure) -> Non
     cfg = configure(*SMALL, *ends, "scheduler=exponential", "scheduler.decay=0.5")
     train(cfg)
     rates = {int(r["step"]): float(r["lr"]) for r in rows(Path(cfg.run_dir)) if r["lr"]}
-    assert rates == pytest.approx({9: 0.1, 10: 0.05, 19: 0.05, 21: 0.025})
+    assert rates == pytest.approx({0: 0.1, 9: 0.1, 10: 0.05, 19: 0.05, 21: 0.025})
 
 
 def test_learns(configure: Configure) -> None:
