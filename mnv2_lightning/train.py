@@ -58,7 +58,7 @@ def fit_and_test(cfg: DictConfig, more_callbacks: Sequence["Callback"] = ()) -> 
     warning_filters.install()
     memory.keep_freed_memory()
     run_dir = Path(cfg.run_dir)
-    if cfg.resume and stored_config.is_finished(run_dir, cfg.trainer.max_epochs):
+    if cfg.resume and stored_config.is_finished(run_dir, cfg.trainer):
         log.info("already finished: %s", run_dir)
         return read_record(run_dir) | {"run_dir": str(run_dir)}
     is_first = rank_zero_only.rank == 0  # type: ignore[attr-defined]
@@ -67,7 +67,7 @@ def fit_and_test(cfg: DictConfig, more_callbacks: Sequence["Callback"] = ()) -> 
         record.update(overrides=config.override_values(cfg.overrides), command=cfg.command)
         if is_first:
             _prepare_folder(run_dir, cfg)
-        checkpoint, purge_step = _checkpoint_to_resume(run_dir) if cfg.resume else (None, None)
+        checkpoint, purge_step = _checkpoint_to_resume(run_dir, cfg) if cfg.resume else (None, None)
         seed_everything(cfg.seed, verbose=False)
         datamodule = build.build_datamodule(cfg)
         network = build.build_network(cfg)
@@ -143,7 +143,7 @@ def _prepare_folder(run_dir: Path, cfg: DictConfig) -> None:
     (run_dir / "error.txt").unlink(missing_ok=True)
 
 
-def _checkpoint_to_resume(run_dir: Path) -> tuple[Path | None, int]:
+def _checkpoint_to_resume(run_dir: Path, cfg: DictConfig) -> tuple[Path | None, int]:
     """The newest checkpoint, and the step from which loggers drop their records. StorageError."""
     from mnv2_lightning.runs import checkpoints
 
@@ -152,8 +152,36 @@ def _checkpoint_to_resume(run_dir: Path) -> tuple[Path | None, int]:
         log.info("resumes from the beginning, as there is no checkpoint: %s", run_dir)
         return None, 0
     checkpoint = checkpoints.read(newest)
-    log.info("resumes after epoch %d: %s", checkpoint["epoch"] + 1, newest)
-    return newest, checkpoint["global_step"]
+    epoch, step = checkpoint["epoch"] + 1, checkpoint["global_step"]
+    log.info("resumes after epoch %d, step %d: %s", epoch, step, newest)
+    if (message := _change_of_length(checkpoint, cfg)) is not None:
+        log.info("%s", message)
+    return newest, step
+
+
+def _change_of_length(checkpoint: dict[str, Any], cfg: DictConfig) -> str | None:
+    """How the result differs from that of a run of this length from the start; None: it does not,
+    or the length is that of the checkpoint.
+    """
+    from mnv2_lightning.schema.models import BY_TARGET, WarmupConfig
+
+    before = checkpoint["hyper_parameters"]["trainer"]
+    changed = [
+        f"trainer.{key}={cfg.trainer[key]} instead of {before[key]}"
+        for key in config.LENGTH_KEYS
+        if cfg.trainer[key] != before[key]
+    ]
+    reasons = []
+    if issubclass(BY_TARGET.get(cfg.scheduler._target_, WarmupConfig), WarmupConfig):
+        reasons.append("the learning rate follows the schedule of the new length from here on")
+    if not checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["is_last_batch"]:
+        reasons.append(f"the rest of epoch {checkpoint['epoch'] + 1} is left out")
+    if not changed or not reasons:
+        return None
+    return (
+        f"{', '.join(changed)}: {', and '.join(reasons)}; the result differs from that of a run of "
+        "this length from the start"
+    )
 
 
 def launch(cfg: DictConfig) -> dict[str, Any]:
@@ -256,7 +284,7 @@ def check_job(job: Job) -> None:
     devices = build.build_trainer(cfg, [], []).world_size
     _check_processes(job)
     check_batches(config.plain(cfg), devices, needs_two=build.check_parts(cfg))
-    _check_epochs(cfg)
+    _check_length(cfg)
 
 
 def _check_processes(job: Job) -> None:
@@ -272,22 +300,25 @@ def _check_processes(job: Job) -> None:
         )
 
 
-def _check_epochs(cfg: DictConfig) -> None:
-    """ConfigError: a resumed run has trained more epochs already. StorageError: all its
+def _check_length(cfg: DictConfig) -> None:
+    """ConfigError: a resumed run has trained more epochs or steps already. StorageError: all its
     checkpoints are damaged.
     """
     from mnv2_lightning.runs import checkpoints
 
-    max_epochs = cfg.trainer.max_epochs
-    if not cfg.resume or stored_config.is_finished(Path(cfg.run_dir), max_epochs):
+    if not cfg.resume or stored_config.is_finished(Path(cfg.run_dir), cfg.trainer):
         return
     newest = checkpoints.newest(Path(cfg.run_dir))
-    if newest is None or max_epochs in (None, -1):
+    if newest is None or all(cfg.trainer[key] in (None, -1) for key in config.LENGTH_KEYS):
         return
-    if max_epochs < (done := checkpoints.read(newest)["epoch"] + 1):
-        raise ConfigError(
-            f"trainer.max_epochs={max_epochs}: {cfg.resume} has trained {done} already"
-        )
+    checkpoint = checkpoints.read(newest)
+    done = {"max_epochs": checkpoint["epoch"] + 1, "max_steps": checkpoint["global_step"]}
+    for key, count in done.items():
+        if cfg.trainer[key] not in (None, -1) and cfg.trainer[key] < count:
+            raise ConfigError(
+                f"trainer.{key}={cfg.trainer[key]}: {cfg.resume} has trained {count} "
+                f"{key.removeprefix('max_')} already"
+            )
 
 
 COMMAND = Command(

@@ -138,7 +138,10 @@ def test_a_run_and_its_folder(call: Call, tmp_path: Path) -> None:
 
     ended = call("train", f"resume={run}", "trainer.max_epochs=1")
     assert ended.status == 2
-    assert re.search(r"trainer\.max_epochs=1: .* has trained 2 already", ended.err)
+    assert re.search(r"trainer\.max_epochs=1: .* has trained 2 epochs already", ended.err)
+    ended = call("train", f"resume={run}", "trainer.max_steps=5")
+    assert ended.status == 2
+    assert re.search(r"trainer\.max_steps=5: .* has trained 20 steps already", ended.err)
     assert json.loads((run / "result.json").read_text())["status"] == "finished"
 
 
