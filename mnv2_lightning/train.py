@@ -23,6 +23,7 @@ from mnv2_lightning.system import durable_files, processes, ranks
 if TYPE_CHECKING:
     import lightning.pytorch as L
     from lightning.pytorch.callbacks import Callback
+    from torch import nn
 
 log = logging.getLogger(__name__)
 
@@ -83,7 +84,7 @@ def fit_and_test(cfg: DictConfig, more_callbacks: Sequence["Callback"] = ()) -> 
             **costs.as_dict(),
         )
         if is_first:
-            log.info("%s", tables.start(record.data, trainer.accelerator.name(), cfg))
+            _log_start(record, cfg, network, trainer)
         datamodule.setup()  # before the clock starts: a download is not training
         try:
             trainer.fit(classifier, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)
@@ -94,6 +95,35 @@ def fit_and_test(cfg: DictConfig, more_callbacks: Sequence["Callback"] = ()) -> 
         _close(trainer)
         log.info("%s", tables.end(record.data, run_dir))
     return record.data | {"run_dir": str(run_dir)}
+
+
+def _log_start(record: Record, cfg: DictConfig, network: "nn.Module", trainer: "L.Trainer") -> None:
+    """Log what is trained and its costs, and warn if the memory is too small."""
+    from mnv2_lightning.networks import complexity
+    from mnv2_lightning.reports import tables
+    from mnv2_lightning.system import memory
+
+    device = trainer.strategy.root_device
+    needed = complexity.training_bytes(
+        network,
+        in_channels=1,
+        image_size=cfg.data.image_size,
+        batch_size=math.ceil(cfg.data.batch_size / trainer.world_size),
+        precision=str(trainer.precision),
+    )
+    in_use = memory.peak_rss_bytes() if device.type == "cpu" else 0
+    peak = None if needed is None or in_use is None else needed + in_use
+    log.info("%s", tables.start(record.data, trainer.accelerator.name(), cfg, peak))
+    free = memory.free_bytes(device)
+    processes = trainer.num_devices if device.type == "cpu" else 1  # that share the memory
+    if needed is not None and free is not None and processes * needed > free:
+        log.warning(
+            "data.batch_size=%d: training takes about %.1f GB of memory, and %.1f GB are free; "
+            "take a smaller one",
+            cfg.data.batch_size,
+            processes * needed / 1e9,
+            free / 1e9,
+        )
 
 
 def _test(

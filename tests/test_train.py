@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -24,7 +25,7 @@ from mnv2_lightning.evaluate import evaluate
 from mnv2_lightning.runs.checkpoint_io import DurableCheckpointIO
 from mnv2_lightning.runs.record import EMPTY
 from mnv2_lightning.schema.errors import Diverged
-from mnv2_lightning.system import hydra_compat
+from mnv2_lightning.system import hydra_compat, memory
 from mnv2_lightning.train import train
 from tests.conftest import SMALL, Configure, load, record, rows
 
@@ -191,6 +192,27 @@ def test_a_fit_that_steps_end_is_validated_there(configure: Configure, tmp_path:
     table = [int(r["step"]) for r in rows(tmp_path / "run") if r["val/accuracy"]]
     assert table == [9, 13]
     assert load(tmp_path / "run")["global_step"] == 14
+
+
+@pytest.mark.parametrize(("free", "is_warned"), [(10**6, True), (10**11, False), (None, False)])
+def test_too_little_memory_is_told_before_training(
+    free: int | None,
+    is_warned: bool,
+    configure: Configure,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO")
+    monkeypatch.setattr(memory, "free_bytes", lambda device: free)
+    train(configure(*SMALL, "trainer.max_steps=0", "trainer.limit_test_batches=0"))
+    assert re.search(r"  memory         about \d\.\d\d GB, training on batches of 50", caplog.text)
+    message = r"data\.batch_size=50: training takes about 0\.0 GB of memory, and 0\.0 GB are free"
+    assert bool(re.search(message, caplog.text)) == is_warned
+
+
+def test_free_memory() -> None:
+    free = memory.free_bytes(torch.device("cpu"))
+    assert free is None or 10**6 < free < os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")

@@ -14,8 +14,8 @@ from mnv2_lightning.runs.config import saves_checkpoints
 Section = tuple[str, list[str], list[list[str]]]  # title, head, rows
 
 
-def start(record: dict[str, Any], accelerator: str, cfg: DictConfig) -> str:
-    """The start of a run: network, data, device, costs."""
+def start(record: dict[str, Any], accelerator: str, cfg: DictConfig, memory: int | None) -> str:
+    """The start of a run: network, data, device, costs. `memory`: estimated bytes, if known."""
     lines = [
         f"{cfg.model._target_.rpartition('.')[2]} on {cfg.data.dataset}, {accelerator}, "
         f"{record['precision']}, seed {record['seed']}",
@@ -25,6 +25,9 @@ def start(record: dict[str, Any], accelerator: str, cfg: DictConfig) -> str:
         lines.append(f"  multiply-adds  {cost:,} an image of {cfg.data.image_size} px")
     if sizes := record["map_sizes"].values():
         lines.append(f"  map sizes      {' '.join(map(str, sizes))} px")
+    if memory is not None:
+        batch = f"training on batches of {cfg.data.batch_size}"
+        lines.append(f"  memory         about {memory / 1e9:.2f} GB, {batch}")
     if not saves_checkpoints(cfg):
         lines.append("  no checkpoints: the run cannot be resumed; the last weights are tested")
     if cfg.trainer.precision == "16-mixed" and record["precision"] == "bf16-mixed":
