@@ -78,17 +78,19 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
         "loss": metrics.get(f"{cfg.split}/loss"),
         "classes": [],
     }
+    written = [f"{name}.json"]
     if (predicted := predictions.predicted) is not None:
         labels, probabilities = predicted.labels, predicted.probabilities
         matrix = figures.confusion_matrix(labels, probabilities)
         result["classes"] = tables.per_class(matrix, classes)
-        durable_files.write_text(out / f"{name}-confusion.csv", tables.matrix_csv(matrix, classes))
-        figures.draw_confusion(matrix, classes).savefig(out / f"{name}-confusion.png")
+        written += [f"{name}-confusion.csv", f"{name}-confusion.png", f"{name}-wrong.png"]
+        durable_files.write_text(out / written[1], tables.matrix_csv(matrix, classes))
+        figures.draw_confusion(matrix, classes).savefig(out / written[2])
         wrong = figures.draw_wrong(images, labels, probabilities, classes, count=32)
-        wrong.savefig(out / f"{name}-wrong.png")
-    durable_files.write_json(out / f"{name}.json", result)
+        wrong.savefig(out / written[3])
+    durable_files.write_json(out / written[0], result)
     log.info("%s", tables.evaluation(result))
-    log.info("written: %s", out / f"{name}.json")
+    log.info("written to %s: %s", out, ", ".join(written))
     return result
 
 

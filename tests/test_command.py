@@ -125,6 +125,11 @@ def test_a_run_and_its_folder(call: Call, tmp_path: Path) -> None:
 
     ended = call("train", f"resume={run}", "optimizer.lr=1.0")
     assert ended.status == 2
+    names = [
+        f"best-test{end}" for end in (".json", "-confusion.csv", "-confusion.png", "-wrong.png")
+    ]
+    assert f"written to {run / 'evaluation'}: {', '.join(names)}" in ended.out
+    assert {path.name for path in (run / "evaluation").glob("best*")} == set(names)
     assert "optimizer.lr=1.0: cannot change when a run is resumed" in ended.err
 
     ended = call("train", "-m", f"resume={run}", "trainer.max_epochs=2,3")
