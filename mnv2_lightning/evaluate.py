@@ -6,7 +6,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from mnv2_lightning.cli import from_python
-from mnv2_lightning.cli.command import Command, Job
+from mnv2_lightning.cli.command import Command, Job, announce_imports
 from mnv2_lightning.runs import folder, stored_config
 from mnv2_lightning.schema.errors import ConfigError
 
@@ -99,7 +99,6 @@ def check_job(job: Job) -> None:
     from mnv2_lightning.data import idx_files
     from mnv2_lightning.runs import config
     from mnv2_lightning.schema.targets import check_targets
-    from mnv2_lightning.system import accelerators
 
     cfg = job.cfg
     run = folder.require_run("run_dir", cfg.run_dir)
@@ -111,6 +110,10 @@ def check_job(job: Job) -> None:
     if cfg.split == "val" and not run_config["data"]["val_size"]:
         raise ConfigError("split=val: the run held out no images (data.val_size=0)")
     idx_files.require_folder(cfg.data.dir)
+    announce_imports()
+
+    from mnv2_lightning.system import accelerators
+
     accelerators.check_accelerator("accelerator", cfg.accelerator)
     config.require_inside(run_config)
     check_targets(run_config)

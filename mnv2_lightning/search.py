@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from mnv2_lightning import train
 from mnv2_lightning.cli import composing, from_python
-from mnv2_lightning.cli.command import Command, Job
+from mnv2_lightning.cli.command import Command, Job, announce_imports
 from mnv2_lightning.cli.composing import config_dir
 from mnv2_lightning.cli.report_error import report_error
 from mnv2_lightning.runs.config import plain, reproducibility_config, to_yaml
@@ -200,6 +200,7 @@ def check_job(job: Job) -> None:
     if cfg.search.storage is not None and cfg.search.name is None:
         raise ConfigError("search.name: a study in search.storage needs a name")
     check_targets(plain(cfg))
+    announce_imports()
 
     from mnv2_lightning import build
     from mnv2_lightning.sweeps import studies

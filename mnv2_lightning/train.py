@@ -13,7 +13,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from mnv2_lightning.cli import composing, from_python
-from mnv2_lightning.cli.command import Command, Job
+from mnv2_lightning.cli.command import Command, Job, announce_imports
 from mnv2_lightning.runs import config, folder, stored_config
 from mnv2_lightning.runs.record import Record, read_record
 from mnv2_lightning.schema.errors import ConfigError, Diverged, RankError
@@ -301,13 +301,16 @@ def check_job(job: Job) -> None:
         raise ConfigError("fail_fast=true: is for a sweep, which -m starts")
     config.require_inside(config.plain(cfg))
 
-    from mnv2_lightning import build
     from mnv2_lightning.data import idx_files
+
+    idx_files.require_folder(cfg.data.dir)
+    announce_imports()
+
+    from mnv2_lightning import build
     from mnv2_lightning.schema.check import check_batches
     from mnv2_lightning.schema.targets import check_targets
     from mnv2_lightning.system import accelerators, warning_filters
 
-    idx_files.require_folder(cfg.data.dir)
     accelerators.check_accelerator("trainer.accelerator", cfg.trainer.accelerator)
     check_targets(config.plain(cfg))
     warning_filters.install()

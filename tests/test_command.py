@@ -95,6 +95,21 @@ def test_answers_without_torch(args: list[str], tmp_path: Path) -> None:
     assert ended.returncode == 0, ended.stderr
 
 
+def test_a_slow_import_is_announced(tmp_path: Path) -> None:
+    """Before it, and after the checks that need no torch."""
+    command = [sys.executable, "-m", "mnv2_lightning.train"]
+    ended = subprocess.run(
+        [*command, "trainer.num_nodes=2"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert ended.stdout == "importing torch and lightning ...\n"
+    assert ended.stderr.startswith("error: trainer.num_nodes=2: ")
+    ended = subprocess.run(
+        [*command, "sweep=a"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert ended.stdout == ""
+    assert ended.stderr.startswith("error: sweep=a: ")
+
+
 def test_a_run_and_its_folder(call: Call, tmp_path: Path) -> None:
     ended = call("train", *SMALL, "experiment=default", "trainer.max_epochs=1")
     assert ended.status == 0, ended.err
@@ -110,6 +125,11 @@ def test_a_run_and_its_folder(call: Call, tmp_path: Path) -> None:
     ended = call("evaluate", f"run_dir={run}")
     assert ended.status == 0, ended.err
     assert (run / "evaluation" / "best-test-confusion.png").stat().st_size > 1000
+    names = [
+        f"best-test{end}" for end in (".json", "-confusion.csv", "-confusion.png", "-wrong.png")
+    ]
+    assert f"written to {run / 'evaluation'}: {', '.join(names)}" in ended.out
+    assert {path.name for path in (run / "evaluation").glob("best*")} == set(names)
 
     ended = call("train", f"resume={run}")
     assert ended.status == 0
@@ -125,11 +145,6 @@ def test_a_run_and_its_folder(call: Call, tmp_path: Path) -> None:
 
     ended = call("train", f"resume={run}", "optimizer.lr=1.0")
     assert ended.status == 2
-    names = [
-        f"best-test{end}" for end in (".json", "-confusion.csv", "-confusion.png", "-wrong.png")
-    ]
-    assert f"written to {run / 'evaluation'}: {', '.join(names)}" in ended.out
-    assert {path.name for path in (run / "evaluation").glob("best*")} == set(names)
     assert "optimizer.lr=1.0: cannot change when a run is resumed" in ended.err
 
     ended = call("train", "-m", f"resume={run}", "trainer.max_epochs=2,3")

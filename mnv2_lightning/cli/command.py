@@ -238,6 +238,12 @@ class Command:
         return Job(cfg, overrides, folder, is_swept=number is not None)
 
 
+def announce_imports() -> None:
+    """Print what takes the next seconds, before a command imports torch for the first time."""
+    if "torch" not in sys.modules and not is_waited_for():
+        print("importing torch and lightning ...", flush=True)
+
+
 def require_values(cfg: DictConfig) -> None:
     """ConfigError: a key has no value."""
     if missing := sorted(OmegaConf.missing_keys(cfg)):
