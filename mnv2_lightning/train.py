@@ -209,8 +209,8 @@ def _change_of_length(checkpoint: dict[str, Any], cfg: DictConfig) -> str | None
     if not changed or not reasons:
         return None
     return (
-        f"{', '.join(changed)}: {', and '.join(reasons)}; the result differs from that of a run of "
-        "this length from the start"
+        f"{', '.join(changed)}: {', and '.join(reasons)}; "
+        "the result differs from that of an uninterrupted run"
     )
 
 

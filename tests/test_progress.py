@@ -130,7 +130,7 @@ def test_steps_on_a_terminal(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("terminal")
 def test_interrupted_on_a_terminal(tmp_path: Path) -> None:
     """The message is left, and no bar."""
-    many = ("trainer.max_epochs=1000", f"hydra.run.dir={tmp_path / 'run'}")
+    many = ("trainer.max_epochs=50", f"hydra.run.dir={tmp_path / 'run'}")
     status, written = on_terminal(80, *SMALL, *many, interrupt_at="train/loss")
     assert status == 130
     shown = screen(written, 80)

@@ -223,7 +223,7 @@ def test_more_steps_go_on_with_a_finished_run(
     assert (
         "trainer.max_steps=25 instead of 14: the learning rate follows the schedule of the new "
         "length from here on, and the rest of epoch 2 is left out; the result differs from that "
-        "of a run of this length from the start"
+        "of an uninterrupted run"
     ) in caplog.text
     assert result["status"] == "finished"
     assert result["epochs"] == 4
