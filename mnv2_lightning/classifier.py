@@ -95,7 +95,7 @@ class Classifier(L.LightningModule):
         metrics["loss"].update(F.cross_entropy(logits, labels, reduction="none"))
         metrics["accuracy"].update(logits, labels)
         for name, metric in metrics.items():
-            self.log(f"{split}/{name}", metric, prog_bar=split == "val")
+            self.log(f"{split}/{name}", metric)
         return logits
 
     def _evaluation_logits(self, images: Tensor) -> Tensor:
@@ -127,21 +127,23 @@ class Classifier(L.LightningModule):
 def should_log(trainer: L.Trainer, batch_idx: int, step: int) -> bool:
     """Whether to log after optimizer step `step`, which batch `batch_idx` completes.
 
-    True every `log_every_n_steps` steps, and at the last step of an epoch or of the fit.
+    True at the first step, every `log_every_n_steps` steps, and at the last step of an epoch or of
+    the fit.
     """
     every = trainer.log_every_n_steps  # type: ignore[attr-defined]
     is_last = batch_idx + 1 == trainer.num_training_batches or step == trainer.max_steps
-    return ends_step(trainer, batch_idx) and (step % every == 0 or is_last)
+    return ends_step(trainer, batch_idx) and (step == 1 or step % every == 0 or is_last)
 
 
 def log_now(module: L.LightningModule, metrics: dict[str, Any], step: int) -> None:
-    """Log to all loggers now; `train/loss` is shown in the progress bar too.
+    """Log to all loggers now.
 
     `module.log` defers until after the checkpoint is written, so a resumed run would lose values.
+    With `prog_bar=True` it would read the value from the device at every step.
     """
     trainer = module.trainer
     for name, value in metrics.items():
-        module.log(name, value, prog_bar=name == "train/loss", logger=False)
+        module.log(name, value, logger=False)
     numbers = {name: float(value) for name, value in metrics.items()}
     for logger in trainer.loggers:
         logger.log_metrics(numbers | {"epoch": trainer.current_epoch}, step)

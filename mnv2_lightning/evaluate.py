@@ -5,12 +5,17 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
-from mnv2_lightning.cli.command import Command, Job
+from mnv2_lightning.cli.command import Command, Job, announce_imports
 from mnv2_lightning.runs import folder, stored_config
 from mnv2_lightning.schema.errors import ConfigError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    import numpy as np
     from omegaconf import DictConfig
+
+    from mnv2_lightning.callbacks.predictions import Predicted
 
 log = logging.getLogger(__name__)
 
@@ -86,19 +91,40 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
         "loss": metrics.get(f"{cfg.split}/loss"),
         "classes": [],
     }
+    written = [f"{name}.json"]
     if (predicted := predictions.predicted) is not None:
-        labels, probabilities = predicted.labels, predicted.probabilities
-        matrix = figures.confusion_matrix(labels, probabilities)
+        matrix = figures.confusion_matrix(predicted.labels, predicted.probabilities)
         result["classes"] = tables.per_class(matrix, classes)
-        durable_files.write_text(out / f"{name}-confusion.csv", tables.matrix_csv(matrix, classes))
-        figures.draw_confusion(matrix, classes).savefig(out / f"{name}-confusion.png")
-        if images is not None:
-            wrong = figures.draw_wrong(images, labels, probabilities, classes, count=32)
-            wrong.savefig(out / f"{name}-wrong.png")
-    durable_files.write_json(out / f"{name}.json", result)
+        written += _write_figures(out / name, matrix, predicted, classes, images)
+    durable_files.write_json(out / written[0], result)
     log.info("%s", tables.evaluation(result))
-    log.info("written: %s", out / f"{name}.json")
+    log.info("written to %s: %s", out, ", ".join(written))
     return result
+
+
+def _write_figures(
+    path: Path,
+    matrix: np.ndarray,
+    predicted: Predicted,
+    classes: list[str],
+    images: np.ndarray | None,
+) -> list[str]:
+    """Write files whose names begin with `path`; return their names."""
+    from mnv2_lightning.reports import figures, tables
+    from mnv2_lightning.system import durable_files
+
+    table, *drawn = (
+        path.with_name(f"{path.name}-{end}")
+        for end in ("confusion.csv", "confusion.png", "wrong.png")
+    )
+    durable_files.write_text(table, tables.matrix_csv(matrix, classes))
+    shown = [figures.draw_confusion(matrix, classes)]
+    if images is not None:
+        labels, probabilities = predicted.labels, predicted.probabilities
+        shown.append(figures.draw_wrong(images, labels, probabilities, classes, count=32))
+    for figure, file in zip(shown, drawn, strict=False):
+        figure.savefig(file)
+    return [file.name for file in (table, *drawn[: len(shown)])]
 
 
 def check_job(job: Job) -> None:
@@ -106,7 +132,6 @@ def check_job(job: Job) -> None:
     from mnv2_lightning.data import idx_files
     from mnv2_lightning.runs import config
     from mnv2_lightning.schema.targets import check_targets
-    from mnv2_lightning.system import accelerators
 
     cfg = job.cfg
     run = folder.require_run("run_dir", cfg.run_dir)
@@ -120,6 +145,10 @@ def check_job(job: Job) -> None:
     if cfg.split == "val" and run_config["data"].get("val_size") == 0:
         raise ConfigError("split=val: the run held out no images (data.val_size=0)")
     idx_files.require_folder(cfg.data.dir)
+    announce_imports()
+
+    from mnv2_lightning.system import accelerators
+
     accelerators.check_accelerator("accelerator", cfg.accelerator)
     config.require_inside(run_config)
     check_targets(run_config)

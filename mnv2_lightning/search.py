@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mnv2_lightning import train
-from mnv2_lightning.cli.command import Command, Job
+from mnv2_lightning.cli.command import Command, Job, announce_imports
 from mnv2_lightning.cli.conf_files import config_dir
 from mnv2_lightning.cli.report_error import report_error
 from mnv2_lightning.runs import pretrained
@@ -220,6 +220,7 @@ def check_job(job: Job) -> None:
     space = studies.distributions(options["space"])
     studies.check(cfg)
     studies.check_base(cfg, Path(cfg.run_dir), _base(cfg, list(space)))
+    announce_imports()
 
     from mnv2_lightning import build
 

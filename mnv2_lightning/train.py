@@ -10,7 +10,7 @@ from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mnv2_lightning.cli.command import Command, Job
+from mnv2_lightning.cli.command import Command, Job, announce_imports
 from mnv2_lightning.runs import config, folder, pretrained, stored_config
 from mnv2_lightning.runs.record import Record, read_record
 from mnv2_lightning.schema.check import check_batches, has_idx_files
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import lightning.pytorch as L
     from lightning.pytorch.callbacks import Callback
     from omegaconf import DictConfig
+    from torch import nn
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +60,7 @@ def fit_and_test(cfg: DictConfig, more_callbacks: Sequence[Callback] = ()) -> di
     warning_filters.install()
     memory.keep_freed_memory()
     run_dir = Path(cfg.run_dir)
-    if cfg.resume and stored_config.is_finished(run_dir, cfg.trainer.max_epochs):
+    if cfg.resume and stored_config.is_finished(run_dir, cfg.trainer):
         log.info("already finished: %s", run_dir)
         return read_record(run_dir) | {"run_dir": str(run_dir)}
     is_first = rank_zero_only.rank == 0  # type: ignore[attr-defined]
@@ -68,7 +69,7 @@ def fit_and_test(cfg: DictConfig, more_callbacks: Sequence[Callback] = ()) -> di
         record.update(overrides=config.override_values(cfg.overrides), command=cfg.command)
         if is_first:
             _prepare_folder(run_dir, cfg)
-        checkpoint, purge_step = _checkpoint_to_resume(run_dir) if cfg.resume else (None, None)
+        checkpoint, purge_step = _checkpoint_to_resume(run_dir, cfg) if cfg.resume else (None, None)
         seed_everything(cfg.seed, verbose=False)
         datamodule = build.build_datamodule(cfg)
         network = build.build_network(cfg)
@@ -87,7 +88,7 @@ def fit_and_test(cfg: DictConfig, more_callbacks: Sequence[Callback] = ()) -> di
             **costs.as_dict(),
         )
         if is_first:
-            log.info("%s", tables.start(record.data, trainer.accelerator.name(), cfg, loaded))
+            _log_start(record, cfg, network, trainer, loaded)
         if has_idx_files(cfg.data):  # before the clock starts: a download is not training
             datamodule.setup()
         try:
@@ -99,6 +100,42 @@ def fit_and_test(cfg: DictConfig, more_callbacks: Sequence[Callback] = ()) -> di
         _close(trainer)
         log.info("%s", tables.end(record.data, run_dir))
     return record.data | {"run_dir": str(run_dir)}
+
+
+def _log_start(
+    record: Record, cfg: DictConfig, network: nn.Module, trainer: L.Trainer, loaded: str | None
+) -> None:
+    """Log what is trained and its costs, and warn if the memory is too small.
+
+    `loaded`: see `pretrained.load`.
+    """
+    from mnv2_lightning import build
+    from mnv2_lightning.networks import complexity
+    from mnv2_lightning.reports import tables
+    from mnv2_lightning.system import memory
+
+    device, batch_size = trainer.strategy.root_device, cfg.data.get("batch_size")
+    needed = batch_size and complexity.training_bytes(
+        network,
+        in_channels=build.channels_of(cfg),
+        image_size=cfg.data.image_size,
+        batch_size=math.ceil(batch_size / trainer.world_size),
+        precision=str(trainer.precision),
+    )
+    in_use = memory.peak_rss_bytes() if device.type == "cpu" else 0
+    peak = None if needed is None or in_use is None else needed + in_use
+    accelerator = trainer.accelerator.name()
+    log.info("%s", tables.start(record.data, accelerator, cfg, memory=peak, loaded=loaded))
+    free = memory.free_bytes(device)
+    processes = trainer.num_devices if device.type == "cpu" else 1  # that share the memory
+    if needed is not None and free is not None and processes * needed > free:
+        log.warning(
+            "data.batch_size=%d: training takes about %.1f GB of memory, and %.1f GB are free; "
+            "take a smaller one",
+            batch_size,
+            processes * needed / 1e9,
+            free / 1e9,
+        )
 
 
 def _test(
@@ -148,7 +185,7 @@ def _prepare_folder(run_dir: Path, cfg: DictConfig) -> None:
     (run_dir / "error.txt").unlink(missing_ok=True)
 
 
-def _checkpoint_to_resume(run_dir: Path) -> tuple[Path | None, int]:
+def _checkpoint_to_resume(run_dir: Path, cfg: DictConfig) -> tuple[Path | None, int]:
     """The newest checkpoint, and the step from which loggers drop their records. StorageError."""
     from mnv2_lightning.runs import checkpoints
 
@@ -157,8 +194,36 @@ def _checkpoint_to_resume(run_dir: Path) -> tuple[Path | None, int]:
         log.info("resumes from the beginning, as there is no checkpoint: %s", run_dir)
         return None, 0
     checkpoint = checkpoints.read(newest)
-    log.info("resumes after epoch %d: %s", checkpoint["epoch"] + 1, newest)
-    return newest, checkpoint["global_step"]
+    epoch, step = checkpoint["epoch"] + 1, checkpoint["global_step"]
+    log.info("resumes after epoch %d, step %d: %s", epoch, step, newest)
+    if (message := _change_of_length(checkpoint, cfg)) is not None:
+        log.info("%s", message)
+    return newest, step
+
+
+def _change_of_length(checkpoint: dict[str, Any], cfg: DictConfig) -> str | None:
+    """How the result differs from that of a run of this length from the start; None: it does not,
+    or the length is that of the checkpoint.
+    """
+    from mnv2_lightning.schema.models import BY_TARGET, WarmupConfig
+
+    before = checkpoint["hyper_parameters"]["trainer"]
+    changed = [
+        f"trainer.{key}={cfg.trainer[key]} instead of {before[key]}"
+        for key in config.LENGTH_KEYS
+        if cfg.trainer[key] != before[key]
+    ]
+    reasons = []
+    if issubclass(BY_TARGET.get(cfg.scheduler._target_, WarmupConfig), WarmupConfig):
+        reasons.append("the learning rate follows the schedule of the new length from here on")
+    if not checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["is_last_batch"]:
+        reasons.append(f"the rest of epoch {checkpoint['epoch'] + 1} is left out")
+    if not changed or not reasons:
+        return None
+    return (
+        f"{', '.join(changed)}: {', and '.join(reasons)}; "
+        "the result differs from that of an uninterrupted run"
+    )
 
 
 def launch(cfg: DictConfig) -> dict[str, Any]:
@@ -257,11 +322,13 @@ def check_job(job: Job) -> None:
         raise ConfigError("fail_fast=true: is for a sweep, which -m starts")
     config.require_inside(config.plain(cfg))
 
+    images = _training_images(cfg)
+    announce_imports()
+
     from mnv2_lightning import build
     from mnv2_lightning.schema.targets import check_targets
     from mnv2_lightning.system import accelerators, warning_filters
 
-    images = _training_images(cfg)
     accelerators.check_accelerator("trainer.accelerator", cfg.trainer.accelerator)
     check_targets(config.plain(cfg))
     warning_filters.install()
@@ -303,25 +370,29 @@ def _check_processes(job: Job) -> None:
 
 
 def _check_start(cfg: DictConfig) -> None:
-    """ConfigError: a resumed run has trained more epochs already, or a run without a checkpoint
-    starts from weights that do not fit. StorageError: all its checkpoints are damaged.
+    """ConfigError: a resumed run has trained more epochs or steps already, or a run without a
+    checkpoint starts from weights that do not fit. StorageError: all its checkpoints are damaged.
     """
     from mnv2_lightning import build
     from mnv2_lightning.runs import checkpoints
 
-    max_epochs = cfg.trainer.max_epochs
-    if cfg.resume and stored_config.is_finished(Path(cfg.run_dir), max_epochs):
+    if cfg.resume and stored_config.is_finished(Path(cfg.run_dir), cfg.trainer):
         return
     newest = checkpoints.newest(Path(cfg.run_dir)) if cfg.resume else None
     if newest is None:
         if cfg.model.get("weights") is not None:
             pretrained.load(build.build_network(cfg), cfg)
-    elif max_epochs not in (None, -1) and max_epochs < (
-        done := checkpoints.read(newest)["epoch"] + 1
-    ):
-        raise ConfigError(
-            f"trainer.max_epochs={max_epochs}: {cfg.resume} has trained {done} already"
-        )
+        return
+    if all(cfg.trainer[key] in (None, -1) for key in config.LENGTH_KEYS):
+        return
+    checkpoint = checkpoints.read(newest)
+    done = {"max_epochs": checkpoint["epoch"] + 1, "max_steps": checkpoint["global_step"]}
+    for key, count in done.items():
+        if cfg.trainer[key] not in (None, -1) and cfg.trainer[key] < count:
+            raise ConfigError(
+                f"trainer.{key}={cfg.trainer[key]}: {cfg.resume} has trained {count} "
+                f"{key.removeprefix('max_')} already"
+            )
 
 
 COMMAND = Command(

@@ -44,7 +44,7 @@ def test_a_step_reads_nothing_back_from_its_device(configure: Configure) -> None
         accumulate_grad_batches=1,
         num_training_batches=10,
         max_steps=-1,
-        global_step=0,
+        global_step=1,  # the first step is logged
         optimizers=[SimpleNamespace(param_groups=[{"lr": 0.1}])],
     )
     guard = NonFiniteGuard()

@@ -96,6 +96,21 @@ def test_answers_without_torch(args: list[str], tmp_path: Path) -> None:
     assert ended.returncode == 0, ended.stderr
 
 
+def test_a_slow_import_is_announced(tmp_path: Path) -> None:
+    """Before it, and after the checks that need no torch."""
+    command = [sys.executable, "-m", "mnv2_lightning.train"]
+    ended = subprocess.run(
+        [*command, "trainer.num_nodes=2"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert ended.stdout == "importing torch and lightning ...\n"
+    assert ended.stderr.startswith("error: trainer.num_nodes=2: ")
+    ended = subprocess.run(
+        [*command, "sweep=a"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert ended.stdout == ""
+    assert ended.stderr.startswith("error: sweep=a: ")
+
+
 def test_a_run_and_its_folder(call: Call, tmp_path: Path) -> None:
     ended = call("train", *SMALL, "experiment=default", "trainer.max_epochs=1")
     assert ended.status == 0, ended.err
@@ -103,12 +118,19 @@ def test_a_run_and_its_folder(call: Call, tmp_path: Path) -> None:
     assert re.fullmatch(r"\d{8}-\d{6}-[0-9a-f]{6}", run.name)
     assert f"run: {run}" in ended.out
     assert "test accuracy" in ended.out
-    assert "epoch 1/1  batch 10/10  train/loss" in ended.out
-    assert "epoch 1/1  validation  val/loss" in (run / "train.log").read_text()
+    for number in (1, 2, 4, 6, 8):
+        assert f"epoch 1/1 batch {number}/10  train/loss" in ended.out
+    assert re.search(r"epoch 1/1  train/loss .*  val/loss .*  val/accuracy", ended.out)
+    assert "epoch 1/1  train/loss" in (run / "train.log").read_text()
 
     ended = call("evaluate", f"run_dir={run}")
     assert ended.status == 0, ended.err
     assert (run / "evaluation" / "best-test-confusion.png").stat().st_size > 1000
+    names = [
+        f"best-test{end}" for end in (".json", "-confusion.csv", "-confusion.png", "-wrong.png")
+    ]
+    assert f"written to {run / 'evaluation'}: {', '.join(names)}" in ended.out
+    assert {path.name for path in (run / "evaluation").glob("best*")} == set(names)
 
     ended = call("train", f"resume={run}")
     assert ended.status == 0
@@ -137,7 +159,10 @@ def test_a_run_and_its_folder(call: Call, tmp_path: Path) -> None:
 
     ended = call("train", f"resume={run}", "trainer.max_epochs=1")
     assert ended.status == 2
-    assert re.search(r"trainer\.max_epochs=1: .* has trained 2 already", ended.err)
+    assert re.search(r"trainer\.max_epochs=1: .* has trained 2 epochs already", ended.err)
+    ended = call("train", f"resume={run}", "trainer.max_steps=5")
+    assert ended.status == 2
+    assert re.search(r"trainer\.max_steps=5: .* has trained 20 steps already", ended.err)
     assert json.loads((run / "result.json").read_text())["status"] == "finished"
 
 

@@ -1,6 +1,7 @@
 """Parameters and multiply-adds: measured, pinned, and by hand."""
 
 import pytest
+import torch
 from torch import nn
 
 from mnv2_lightning.build import build_network
@@ -83,3 +84,29 @@ def test_multiply_adds_by_hand() -> None:
     net = nn.Sequential(nn.Conv2d(1, 2, 1), nn.Conv2d(2, 8, 1))
     costs = complexity.measure(net, in_channels=1, image_size=4)
     assert costs.multiply_adds == 16 * (1 * 2 + 2 * 8)
+
+
+@pytest.mark.parametrize(("precision", "size"), [("32-true", 4), ("64-true", 8), ("bf16-true", 2)])
+def test_memory_by_hand(precision: str, size: int) -> None:
+    """Kept for each image of 4x4 px: itself, and the ReLU's output for both the ReLU and the linear
+    layer, which gets a view of it.
+    """
+    net = nn.Sequential(
+        nn.Conv2d(1, 2, 1, bias=False), nn.ReLU(), nn.Flatten(), nn.Linear(32, 10, bias=False)
+    )
+    found = complexity.training_bytes(
+        net, in_channels=1, image_size=4, batch_size=10, precision=precision
+    )
+    parameters = 2 + 32 * 10
+    assert found == size * (10 * (16 + 32) + 4 * parameters)
+
+
+def test_memory_of_a_network_that_reads_values_is_unknown() -> None:
+    class Reads(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x.flatten(1)) * float(x.max())
+
+    found = complexity.training_bytes(
+        Reads(16, 10), in_channels=1, image_size=4, batch_size=10, precision="32-true"
+    )
+    assert found is None

@@ -28,6 +28,6 @@ def test_readmes_lines_run_in_a_notebook(tmp_path: Path) -> None:
     assert "parameters" in shown["stdout"]
     assert f"{record(run)['test_accuracy']:.2%}".replace("%", " %") in shown["stdout"]
     assert f"run: {run.relative_to(tmp_path)}" in shown["stdout"]
-    assert "Epoch 0" in shown["stdout"] + shown["stderr"]  # of the bar
+    assert "epoch 1" in shown["stdout"] + shown["stderr"]  # of the bar
     assert "Warning" not in shown["stderr"]
     assert (run / "evaluation").is_dir()

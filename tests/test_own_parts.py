@@ -399,10 +399,11 @@ def test_costs_of_others() -> None:
 def test_costs_that_are_not_known_are_left_out(configure: Configure) -> None:
     costs = complexity.measure(nn.Linear(2, 2), in_channels=1, image_size=8)
     known = {"precision": "32-true", "seed": 0, "hardware": {"bf16": True}} | costs.as_dict()
-    text = tables.start(known, "cpu", configure())
+    text = tables.start(known, "cpu", configure(), memory=None)
     assert "parameters     6" in text
     assert "multiply-adds" not in text
     assert "map sizes" not in text
+    assert "memory" not in text
 
 
 SCRIPT = """import sys

@@ -209,6 +209,55 @@ def test_more_epochs_go_on_with_a_finished_run(configure: Configure, tmp_path: P
     assert row["overrides"]["trainer.max_epochs"] == row["epochs"] == 2
 
 
+STEPS = ("trainer.max_epochs=-1", "trainer.max_steps=14")
+
+
+def test_more_steps_go_on_with_a_finished_run(
+    configure: Configure, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """14 steps end within the second epoch of 10; the third follows, by the new schedule."""
+    caplog.set_level("INFO")
+    train(configure(*SMALL, *STEPS, run_dir=tmp_path))
+    result = train(resumed(tmp_path, "trainer.max_steps=25"))
+    assert "resumes after epoch 2, step 14: " in caplog.text
+    assert (
+        "trainer.max_steps=25 instead of 14: the learning rate follows the schedule of the new "
+        "length from here on, and the rest of epoch 2 is left out; the result differs from that "
+        "of an uninterrupted run"
+    ) in caplog.text
+    assert result["status"] == "finished"
+    assert result["epochs"] == 4
+    assert result["overrides"]["trainer.max_steps"] == 25
+    assert load(tmp_path)["global_step"] == 25
+    table = rows(tmp_path)
+    steps = {int(r["step"]): r for r in table if r["train/loss"]}
+    assert list(steps) == [0, *range(1, 25, 2), 24]
+    assert [int(r["step"]) for r in table if r["val/loss"]] == [9, 13, 23, 24]
+    assert [steps[step]["epoch"] for step in (13, 15, 23, 24)] == ["1", "2", "2", "3"]
+    assert float(steps[15]["lr"]) > float(steps[13]["lr"])
+    before = (tmp_path / "checkpoints" / "last.ckpt").read_bytes()
+    train(resumed(tmp_path))
+    assert (tmp_path / "checkpoints" / "last.ckpt").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "differs"), [("linear", True), ("cosine", True), ("constant", False)]
+)
+def test_more_epochs_are_told_to_change_the_schedule(
+    scheduler: str,
+    differs: bool,
+    configure: Configure,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO")
+    few = (*SMALL, f"scheduler={scheduler}", "trainer.max_epochs=1", "trainer.limit_test_batches=0")
+    train(configure(*few, run_dir=tmp_path))
+    train(resumed(tmp_path, "trainer.max_epochs=2"))
+    message = "trainer.max_epochs=2 instead of 1: the learning rate follows the schedule of the new"
+    assert (message in caplog.text) == differs
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [
@@ -230,6 +279,7 @@ def test_resume_refuses_what_changes_the_run(run: Path, override: str, message: 
     "override",
     [
         "trainer.max_epochs=9",
+        "trainer.max_steps=99",
         "trainer.enable_progress_bar=false",
         "callbacks.progress=null",
         "logger=csv",

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -24,7 +25,7 @@ from mnv2_lightning.evaluate import evaluate
 from mnv2_lightning.runs.checkpoint_io import DurableCheckpointIO
 from mnv2_lightning.runs.record import EMPTY
 from mnv2_lightning.schema.errors import Diverged
-from mnv2_lightning.system import hydra_compat
+from mnv2_lightning.system import hydra_compat, memory
 from mnv2_lightning.train import train
 from tests.conftest import SMALL, Configure, load, record, rows
 
@@ -59,9 +60,11 @@ def test_checkpoints_hold_plain_data(run: Path) -> None:
 
 
 def test_curves(run: Path) -> None:
-    """10 steps an epoch, logged every 2nd; validation at the end of each; the test at the end."""
+    """10 steps an epoch; the first and every 2nd are logged; validation at the end of each epoch;
+    the test at the end.
+    """
     table = rows(run)
-    assert [int(r["step"]) for r in table if r["train/loss"]] == [1, 3, 5, 7, 9, 11, 13, 15, 17, 19]
+    assert [int(r["step"]) for r in table if r["train/loss"]] == [0, *range(1, 20, 2)]
     assert [int(r["step"]) for r in table if r["val/accuracy"]] == [9, 19]
     assert [int(r["step"]) for r in table if r["test/accuracy"]] == [20]
     for tag in ("lr", "images_per_second", "train/accuracy", "val/loss", "test/loss"):
@@ -198,6 +201,27 @@ def test_a_fit_that_steps_end_is_validated_there(configure: Configure, tmp_path:
     assert load(tmp_path / "run")["global_step"] == 14
 
 
+@pytest.mark.parametrize(("free", "is_warned"), [(10**6, True), (10**11, False), (None, False)])
+def test_too_little_memory_is_told_before_training(
+    free: int | None,
+    is_warned: bool,
+    configure: Configure,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO")
+    monkeypatch.setattr(memory, "free_bytes", lambda device: free)
+    train(configure(*SMALL, "trainer.max_steps=0", "trainer.limit_test_batches=0"))
+    assert re.search(r"  memory         about \d\.\d\d GB, training on batches of 50", caplog.text)
+    message = r"data\.batch_size=50: training takes about 0\.0 GB of memory, and 0\.0 GB are free"
+    assert bool(re.search(message, caplog.text)) == is_warned
+
+
+def test_free_memory() -> None:
+    free = memory.free_bytes(torch.device("cpu"))
+    assert free is None or 10**6 < free < os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
 def test_peak_memory_of_a_job_is_its_own() -> None:
     """Not that of the process that it was forked from."""
@@ -288,12 +312,12 @@ def test_accumulated_gradients_are_one_step(configure: Configure) -> None:
         assert [int(r["step"]) for r in table if r[tag]] == [0, 1, 2, 3, 4, 5], tag
 
 
-def test_the_last_steps_of_an_epoch_are_logged(configure: Configure) -> None:
+def test_the_first_and_last_steps_of_an_epoch_are_logged(configure: Configure) -> None:
     cfg = configure(*SMALL, "trainer.log_every_n_steps=7", "trainer.max_epochs=1")
     train(cfg)
     table = rows(Path(cfg.run_dir))
     for tag in ("train/loss", "train/accuracy", "images_per_second", "lr"):
-        assert [int(r["step"]) for r in table if r[tag]] == [6, 9], tag
+        assert [int(r["step"]) for r in table if r[tag]] == [0, 6, 9], tag
 
 
 def test_recorded_val_accuracy_is_the_tested_checkpoints(configure: Configure) -> None:
@@ -315,7 +339,7 @@ def test_epochs_are_counted_where_steps_end_the_fit(configure: Configure) -> Non
     cfg = configure(*SMALL, *ends, "scheduler=exponential", "scheduler.decay=0.5")
     train(cfg)
     rates = {int(r["step"]): float(r["lr"]) for r in rows(Path(cfg.run_dir)) if r["lr"]}
-    assert rates == pytest.approx({9: 0.1, 10: 0.05, 19: 0.05, 21: 0.025})
+    assert rates == pytest.approx({0: 0.1, 9: 0.1, 10: 0.05, 19: 0.05, 21: 0.025})
 
 
 def test_learns(configure: Configure) -> None:

@@ -155,6 +155,12 @@ def _in_worker(name: str) -> Command:
     return named(name)
 
 
+def announce_imports() -> None:
+    """Print what takes the next seconds, before a command imports torch for the first time."""
+    if "torch" not in sys.modules and not is_waited_for():
+        print("importing torch and lightning ...", flush=True)
+
+
 def named(name: str) -> Command:
     """The command of that name, as its module has it where it is not run as `__main__`."""
     return import_module(f"mnv2_lightning.{name}").COMMAND

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+DTYPES = {"64-true": torch.float64, "bf16-true": torch.bfloat16, "16-true": torch.float16}
+
 
 @dataclass(frozen=True)
 class Complexity:
@@ -38,6 +40,38 @@ def measure(network: nn.Module, *, in_channels: int, image_size: int) -> Complex
             break
     parameters = sum(p.numel() for p in network.parameters())
     return Complexity(parameters, multiply_adds, map_sizes)
+
+
+def training_bytes(
+    network: nn.Module, *, in_channels: int, image_size: int, batch_size: int, precision: str
+) -> int | None:
+    """Estimated memory of training on a batch: what the forward pass keeps for the backward pass,
+    and each parameter's value, gradient and two values of the optimizer.
+
+    None: the network does not run on the meta device. `precision`: Lightning's; with a mixed one,
+    the estimate is that of 32-true.
+    """
+    kept: dict[int, torch.UntypedStorage] = {}  # by identity, as views share theirs
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        kept[id(storage)] = storage
+        return tensor
+
+    try:
+        copied = copy.deepcopy(network).to("meta", DTYPES.get(precision, torch.float32)).train()
+        own = [x.untyped_storage() for x in (*copied.parameters(), *copied.buffers())]
+        dtype = next(copied.parameters()).dtype
+        images = torch.zeros(2, in_channels, image_size, image_size, device="meta", dtype=dtype)
+        with torch.device("meta"), torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+            copied(images)
+    except Exception:  # of any type, from a network of the user's own
+        return None
+    activations = sum(x.nbytes() for x in kept.values()) - sum(
+        x.nbytes() for x in own if id(x) in kept
+    )
+    parameters = sum(x.nbytes for x in copied.parameters())
+    return activations * batch_size // 2 + 4 * parameters
 
 
 def _run(network: nn.Module, shape: tuple[int, ...], device: str) -> tuple[int, dict[str, int]]:

@@ -32,9 +32,17 @@ def link(text: str, target: str | None) -> str:
 
 
 def start(
-    record: dict[str, Any], accelerator: str, cfg: DictConfig, loaded: str | None = None
+    record: dict[str, Any],
+    accelerator: str,
+    cfg: DictConfig,
+    *,
+    memory: int | None,
+    loaded: str | None = None,
 ) -> str:
-    """The start of a run: network, data, device, costs. `loaded`: see `pretrained.load`."""
+    """The start of a run: network, data, device, costs.
+
+    `memory`: estimated bytes, if known. `loaded`: see `pretrained.load`.
+    """
     data = cfg.data.get("dataset") or cfg.data._target_.rpartition(".")[2]
     lines = [
         f"{cfg.model._target_.rpartition('.')[2]} on {data}, {accelerator}, "
@@ -45,6 +53,9 @@ def start(
         lines.append(f"  multiply-adds  {cost:,} an image of {cfg.data.image_size} px")
     if sizes := record["map_sizes"].values():
         lines.append(f"  map sizes      {' '.join(map(str, sizes))} px")
+    if memory is not None:
+        batch = f"training on batches of {cfg.data.batch_size}"
+        lines.append(f"  memory         about {memory / 1e9:.2f} GB, {batch}")
     if loaded is not None:
         lines.append(f"  {loaded}")
     if not saves_checkpoints(cfg):

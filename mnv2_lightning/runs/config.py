@@ -34,9 +34,10 @@ IGNORED_KEYS = (
     *("callbacks.test_images", "callbacks.throughput"),
     *("callbacks.divergence", "callbacks.pictures"),  # in runs of earlier versions
 )
+LENGTH_KEYS = ("max_epochs", "max_steps")  # of `trainer`
 # Keys that the result depends on, but that may change when a run is resumed.
 MAY_CHANGE = tuple(
-    f"trainer.{key}" for key in ("max_epochs", "accelerator", "devices", "strategy", "num_nodes")
+    f"trainer.{key}" for key in (*LENGTH_KEYS, "accelerator", "devices", "strategy", "num_nodes")
 )
 
 LONG = 40  # characters; names show the hash of a longer value

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from mnv2_lightning.data.sets import DATA_DIR, DATA_SETS
 from mnv2_lightning.runs import config, pretrained
-from mnv2_lightning.runs.config import COMMAND_KEYS, MAY_CHANGE, plain
+from mnv2_lightning.runs.config import COMMAND_KEYS, LENGTH_KEYS, MAY_CHANGE, plain
 from mnv2_lightning.runs.folder import check_links, key_of, require_run
 from mnv2_lightning.runs.record import EMPTY, RECORD, read_record
 from mnv2_lightning.schema.check import check, has_idx_files, targeted_nodes
@@ -27,10 +27,12 @@ log = logging.getLogger(__name__)
 _MISSING: Any = object()
 
 
-def is_finished(folder: Path, max_epochs: int | None) -> bool:
-    """Whether the run has finished, with the same `max_epochs`."""
-    status = read_record(folder).get("status")
-    return status == "finished" and read_config(folder).trainer.max_epochs == max_epochs
+def is_finished(folder: Path, trainer: DictConfig) -> bool:
+    """Whether the run has finished, with the same `max_epochs` and `max_steps`."""
+    if read_record(folder).get("status") != "finished":
+        return False
+    before = read_config(folder).trainer
+    return all(before[key] == trainer[key] for key in LENGTH_KEYS)
 
 
 def read_config(folder: Path) -> DictConfig:

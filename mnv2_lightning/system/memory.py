@@ -1,9 +1,14 @@
-"""Memory of the process: its peak, and the reuse of freed memory."""
+"""Memory of the process: its peak, the reuse of freed memory, and what is left."""
 
 import ctypes
 import platform
 import sys
+from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
 
 # glibc's malloc.h: the parameter, and what it is set to.
 MALLOPT = {
@@ -37,3 +42,16 @@ def peak_rss_bytes() -> int | None:
         return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def free_bytes(device: "torch.device") -> int | None:
+    """Memory that is free on `device`; None if unknown."""
+    import torch
+
+    if device.type != "cpu":
+        with suppress(RuntimeError):  # not every backend knows
+            return torch.accelerator.get_memory_info(device)[0]
+    elif (meminfo := Path("/proc/meminfo")).is_file():
+        lines = meminfo.read_text(encoding="utf-8").splitlines()
+        return next((int(x.split()[1]) * 1024 for x in lines if x.startswith("MemAvailable")), None)
+    return None
