@@ -14,8 +14,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from hydra.errors import MissingConfigException
 
 from mnv2_lightning import train
+from mnv2_lightning.cli import composing
 from mnv2_lightning.reports import collect
 from mnv2_lightning.system import accelerators
 from tests.conftest import Call, Configure, record, require_launcher
@@ -138,12 +140,21 @@ def test_a_worker_is_killed(tmp_path: Path) -> None:
         time.sleep(0.1)
 
 
+@pytest.mark.parametrize("launcher", ["joblib", "submitit_local", "submitit_slurm", "ray"])
+def test_one_that_is_not_installed(launcher: str) -> None:
+    error = MissingConfigException("...", f"hydra/launcher/{launcher}", ["basic"])
+    extra = launcher.partition("_")[0]
+    message = f'hydra/launcher={launcher}: is not installed; pip install -e ".[{extra}]"'
+    assert composing.explain(error, "train") == message
+
+
 def test_a_worker_imports_the_command(tmp_path: Path) -> None:
     (tmp_path / "command").write_bytes(pickle.dumps(train.COMMAND))
     code = """if True:
         import pathlib, pickle
         command = pickle.loads(pathlib.Path("command").read_bytes())
         from mnv2_lightning import train
+from mnv2_lightning.cli import composing
         assert command is train.COMMAND"""
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
 

@@ -30,6 +30,7 @@ from mnv2_lightning.schema.nearest import did_you_mean, dotted_keys, no_such_cho
 from mnv2_lightning.system import hydra_compat
 
 ERRORS = (HydraException, OmegaConfBaseException)
+LAUNCHERS = ("joblib", "ray", "submitit")  # of Hydra's, those with an extra in pyproject.toml
 SWEEP_KEYS = ("sweep", "fail_fast")  # of `train`; a sweep's jobs do not get them
 # Prefixes of Hydra's keys that the jobs of a multirun do not get.
 OF_A_SWEEP = (
@@ -172,6 +173,8 @@ def explain(error: Exception, command: str) -> str:
         missing = re.search(r"Could not load '(.+)'", message)  # of a list, without options
         name = error.missing_cfg_file or (missing[1] if missing else "")
         group, _, choice = name.rpartition("/")
+        if (extra := choice.partition("_")[0]) in LAUNCHERS and group == "hydra/launcher":
+            return f'{group}={choice}: is not installed; pip install -e ".[{extra}]"'
         loader = GlobalHydra.instance().config_loader()
         options = error.options or loader.get_group_options(group, ObjectType.CONFIG)
         return no_such_choice(group, choice, options) if group and options else message
