@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from mnv2_lightning.networks import complexity
 from mnv2_lightning.reports import tables
-from tests.conftest import Call, Configure, record, require_launcher
+from tests.conftest import Call, Configure, digits, idx, record, require_launcher
 from tests.evidence.markdown import ROOT
 
 (SECTION,) = re.findall(r"## Your own parts\n(.*?)\n## ", (ROOT / "README.md").read_text(), re.S)
@@ -94,6 +94,19 @@ def test_the_readmes_example(call: Call, own: Path) -> None:
     assert "mine" not in sys.modules
     ended = call("evaluate", *typed)
     assert ended.status == 0, ended.err
+
+
+def test_the_readmes_logger_and_data(call: Call, own: Path) -> None:
+    (own / "files").mkdir()
+    for prefix, count in (("train", 300), ("t10k", 100)):
+        images, labels = digits(count, seed=3)
+        (own / "files" / f"{prefix}-images-idx3-ubyte").write_bytes(idx(images))
+        (own / "files" / f"{prefix}-labels-idx1-ubyte").write_bytes(idx(labels))
+    parts = ("--config-dir=conf", "logger=[default,mine]", "data=mine", "data.dir=files")
+    ended = call("train", *parts, *SHORT, "hydra.run.dir=run")
+    assert ended.status == 0, ended.err
+    assert "on mine" in ended.out
+    assert len(list((own / "run" / "lightning_logs").rglob("metrics.csv"))) == 1
 
 
 def test_the_current_folder_comes_last(
