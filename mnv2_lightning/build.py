@@ -1,6 +1,7 @@
 """Builds the objects that a config describes."""
 
 import inspect
+from collections.abc import Iterator
 from typing import Any
 
 import lightning.pytorch as L
@@ -189,15 +190,16 @@ def build_callbacks(cfg: DictConfig) -> list[Callback]:
     return built
 
 
-def build_loggers(cfg: DictConfig, purge_step: int | None) -> list[Logger]:
-    """`purge_step`: the step from which a run resumes; None for a new run."""
-    built = []
+def build_loggers(cfg: DictConfig, purge_step: int | None) -> Iterator[Logger]:
+    """Build one at a time, as a logger may start a run elsewhere, which has to be ended.
+
+    `purge_step`: the step from which a run resumes; None for a new run.
+    """
     for name, node in cfg.logger.items():
         if node is None:
             continue
         resumed = {"purge_step": purge_step} if "purge_step" in node else {}
-        built.append(_build(Logger, f"logger.{name}", node, **resumed))
-    return built
+        yield _build(Logger, f"logger.{name}", node, **resumed)
 
 
 def build_trainer(

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import math
 import shlex
-from collections.abc import Sequence
-from contextlib import nullcontext, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,13 +14,14 @@ from mnv2_lightning.cli.command import Command, Job, announce_imports
 from mnv2_lightning.runs import config, folder, pretrained, stored_config
 from mnv2_lightning.runs.record import Record, read_record
 from mnv2_lightning.schema.check import check_batches, has_idx_files
-from mnv2_lightning.schema.errors import ConfigError, Diverged, RankError
+from mnv2_lightning.schema.errors import ConfigError, Diverged, RankError, one_line
 from mnv2_lightning.sweeps import manifest
 from mnv2_lightning.system import durable_files, processes, ranks
 
 if TYPE_CHECKING:
     import lightning.pytorch as L
     from lightning.pytorch.callbacks import Callback
+    from lightning.pytorch.loggers import Logger
     from omegaconf import DictConfig
     from torch import nn
 
@@ -65,7 +66,8 @@ def fit_and_test(cfg: DictConfig, more_callbacks: Sequence[Callback] = ()) -> di
         return read_record(run_dir) | {"run_dir": str(run_dir)}
     is_first = rank_zero_only.rank == 0  # type: ignore[attr-defined]
     record = Record(run_dir, writes=is_first)
-    with folder.locked(run_dir) if is_first else nullcontext(), record.tracking():
+    lock = folder.locked(run_dir) if is_first else nullcontext()
+    with lock, _ending_loggers(record) as loggers, record.tracking():
         record.update(overrides=config.override_values(cfg.overrides), command=cfg.command)
         if is_first:
             _prepare_folder(run_dir, cfg)
@@ -76,7 +78,8 @@ def fit_and_test(cfg: DictConfig, more_callbacks: Sequence[Callback] = ()) -> di
         loaded = pretrained.load(network, cfg) if checkpoint is None else None
         classifier = build.build_classifier(cfg, network)
         callbacks = [*build.build_callbacks(cfg), *more_callbacks]
-        trainer = build.build_trainer(cfg, callbacks, build.build_loggers(cfg, purge_step))
+        loggers.extend(build.build_loggers(cfg, purge_step))
+        trainer = build.build_trainer(cfg, callbacks, loggers)
         in_channels, image_size = build.channels_of(cfg), cfg.data.image_size
         costs = complexity.measure(network, in_channels=in_channels, image_size=image_size)
         record.update(
@@ -97,7 +100,6 @@ def fit_and_test(cfg: DictConfig, more_callbacks: Sequence[Callback] = ()) -> di
             record.note(epochs=trainer.current_epoch, **throughput(callbacks))
         _test(trainer, classifier, datamodule, record)
     if is_first:
-        _close(trainer)
         log.info("%s", tables.end(record.data, run_dir))
     return record.data | {"run_dir": str(run_dir)}
 
@@ -164,13 +166,21 @@ def _test(
         raise Diverged(f"the test loss is {loss}; a smaller optimizer.lr? ({where})")
 
 
-def _close(trainer: L.Trainer) -> None:
-    """Mark the run as successful in TensorBoard's HPARAMS."""
-    from mnv2_lightning.runs.tensorboard_logger import TensorBoardLogger
+@contextmanager
+def _ending_loggers(record: Record) -> Iterator[list[Logger]]:
+    """Tell the loggers that are added to the list how the run ended."""
+    from mnv2_lightning.runs.run_logger import RunLogger
 
-    for logger in trainer.loggers:
-        if isinstance(logger, TensorBoardLogger):
-            logger.succeed()
+    loggers: list[Logger] = []
+    try:
+        yield loggers
+    finally:
+        for logger in loggers:
+            if isinstance(logger, RunLogger):
+                try:
+                    logger.end(record.data["status"])
+                except Exception as error:  # of a network, say; the run's own is not to be lost
+                    log.warning("%s: %s", type(logger).__name__, one_line(error))
 
 
 def _prepare_folder(run_dir: Path, cfg: DictConfig) -> None:

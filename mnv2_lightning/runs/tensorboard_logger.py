@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.utils.tensorboard.summary import hparams
 
 from mnv2_lightning.runs.config import flatten, override_values, reproducibility_config, to_yaml
+from mnv2_lightning.runs.run_logger import RunLogger
 from mnv2_lightning.schema.errors import one_line
 
 log = logging.getLogger(__name__)
@@ -60,7 +61,7 @@ def _is_shown(key: str, value: Any) -> bool:
     return key == "seed" or value not in (None, False, 0, -1)  # those are off, or no limit
 
 
-class TensorBoardLogger(loggers.TensorBoardLogger):
+class TensorBoardLogger(loggers.TensorBoardLogger, RunLogger):
     """Writes event files into `run_dir`, so that TensorBoard shows the folder's name as the run's.
 
     HPARAMS lists no metrics: TensorBoard takes them from the curves, once they are measured.
@@ -93,9 +94,9 @@ class TensorBoardLogger(loggers.TensorBoardLogger):
         self.experiment.file_writer.add_summary(start)
 
     @rank_zero_only
-    def succeed(self) -> None:
+    def end(self, status: str) -> None:
         """Record success in HPARAMS, which else shows the status as unknown."""
-        if self._end is not None:
+        if status == "finished" and self._end is not None:
             self.experiment.file_writer.add_summary(self._end)
             self.experiment.close()
 

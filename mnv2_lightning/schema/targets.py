@@ -30,7 +30,8 @@ TRUST = "MNV2_TRUST"  # environment variable: names of trusted packages, separat
 # Modules of ours whose functions, and modules whose classes, a run's config may name. The others
 # read, write and download files, which a stranger's config must not do.
 FUNCTIONS_IN = ("callbacks", "networks", "schedules")
-CLASSES_IN = (*FUNCTIONS_IN, "classifier", "data", "runs.csv_logger", "runs.tensorboard_logger")
+LOGGERS = tuple(f"runs.{name}_logger" for name in ("csv", "mlflow", "tensorboard", "wandb"))
+CLASSES_IN = (*FUNCTIONS_IN, *LOGGERS, "classifier", "data")
 # Lightning's classes that a run's config may name, by part. Not its loggers and profilers, which
 # can write anywhere or send data, nor its ModelCheckpoint, which deletes any file that a checkpoint
 # names as the previous best.
@@ -125,8 +126,9 @@ def resolve(path: str, target: str) -> Any:
         if base.__module__.startswith("lightning.pytorch.loggers."):
             needed = NEEDED.get(base.__name__)
             if needed is not None and find_spec(needed) is None:
-                pip = f"pip install {needed.replace('_', '-')}"
-                raise ConfigError(f"{key}: there is no package {needed}; {pip}")
+                is_ours = _is_below(target, OURS)
+                pip = f'-e ".[{needed}]"' if is_ours else needed.replace("_", "-")
+                raise ConfigError(f"{key}: there is no package {needed}; pip install {pip}")
     return found
 
 
