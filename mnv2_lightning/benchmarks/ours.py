@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from mnv2_lightning.benchmarks.timing import throughput, timed
 from mnv2_lightning.cli.conf_files import config_dir
 from mnv2_lightning.networks import complexity
-from mnv2_lightning.system.hydra_compat import initialize
+from mnv2_lightning.runs.config import plain
+from mnv2_lightning.system.hydra_compat import initialize, instantiate
 from mnv2_lightning.system.memory import keep_freed_memory
 
 
@@ -25,6 +26,13 @@ def config(*overrides: str) -> DictConfig:
         cfg = compose("train", list(overrides))
     cfg.run_dir = "."
     return cfg
+
+
+def build_network(cfg: DictConfig) -> nn.Module:
+    """The network with its initial weights, without Lightning, which takes memory."""
+    node = plain(cfg.model)
+    del node["weights"]
+    return instantiate(node, _convert_="all")
 
 
 def trainer_loop(*, overrides: list[str], warmup: int, steps: int) -> dict[str, Any]:
@@ -74,11 +82,9 @@ def inference(
     `kind`: "eager" (NCHW), "folded" (channels_last, batch norms folded into the convolutions), or
     "compiled" (the folded network with torch.compile).
     """
-    from mnv2_lightning import build
-
     keep_freed_memory()
     cfg = config(*overrides)
-    network = build.build_network(cfg).eval()
+    network = build_network(cfg).eval()
     x = torch.randn(batch_size, 1, cfg.data.image_size, cfg.data.image_size)
     if kind != "eager":
         network = fold(network).to(memory_format=torch.channels_last)
@@ -106,11 +112,9 @@ def fold(network: nn.Module) -> nn.Module:
 
 def growth(*, overrides: list[str], warmup: int, steps: int) -> dict[str, Any]:
     """A bare training step of one size, and its multiply-adds."""
-    from mnv2_lightning import build
-
     keep_freed_memory()
     cfg = config(*overrides)
-    network = build.build_network(cfg).to(memory_format=torch.channels_last)
+    network = build_network(cfg).to(memory_format=torch.channels_last)
     size, batch_size = cfg.data.image_size, cfg.data.batch_size
     costs = complexity.measure(network, in_channels=1, image_size=size)
     x = torch.randn(batch_size, 1, size, size).contiguous(memory_format=torch.channels_last)

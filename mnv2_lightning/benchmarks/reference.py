@@ -13,12 +13,11 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 from torchvision import datasets, transforms
 
-from mnv2_lightning.benchmarks.ours import config, training_batches
+from mnv2_lightning.benchmarks.ours import build_network, config, training_batches
 from mnv2_lightning.benchmarks.timing import throughput, timed
 from mnv2_lightning.data import idx_files
 from mnv2_lightning.data.sets import DATA_SETS
 from mnv2_lightning.networks.small_maps import BatchNorm2d, DepthwiseConv2d, PointwiseConv2d
-from mnv2_lightning.system.hydra_compat import instantiate
 from mnv2_lightning.system.memory import keep_freed_memory, peak_rss_bytes
 
 
@@ -38,7 +37,7 @@ class PlainCNN(nn.Sequential):
 
 def tutorial_network() -> nn.Module:
     """The tutorial's network, made of PyTorch's own layers."""
-    network = instantiate(config("experiment=tutorial").model, _convert_="all")
+    network = build_network(config("experiment=tutorial"))
     for module in network.modules():
         if isinstance(module, BatchNorm2d | DepthwiseConv2d | PointwiseConv2d):
             module.__class__ = type(module).__base__  # type: ignore[assignment]
