@@ -32,7 +32,7 @@ class TestImages(Callback):
         matrix = figures.confusion_matrix(labels, probabilities)
         confusion = figures.draw_confusion(matrix, data.classes)
         wrong = figures.draw_wrong(images, labels, probabilities, data.classes, count=self.images)
-        for logger in loggers:
+        for logger in loggers:  # in a group that TensorBoard shows below the curves
             board, step = logger.experiment, trainer.global_step
-            board.add_figure("test/confusion_matrix", confusion, step)
-            board.add_figure("test/most_confidently_wrong", wrong, step)
+            board.add_figure("visualization/confusion_matrix", confusion, step)
+            board.add_figure("visualization/most_confidently_wrong", wrong, step)
