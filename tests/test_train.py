@@ -26,7 +26,7 @@ from mnv2_lightning.runs.record import EMPTY
 from mnv2_lightning.schema.errors import Diverged
 from mnv2_lightning.system import hydra_compat
 from mnv2_lightning.train import train
-from tests.conftest import SMALL, Configure, load, record, rows
+from tests.conftest import SMALL, Call, Configure, load, record, rows
 
 
 def test_leaves_a_whole_run(run: Path) -> None:
@@ -276,6 +276,19 @@ def test_every_option_runs(overrides: tuple[str, ...], configure: Configure) -> 
     result = train(configure(*SMALL, *trainer, *overrides))
     assert result["status"] == "finished"
     assert result["test_accuracy"] is not None
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no srun")
+def test_no_hint_where_there_is_srun(
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lightning gives one wherever a Trainer is made; here it would be an error."""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "srun").write_text("#!/bin/sh\n")
+    (tmp_path / "bin" / "srun").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=os.pathsep)
+    ended = call("train", *SMALL, "trainer.max_epochs=1", "callbacks=[]", "logger=[]")
+    assert (ended.status, ended.err) == (0, "")
 
 
 def test_accumulated_gradients_are_one_step(configure: Configure) -> None:
