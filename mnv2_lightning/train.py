@@ -152,7 +152,7 @@ def _test(
         record.update(tested_checkpoint=path.stem, val_accuracy=val_accuracy)
         if val_accuracy is not None:  # the curve of val/accuracy ends with the last epoch's
             for logger in trainer.loggers:
-                logger.log_metrics({"tested/val_accuracy": val_accuracy}, trainer.global_step)
+                logger.log_metrics({"test/val_accuracy": val_accuracy}, trainer.global_step)
     tested = trainer.test(classifier, datamodule=datamodule, verbose=False)
     metrics = tested[0] if tested else {}  # trainer.limit_test_batches=0
     record.update(

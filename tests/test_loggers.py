@@ -101,6 +101,8 @@ def test_wandb(call: Call, tmp_path: Path) -> None:
     pytest.importorskip("wandb")
     ended = call("train", *FEW, "logger=[default,wandb]", "hydra.run.dir=runs/a")
     assert ended.status == 0, ended.err
+    # A stranger's folder may hold one; wandb reads that of the current folder only.
+    (tmp_path / "runs" / "a" / "wandb" / "settings").write_text("[default]\nentity = evil\n")
     ended = call("train", "resume=runs/a", "trainer.max_epochs=3")
     assert ended.status == 0, ended.err
     assert "resumes after epoch 2" in ended.out
@@ -108,6 +110,7 @@ def test_wandb(call: Call, tmp_path: Path) -> None:
     for found, epochs in ((first, 2), (second, 3)):
         run = of_kind(found, "run")[0]
         assert (run.project, run.display_name, run.run_group) == ("mnv2_lightning", "runs/a", "")
+        assert run.entity == ""
         assert run.run_id == (tmp_path / "runs" / "a" / "wandb_run_id.txt").read_text()
         assert of_kind(found, "exit")[0].exit_code == 0
         assert {"train/loss", "val/accuracy", "test/accuracy"} <= set(logged(found))

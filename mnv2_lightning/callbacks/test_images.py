@@ -46,6 +46,6 @@ class TestImages(Callback):
             png, pixels = figures.png_and_pixels(figure)
             write_bytes(Path(trainer.default_root_dir) / f"{name}.png", png)
             for logger in trainer.loggers:
-                if isinstance(logger, TensorBoardLogger):
+                if isinstance(logger, TensorBoardLogger):  # in a group below the curves
                     board, step = logger.experiment, trainer.global_step
-                    board.add_image(f"test/{name}", pixels, step, dataformats="HWC")
+                    board.add_image(f"visualization/{name}", pixels, step, dataformats="HWC")

@@ -3,9 +3,12 @@
 import logging
 import os
 from argparse import Namespace
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
 from lightning.pytorch import loggers
 from lightning.pytorch.utilities import rank_zero_only
 
@@ -31,11 +34,10 @@ class MLFlowLogger(loggers.MLFlowLogger, RunLogger):
 
     def __init__(self, *, run_dir: str) -> None:
         path = Path(run_dir) / RUN_ID
-        # Absolute, since MLflow keeps a database open by its address.
-        uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{STORE.absolute()}"
         experiment = os.environ.get("MLFLOW_EXPERIMENT_NAME") or EXPERIMENT
-        found = _resume(path, uri, experiment)
-        super().__init__(experiment, run_name(path.parent), uri, run_id=found)
+        with _store() as uri:
+            found = _resume(path, uri, experiment)
+            super().__init__(experiment, run_name(path.parent), uri, run_id=found)
         if found is None and self.run_id is not None:  # None: not the first rank
             write_text(path, self.run_id)
 
@@ -58,14 +60,25 @@ class MLFlowLogger(loggers.MLFlowLogger, RunLogger):
         self.experiment.set_terminated(self.run_id, STATUSES.get(status, "FAILED"))
 
 
+@contextmanager
+def _store() -> Iterator[str]:
+    """The address of the server, or of STORE, locked: it cannot be created by two processes."""
+    import mlflow  # which sets up its messages
+
+    logging.getLogger(mlflow.__name__).setLevel(logging.WARNING)
+    if uri := os.environ.get("MLFLOW_TRACKING_URI"):
+        yield uri
+        return
+    make_folder(STORE.parent)
+    with FileLock(f"{STORE}.lock"):
+        yield f"sqlite:///{STORE.absolute()}"  # MLflow keeps a database open by its address
+
+
 @rank_zero_only
 def _resume(path: Path, uri: str, experiment: str) -> str | None:
     """Create the experiment if needed; return the ID in `path` if its run is in the store."""
     import mlflow
 
-    logging.getLogger("mlflow").setLevel(logging.WARNING)
-    if uri.endswith(str(STORE)):
-        make_folder(STORE.parent)
     mlflow.set_tracking_uri(uri)
     mlflow.set_experiment(experiment)
     if not path.is_file():

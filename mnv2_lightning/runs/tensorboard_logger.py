@@ -6,7 +6,7 @@ import logging
 import threading
 import warnings
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
 from io import StringIO
 from typing import Any
@@ -32,6 +32,9 @@ LEFT_OUT = (
     *("callbacks.best", "classifier.channels_last", "classifier.compile", "optimizer.fused"),
     *("data.mean", "data.std", "data.seed", "model.in_channels", "model.num_classes"),
 )
+
+# Tags that would come before those of losses and accuracies, and what they are in TensorBoard.
+RENAMED = {"lr": "trainer/lr", "images_per_second": "trainer/images_per_second"}
 
 
 def compared(config: dict[str, Any], overrides: dict[str, Any]) -> dict[str, int | float | str]:
@@ -64,7 +67,8 @@ def _is_shown(key: str, value: Any) -> bool:
 class TensorBoardLogger(loggers.TensorBoardLogger, RunLogger):
     """Writes event files into `run_dir`, so that TensorBoard shows the folder's name as the run's.
 
-    HPARAMS lists no metrics: TensorBoard takes them from the curves, once they are measured.
+    HPARAMS lists no metrics: TensorBoard takes them from the curves, once they are measured, in
+    alphabetical order.
     `overrides`: always shown in HPARAMS. `purge_step`: the step that the run resumes from;
     TensorBoard hides earlier events from this step on.
     """
@@ -79,6 +83,12 @@ class TensorBoardLogger(loggers.TensorBoardLogger, RunLogger):
         self._described = False
         self._overrides = override_values(overrides)
         self._end: Summary | None = None  # ends HPARAMS' session
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Log without `epoch`, which TensorBoard would show first."""
+        named = {RENAMED.get(k, k): v for k, v in metrics.items() if k != "epoch"}
+        super().log_metrics(named, step)
 
     @rank_zero_only
     def log_hyperparams(

@@ -15,6 +15,8 @@ IGNORED = (
     ".*is smaller than the logging interval.*",
     # The run's first lines say so.
     ".*AMP with fp16 is not supported on CPU.*",
+    # A command starts the processes of a run itself where srun does not.
+    ".*The `srun` command is available.*",
     # DDP of 1x1 convolutions, whose weights' two layouts are one and the same.
     ".*Grad strides do not match bucket view strides.*",
     # Lightning 2.6 uses a name that torch 2.14 deprecates; nothing to be done from here.
