@@ -1,6 +1,7 @@
 """What the tests share: a small data set made here, and the real config composed as a run's."""
 
 import csv
+import gc
 import gzip
 import hashlib
 import json
@@ -26,6 +27,10 @@ from mnv2_lightning.data.sets import DATA_SETS, IdxFile
 from mnv2_lightning.runs.folder import run_id
 from mnv2_lightning.system import hydra_compat, processes
 from mnv2_lightning.train import train
+
+# What was imported is not searched by each garbage collection of many tests.
+gc.collect()
+gc.freeze()
 
 # A tenth of a per cent of the real one: enough to train on, a blink to make.
 TRAIN, TEST = 600, 100

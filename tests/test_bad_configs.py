@@ -78,7 +78,7 @@ BAD = {
     "data.dir='a": r"data\.dir='a: a bracket or quote is not closed",
     "data.dir=a=b": r"data\.dir=a=b: not a value; put other characters in quotes",
     "model.widht=8": r"model\.widht: unknown key; did you mean model\.width_mult\?",
-    "model.zzz=8": r"model\.zzz: unknown key \(there are: model\.in_channels, .*model\.init\)",
+    "model.zzz=8": r"model\.zzz: unknown key \(there are: model\.in_channels, .*model\.weights\)",
     "callbacks=[default,early_stoping]": r"callbacks=early_stoping: there is none such; did you "
     r"mean early_stopping\? \(there are: best, default, .*\)",
     "logger=[tensorbord]": r"logger=tensorbord: there is none such; did you mean tensorboard\?",

@@ -54,7 +54,7 @@ def test_help_shows_keys_with_type_and_meaning(call: Call, tmp_path: Path) -> No
     assert line("optimizer.lr", "optimizer.lr=3").startswith("optimizer.lr=3 ")
     assert line("data.crop", "experiment=fast").startswith("data.crop=24 ")
     assert line("model.stem_stride", "model=mobilenet_v1").endswith("first convolution (1|2)")
-    assert line("data.val_size").endswith("(integer in [0, 59999])")
+    assert line("data.val_size").endswith("(integer >= 0)")
     assert line("trainer.fast_dev_run").endswith("(true|false or integer >= 0)")
     assert line("resume").endswith("(text or null)")
     own = ("--config-dir", own_model(tmp_path), "model=mine")

@@ -154,7 +154,6 @@ def test_a_worker_imports_the_command(tmp_path: Path) -> None:
         import pathlib, pickle
         command = pickle.loads(pathlib.Path("command").read_bytes())
         from mnv2_lightning import train
-from mnv2_lightning.cli import composing
         assert command is train.COMMAND"""
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
 

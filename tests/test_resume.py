@@ -16,7 +16,7 @@ from mnv2_lightning.runs.config import flatten, plain
 from mnv2_lightning.runs.stored_config import holds_this_run, read_config, resumed_config
 from mnv2_lightning.schema.errors import ConfigError
 from mnv2_lightning.train import train
-from tests.conftest import AUGMENTED, SMALL, Configure, load, record, rows
+from tests.conftest import AUGMENTED, FULL, SMALL, Configure, load, record, rows
 
 
 def resumed(run: Path, *overrides: str) -> DictConfig:
@@ -25,7 +25,9 @@ def resumed(run: Path, *overrides: str) -> DictConfig:
     return resumed_config(OmegaConf.create({"resume": str(run), "logger": logger}), overrides)
 
 
-def cut_after_one_epoch(configure: Configure, run_dir: Path, *overrides: str) -> None:
+def cut_after_one_epoch(
+    configure: Configure, run_dir: Path, *overrides: str, base: tuple[str, ...] = SMALL
+) -> None:
     """A run that ends where a crash after its first epoch would have left it, part of the second
     epoch logged."""
     import lightning.pytorch as L
@@ -43,7 +45,7 @@ def cut_after_one_epoch(configure: Configure, run_dir: Path, *overrides: str) ->
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(build, "build_callbacks", with_crash)
         with pytest.raises(RuntimeError, match="power cut"):
-            train(configure(*SMALL, *overrides, run_dir=run_dir))
+            train(configure(*base, *overrides, run_dir=run_dir))
 
 
 def assert_same(a: Any, b: Any, path: str = "") -> None:
@@ -89,8 +91,9 @@ def test_resumed_equals_uninterrupted(
     overrides: tuple[str, ...], configure: Configure, tmp_path: Path
 ) -> None:
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    train(configure(*SMALL, *overrides, run_dir=whole))
-    cut_after_one_epoch(configure, cut, *overrides)
+    base = (*FULL, "callbacks.test_images=null")  # with TensorBoard
+    train(configure(*base, *overrides, run_dir=whole))
+    cut_after_one_epoch(configure, cut, *overrides, base=base)
     assert record(cut)["status"] == "failed"
     assert "power cut" in record(cut)["error"]
     result = train(resumed(cut))

@@ -391,7 +391,7 @@ def test_several_runs(sweep: Path, tmp_path: Path) -> None:
     for name, config in (("a", "lr: 0.1, depth: null, a: 1"), ("b", "lr: 0.2, depth: [1], a: 1")):
         job(tmp_path / name, {"experiment": name})
         (tmp_path / name / "metrics.csv").write_text(LOGGED)
-        text = f"model: {{{config}}}\ndata: {{dir: {name}}}\n"
+        text = f"model: {{{config}}}\ndata: {{_target_: mine.Data, dir: {name}}}\n"
         (tmp_path / name / "config.yaml").write_text(text)
     write.report([tmp_path / "a", tmp_path / "b"], tmp_path / "out")
     text = (tmp_path / "out" / "report.md").read_text()

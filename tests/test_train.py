@@ -34,7 +34,9 @@ def test_leaves_a_whole_run(run: Path) -> None:
     there = {p.relative_to(run).as_posix() for p in run.rglob("*") if p.is_file()}
     assert {p for p in there if not p.startswith(("events", ".lock"))} == {
         "config.yaml",
+        "confusion_matrix.png",
         "metrics.csv",
+        "most_confidently_wrong.png",
         "result.json",
         "checkpoints/last.ckpt",
         "checkpoints/previous.ckpt",

@@ -1,11 +1,11 @@
 """`model.weights`: a trained network to start from."""
 
+from __future__ import annotations
+
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from omegaconf import DictConfig
 
 from mnv2_lightning.runs.config import plain
 from mnv2_lightning.runs.folder import require_checkpoint, require_run
@@ -13,6 +13,7 @@ from mnv2_lightning.schema.errors import ConfigError, empty
 from mnv2_lightning.schema.targets import arguments
 
 if TYPE_CHECKING:
+    from omegaconf import DictConfig
     from torch import nn
 
 KEY = "model.weights"
@@ -39,7 +40,7 @@ def identify(cfg: DictConfig) -> None:
         cfg.weights_sha256 = hashlib.sha256(stream.read()).hexdigest()
 
 
-def load(network: "nn.Module", cfg: DictConfig) -> str | None:
+def load(network: nn.Module, cfg: DictConfig) -> str | None:
     """Load the weights, and return a message that says how many; None if there are none to load.
 
     The names in the file may have a common prefix. The last layer keeps its initial values if it
@@ -92,7 +93,7 @@ def load(network: "nn.Module", cfg: DictConfig) -> str | None:
 def _given(cfg: DictConfig) -> str | None:
     """The value of `model.weights`; None if there is none, or it is the class's own parameter."""
     model = cfg.get("model")
-    if not isinstance(model, DictConfig) or model.get("weights") is None or "_target_" not in model:
+    if not isinstance(model, Mapping) or model.get("weights") is None or "_target_" not in model:
         return None
     return None if "weights" in arguments("model", plain(model)) else str(model.weights)
 
@@ -113,7 +114,7 @@ def _prefix(saved: Mapping[str, Any], initial: Mapping[str, Any]) -> str:
     )
 
 
-def _head(network: "nn.Module") -> str | None:
+def _head(network: nn.Module) -> str | None:
     """The name of the last linear or convolutional layer."""
     from torch import nn
 

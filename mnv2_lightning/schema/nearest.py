@@ -12,10 +12,12 @@ def nearest(wrong: str, right: Iterable[str]) -> str | None:
     candidates = [key for key in right if not wrong.startswith(f"{key}.")]
     parent, _, name = wrong.rpartition(".")
     siblings = {k.rpartition(".")[2]: k for k in candidates if k.rpartition(".")[0] == parent}
-    near = [siblings[k] for k in get_close_matches(name, siblings, 1, 0.6)]
+    near = [siblings[k] for k in get_close_matches(name, siblings, 1, 0.75)]
     if not near and len(name) > 2:  # such as widht, for width_mult
         beginnings = {key[: len(name)]: siblings[key] for key in reversed(siblings)}
         near = [beginnings[k] for k in get_close_matches(name, beginnings, 1, 0.75)]
+    if not near:
+        near = [siblings[k] for k in get_close_matches(name, siblings, 1, 0.6)]
     if not near:
         others = [key for key in candidates if key not in siblings.values()]
         near = get_close_matches(wrong, others, 1, 0.6)
