@@ -22,6 +22,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
+import mnv2_lightning.cli.composing  # noqa: F401  the resolvers of conf/
 from mnv2_lightning.cli.conf_files import config_dir
 from mnv2_lightning.data.sets import DATA_SETS, IdxFile
 from mnv2_lightning.runs.folder import run_id

@@ -93,7 +93,8 @@ def load(network: nn.Module, cfg: DictConfig) -> str | None:
 def _given(cfg: DictConfig) -> str | None:
     """The value of `model.weights`; None if there is none, or it is the class's own parameter."""
     model: Any = cfg.get("model")
-    if not isinstance(model, Mapping) or model.get("weights") is None or "_target_" not in model:
+    is_node = isinstance(model, Mapping) and "_target_" in model
+    if not is_node or model.get("weights") is None:
         return None
     return None if "weights" in arguments("model", plain(model)) else str(model.weights)
 
