@@ -55,6 +55,7 @@ def fit_and_test(cfg: DictConfig, more_callbacks: Sequence[Callback] = ()) -> di
     from mnv2_lightning.callbacks.throughput import throughput
     from mnv2_lightning.networks import complexity
     from mnv2_lightning.reports import tables
+    from mnv2_lightning.runs import resuming
     from mnv2_lightning.runs.environment import environment
     from mnv2_lightning.system import memory, warning_filters
 
@@ -71,7 +72,7 @@ def fit_and_test(cfg: DictConfig, more_callbacks: Sequence[Callback] = ()) -> di
         record.update(overrides=config.override_values(cfg.overrides), command=cfg.command)
         if is_first:
             _prepare_folder(run_dir, cfg)
-        checkpoint, purge_step = _checkpoint_to_resume(run_dir, cfg) if cfg.resume else (None, None)
+        checkpoint, purge_step = resuming.checkpoint(run_dir, cfg) if cfg.resume else (None, None)
         seed_everything(cfg.seed, verbose=False)
         datamodule = build.build_datamodule(cfg)
         network = build.build_network(cfg)
@@ -132,8 +133,8 @@ def _log_start(
     processes = trainer.num_devices if device.type == "cpu" else 1  # that share the memory
     if needed is not None and free is not None and processes * needed > free:
         log.warning(
-            "data.batch_size=%d: training takes about %.1f GB of memory, and %.1f GB are free; "
-            "take a smaller one",
+            "warning: data.batch_size=%d needs about %.1f GB more, and %.1f GB are free; take a "
+            "smaller one",
             batch_size,
             processes * needed / 1e9,
             free / 1e9,
@@ -152,7 +153,7 @@ def _test(
         record.update(tested_checkpoint=path.stem, val_accuracy=val_accuracy)
         if val_accuracy is not None:  # the curve of val/accuracy ends with the last epoch's
             for logger in trainer.loggers:
-                logger.log_metrics({"test/val_accuracy": val_accuracy}, trainer.global_step)
+                logger.log_metrics({"tested/val_accuracy": val_accuracy}, trainer.global_step)
     tested = trainer.test(classifier, datamodule=datamodule, verbose=False)
     metrics = tested[0] if tested else {}  # trainer.limit_test_batches=0
     record.update(
@@ -193,47 +194,6 @@ def _prepare_folder(run_dir: Path, cfg: DictConfig) -> None:
     config.save(run_dir / "config.yaml", config.plain(cfg))
     checkpoints.tidy(run_dir)
     (run_dir / "error.txt").unlink(missing_ok=True)
-
-
-def _checkpoint_to_resume(run_dir: Path, cfg: DictConfig) -> tuple[Path | None, int]:
-    """The newest checkpoint, and the step from which loggers drop their records. StorageError."""
-    from mnv2_lightning.runs import checkpoints
-
-    newest = checkpoints.newest(run_dir)
-    if newest is None:
-        log.info("resumes from the beginning, as there is no checkpoint: %s", run_dir)
-        return None, 0
-    checkpoint = checkpoints.read(newest)
-    epoch, step = checkpoint["epoch"] + 1, checkpoint["global_step"]
-    log.info("resumes after epoch %d, step %d: %s", epoch, step, newest)
-    if (message := _change_of_length(checkpoint, cfg)) is not None:
-        log.info("%s", message)
-    return newest, step
-
-
-def _change_of_length(checkpoint: dict[str, Any], cfg: DictConfig) -> str | None:
-    """How the result differs from that of a run of this length from the start; None: it does not,
-    or the length is that of the checkpoint.
-    """
-    from mnv2_lightning.schema.models import BY_TARGET, WarmupConfig
-
-    before = checkpoint["hyper_parameters"]["trainer"]
-    changed = [
-        f"trainer.{key}={cfg.trainer[key]} instead of {before[key]}"
-        for key in config.LENGTH_KEYS
-        if cfg.trainer[key] != before[key]
-    ]
-    reasons = []
-    if issubclass(BY_TARGET.get(cfg.scheduler._target_, WarmupConfig), WarmupConfig):
-        reasons.append("the learning rate follows the schedule of the new length from here on")
-    if not checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["is_last_batch"]:
-        reasons.append(f"the rest of epoch {checkpoint['epoch'] + 1} is left out")
-    if not changed or not reasons:
-        return None
-    return (
-        f"{', '.join(changed)}: {', and '.join(reasons)}; "
-        "the result differs from that of an uninterrupted run"
-    )
 
 
 def launch(cfg: DictConfig) -> dict[str, Any]:
@@ -336,6 +296,7 @@ def check_job(job: Job) -> None:
     announce_imports()
 
     from mnv2_lightning import build
+    from mnv2_lightning.runs import resuming
     from mnv2_lightning.schema.targets import check_targets
     from mnv2_lightning.system import accelerators, warning_filters
 
@@ -347,7 +308,8 @@ def check_job(job: Job) -> None:
     needs_two = build.check_parts(cfg)
     if images is not None:
         check_batches(config.plain(cfg), images, devices, needs_two=needs_two)
-    _check_start(cfg)
+    if resuming.is_new(cfg) and cfg.model.get("weights") is not None:
+        pretrained.load(build.build_network(cfg), cfg)
 
 
 def _training_images(cfg: DictConfig) -> int | None:
@@ -357,7 +319,7 @@ def _training_images(cfg: DictConfig) -> int | None:
     data = cfg.data
     if not has_idx_files(data):
         return None
-    idx_files.require_folder(data.dir)
+    idx_files.require_folder(data.dir, data.dataset)
     if data.dataset in sets.DATA_SETS:  # it may have to be downloaded
         return sets.TRAIN
     count, side, _ = idx_files.load(data.dataset, data.dir, len(data.classes))["train-images"].shape
@@ -377,32 +339,6 @@ def _check_processes(job: Job) -> None:
         raise ConfigError(
             f"trainer.num_nodes={cfg.trainer.num_nodes}: start it on each by torchrun or srun"
         )
-
-
-def _check_start(cfg: DictConfig) -> None:
-    """ConfigError: a resumed run has trained more epochs or steps already, or a run without a
-    checkpoint starts from weights that do not fit. StorageError: all its checkpoints are damaged.
-    """
-    from mnv2_lightning import build
-    from mnv2_lightning.runs import checkpoints
-
-    if cfg.resume and stored_config.is_finished(Path(cfg.run_dir), cfg.trainer):
-        return
-    newest = checkpoints.newest(Path(cfg.run_dir)) if cfg.resume else None
-    if newest is None:
-        if cfg.model.get("weights") is not None:
-            pretrained.load(build.build_network(cfg), cfg)
-        return
-    if all(cfg.trainer[key] in (None, -1) for key in config.LENGTH_KEYS):
-        return
-    checkpoint = checkpoints.read(newest)
-    done = {"max_epochs": checkpoint["epoch"] + 1, "max_steps": checkpoint["global_step"]}
-    for key, count in done.items():
-        if cfg.trainer[key] not in (None, -1) and cfg.trainer[key] < count:
-            raise ConfigError(
-                f"trainer.{key}={cfg.trainer[key]}: {cfg.resume} has trained {count} "
-                f"{key.removeprefix('max_')} already"
-            )
 
 
 COMMAND = Command(

@@ -250,7 +250,7 @@ def test_a_file_of_a_run_in_place_of_its_folder(
     command, argument = typed.split()
     ended = call(command, argument)
     assert ended.status == 2
-    assert ended.err == f"error: {argument}: is a file of a run; type {remedy}\n"
+    assert ended.err == f"error: {argument}: lies in the folder of a run; type {remedy}\n"
     (tmp_path / "a" / "config.yaml").unlink()
     if "checkpoints" in typed:
         assert "is a file, and not in the folder of a run" in call(command, argument).err

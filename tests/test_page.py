@@ -151,8 +151,8 @@ def test_tensorboard_of_a_sweep(call: Call, tmp_path: Path, request: pytest.Fixt
         assert -1 not in shown.values()
         if result["status"] == "diverged":
             assert session["status"] == "STATUS_UNKNOWN"
-            assert not {"test/accuracy", "test/val_accuracy"} & set(shown)
+            assert not {"test/accuracy", "tested/val_accuracy"} & set(shown)
             continue
         assert session["status"] == "STATUS_SUCCESS"
         assert shown["test/accuracy"] == pytest.approx(result["test_accuracy"])
-        assert shown["test/val_accuracy"] == pytest.approx(result["val_accuracy"])
+        assert shown["tested/val_accuracy"] == pytest.approx(result["val_accuracy"])

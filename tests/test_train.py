@@ -85,7 +85,7 @@ def test_tensorboard(run: Path) -> None:
     tags = events.Tags()
     # In TensorBoard's order, which is alphabetical: what is asked for first comes first.
     assert sorted(tags["scalars"]) == [
-        *("test/accuracy", "test/loss", "test/val_accuracy", "train/accuracy", "train/loss"),
+        *("test/accuracy", "test/loss", "tested/val_accuracy", "train/accuracy", "train/loss"),
         *("trainer/images_per_second", "trainer/lr", "val/accuracy", "val/loss"),
     ]
     assert set(tags["images"]) == {
@@ -222,7 +222,7 @@ def test_too_little_memory_is_told_before_training(
     monkeypatch.setattr(memory, "free_bytes", lambda device: free)
     train(configure(*SMALL, "trainer.max_steps=0", "trainer.limit_test_batches=0"))
     assert re.search(r"  memory         about \d\.\d\d GB, training on batches of 50", caplog.text)
-    message = r"data\.batch_size=50: training takes about 0\.0 GB of memory, and 0\.0 GB are free"
+    message = r"warning: data\.batch_size=50 needs about 0\.0 GB more, and 0\.0 GB are free"
     assert bool(re.search(message, caplog.text)) == is_warned
 
 
@@ -353,7 +353,7 @@ def test_recorded_val_accuracy_is_the_tested_checkpoints(configure: Configure) -
     assert result["val_accuracy"] == pytest.approx(float(chosen["val/accuracy"]))
     assert result["val_accuracy"] != pytest.approx(float(table[-1]["val/accuracy"]))
     tested = rows(Path(cfg.run_dir))[-1]
-    assert result["val_accuracy"] == pytest.approx(float(tested["test/val_accuracy"]))
+    assert result["val_accuracy"] == pytest.approx(float(tested["tested/val_accuracy"]))
 
 
 def test_epochs_are_counted_where_steps_end_the_fit(configure: Configure) -> None:

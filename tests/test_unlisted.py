@@ -48,7 +48,7 @@ def test_found(prefix: str, where: str, first: int, tmp_path: Path) -> None:
 
 def test_of_several_in_one_folder_the_one_that_is_named(tmp_path: Path) -> None:
     write(tmp_path, arrays(0), "other-")
-    with pytest.raises(ConfigError, match=r"data\.dataset=mine: must be one of mnist, fashion_mni"):
+    with pytest.raises(ConfigError, match=r"data\.dataset=mine: not one of mnist, fashion_mnist"):
         idx_files.load("mine", str(tmp_path), 3)
     write(tmp_path, {name: array[:6] for name, array in arrays(0).items()})
     assert len(idx_files.load("mine", str(tmp_path), 3)["train-images"]) == 6
@@ -64,11 +64,14 @@ UNFIT: dict[str, tuple[dict[str, np.ndarray], str]] = {
     ),
     "sizes": ({TEST_IMAGES: np.zeros((30, 8, 8), np.uint8)}, "must be squares of one size"),
     "no squares": ({TRAIN_IMAGES: np.zeros((60, 8, 9), np.uint8)}, r"shape \(60, 8, 9\) and"),
-    "a high label": ({TEST_LABELS: np.full(30, 4, np.uint8)}, "labels from 1 to 4, and data.cl"),
-    "a low label": ({TEST_LABELS: np.zeros(30, np.uint8)}, "labels from 0 to 3, and data.classes"),
+    "a high label": ({TEST_LABELS: np.full(30, 4, np.uint8)}, "labels run from 1 to 4, but data"),
+    "a low label": (
+        {TEST_LABELS: np.zeros(30, np.uint8)},
+        "labels run from 0 to 3, but data.classes",
+    ),
     "few classes": (
         {TRAIN_LABELS: np.zeros(60, np.uint8), TEST_LABELS: np.zeros(30, np.uint8)},
-        "labels from 0 to 0, and data.classes 3 names",
+        "labels run from 0 to 0, but data.classes has 3",
     ),
     "dimensions": ({TEST_LABELS: np.zeros((30, 1), np.uint8)}, "bytes in 1 dimensions"),
 }
@@ -112,9 +115,9 @@ BAD = {
     "data.val_size=60": (2, r"data\.val_size=60: must be less than 60"),
     "data.batch_size=51": (2, r"data\.batch_size=51: larger than the 50 training images"),
     "data.crop=28": (2, r"data\.crop=28: must be less than or equal to 16"),
-    "data.classes=[a,b]": (5, r"labels from 1 to 3, and data\.classes 2 names"),
+    "data.classes=[a,b]": (5, r"labels run from 1 to 3, but data\.classes has 2"),
     "data.dir=null": (2, r"data\.dataset=mine: must be one of .*, or data\.dir=PATH hold"),
-    "data.dir=conf": (2, r"data\.dataset=mine: must be one of .*, or conf hold its four files"),
+    "data.dir=conf": (2, r"data\.dataset=mine: not one of .*, and conf does not hold its four files"),
     "data.dataset=mnist": (2, r"data\.classes: has 3 names; mnist has 10 classes"),
     "model.num_classes=10": (2, r"model\.num_classes=10: the data set has 3 classes"),
 }

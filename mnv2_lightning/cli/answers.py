@@ -12,6 +12,7 @@ from mnv2_lightning.cli import completion, conf_files, help_text
 from mnv2_lightning.schema.errors import ConfigError
 from mnv2_lightning.schema.nearest import did_you_mean
 
+SIGPIPE = 128 + 13  # exit status of a process that writes to a closed pipe
 PACKAGES = ("mnv2_lightning", "torch", "lightning", "hydra-core")
 
 
@@ -45,5 +46,5 @@ def show(text: str) -> int:
     except BrokenPipeError:
         # Python would print the error again when it closes the stream.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + 13  # as after SIGPIPE
+        return SIGPIPE
     return 0

@@ -154,6 +154,7 @@ def _meant(command: str, word: str, following: str) -> str:
     keys = [name for name, _ in config.root.dotted()]
     key, _, value = word.partition(":")
     if key in keys:
+        value = value.strip()
         return f"{key}={value or (following if '=' not in following else '') or 'VALUE'}"
     for group in config.about:
         if word in config.choices(group):
@@ -177,11 +178,14 @@ def _check_folder(command: str, override: str) -> None:
     """ConfigError: a file where the folder of a run is expected; the message names the run."""
     key, _, value = override.partition("=")
     path = Path(value.strip(QUOTES))
-    if key != FOLDER_KEYS.get(command) or not path.is_file():
+    is_run = (path / "config.yaml").is_file()
+    if key != FOLDER_KEYS.get(command) or is_run or not path.exists():
         return
     runs = [folder for folder in list(path.parents)[:2] if (folder / "config.yaml").is_file()]
+    if path.is_dir() and not runs:  # such as that of a sweep
+        return
     if not runs:
         raise ConfigError(f"{override}: is a file, and not in the folder of a run")
     checkpoint = f" checkpoint={path.stem}" if path.suffix == ".ckpt" else ""
     remedy = f"{key}={runs[0]}{checkpoint if command == 'evaluate' else ''}"
-    raise ConfigError(f"{override}: is a file of a run; type {remedy}")
+    raise ConfigError(f"{override}: lies in the folder of a run; type {remedy}")

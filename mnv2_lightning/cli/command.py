@@ -21,8 +21,6 @@ from mnv2_lightning.system import processes, ranks, signals
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-SIGPIPE = 128 + 13  # exit status of a process that writes to a closed pipe
-
 
 @dataclass(frozen=True)
 class Job:
@@ -92,7 +90,7 @@ class Command:
             except BrokenPipeError:
                 if self.is_checked:
                     raise
-                return SIGPIPE  # the reader of what is shown, such as head, has ended
+                return answers.SIGPIPE  # the reader of what is shown, such as head, has ended
             except SystemExit as error:  # Hydra's, or a check's
                 if not isinstance(error, Reported) and signals.interruption(error) is not None:
                     raise

@@ -23,7 +23,16 @@ _mnv2() {
 }
 complete -o nospace -F _mnv2 """ + " ".join(f"mnv2-{name.replace('_', '-')}" for name in BY_COMMAND)
 FOLDERS = (  # keys whose value is a folder
-    *("resume", "run_dir", "runs", "out", "data.dir", "hydra.run.dir", "hydra.sweep.dir"),
+    *(
+        "model.weights",
+        "resume",
+        "run_dir",
+        "runs",
+        "out",
+        "data.dir",
+        "hydra.run.dir",
+        "hydra.sweep.dir",
+    ),
     *("--config-dir", "-cd", "--config-path", "-cp"),
 )
 OF_HYDRA = ("hydra.run.dir=", "hydra.sweep.dir=", "hydra/launcher=")
@@ -90,7 +99,7 @@ def _keys(config: Config, word: str) -> list[str]:
 def _values(command: str, config: Config, key: str, value: str) -> list[str]:
     if key == "hydra/launcher":
         return [f"{key}={name}" for name in _starting(value, [f"{x} " for x in LAUNCHERS])]
-    if config.is_group(key):
+    if key in config.about:
         head = re.match(r"\[?(?:[^,]*,)*", value)
         start, names = head[0] if head else "", config.choices(key)
         end = "]" if start.startswith("[") else "" if start else " "

@@ -126,7 +126,7 @@ def text(command: str, config: Config) -> str:
     page = _Page()
     page.lines += [f"python -m mnv2_lightning.{command} [key=value ...] [option ...]", ""]
     page.text(f"{config.summary(command)}.", 0)
-    page.text("The values shown are those of the arguments; * marks the files that are chosen.", 0)
+    page.text("Values are shown as the arguments set them; * marks the chosen files.", 0)
     page.heading("Examples")
     examples = [line for line in config.header(command) if line.startswith(EXAMPLE)]
     page.lines += [f"  {line.removeprefix(EXAMPLE)}" for line in examples]
@@ -184,4 +184,6 @@ def _value(text: str) -> str:
     """The text of a value, cut; `${oc.env:NAME,default}` as it is in this environment."""
     if match := re.fullmatch(r"\$\{oc\.env:(\w+),(\w+)\}", text):
         return os.environ.get(match[1], match[2])
+    if text == "???":
+        return "VALUE"
     return text if len(text) <= LONG else f"{text[:LONG]}..."

@@ -58,17 +58,19 @@ def load(dataset: str, directory: str | None, classes: int = 10) -> dict[str, np
     return arrays
 
 
-def require_folder(directory: str | None) -> None:
+def require_folder(directory: str | None, dataset: str = "mnist") -> None:
     """ConfigError if the folder does not exist, unless the variable MNV2_DATA_DIR names it."""
     if directory in (None, os.environ.get(DATA_DIR)):
         return
     if not directory:
         raise empty("data.dir")
     if not os.path.isdir(os.path.expanduser(directory)):
-        raise ConfigError(
-            f"data.dir={directory}: there is no such folder; make it to download into it, or leave "
-            "data.dir out for a cache folder of yours"
+        remedy = (
+            "make it to download into it, or leave data.dir out for a cache folder of yours"
+            if dataset in DATA_SETS
+            else f"it must hold the four files of {dataset}"
         )
+        raise ConfigError(f"data.dir={directory}: there is no such folder; {remedy}")
 
 
 def has(dataset: str, directory: str) -> bool:

@@ -11,6 +11,7 @@ import numpy as np
 
 from mnv2_lightning.data.sets import DATA_SETS
 from mnv2_lightning.schema.errors import ConfigError, DataError
+from mnv2_lightning.schema.nearest import did_you_mean
 
 KINDS = {"images": "idx3", "labels": "idx1"}
 SPLITS = {"train": ("train",), "t10k": ("t10k", "test")}  # split -> its names in files
@@ -30,11 +31,15 @@ def load(dataset: str, root: Path, classes: int) -> dict[str, np.ndarray]:
             break
     else:
         raise ConfigError(
-            f"data.dataset={dataset}: must be one of {', '.join(DATA_SETS)}, or {root} hold its "
-            "four files, raw or .gz (train-images-idx3-ubyte, train-labels-idx1-ubyte, "
-            "t10k-images-idx3-ubyte, t10k-labels-idx1-ubyte)"
+            f"data.dataset={dataset}: not one of {', '.join(DATA_SETS)}, and {root} does not hold "
+            "its four files, raw or .gz (train-images-idx3-ubyte, train-labels-idx1-ubyte, "
+            f"t10k-images-idx3-ubyte, t10k-labels-idx1-ubyte){did_you_mean(dataset, DATA_SETS)}"
         )
-    arrays = {name: _read(path) for name, path in paths.items() if path}
+    arrays = {
+        name: _read(path, 3 if name.endswith("images") else 1)
+        for name, path in paths.items()
+        if path
+    }
     train, test = arrays["train-images"], arrays["t10k-images"]
     _, height, width = train.shape
     if height != width or test.shape[1:] != train.shape[1:]:
@@ -50,7 +55,7 @@ def load(dataset: str, root: Path, classes: int) -> dict[str, np.ndarray]:
     first = int(lowest == 1 and highest == classes)
     if highest - first != classes - 1:
         raise DataError(
-            f"{folder}: has labels from {lowest} to {highest}, and data.classes {classes} names"
+            f"{folder}: labels run from {lowest} to {highest}, but data.classes has {classes} names"
         )
     return {name: a - first if name.endswith("labels") else a for name, a in arrays.items()}
 
@@ -68,14 +73,13 @@ def _paths(folder: Path, prefix: str) -> dict[str, Path | None]:
     return found
 
 
-def _read(path: Path) -> np.ndarray:
+def _read(path: Path, dimensions: int) -> np.ndarray:
     """The array of an IDX file. DataError: it is damaged, or a file of a listed data set."""
     try:
         raw = path.read_bytes()
         raw = gzip.decompress(raw) if raw.startswith(b"\x1f\x8b") else raw
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path}: cannot be read ({error})") from None
-    dimensions = 3 if "images" in path.name else 1
     shape = tuple(int.from_bytes(raw[4 * i : 4 * i + 4], "big") for i in range(1, 1 + dimensions))
     header = 4 + 4 * dimensions
     if not raw.startswith(bytes([0, 0, 8, dimensions])) or len(raw) - header != math.prod(shape):

@@ -70,7 +70,10 @@ def load(network: nn.Module, cfg: DictConfig) -> str | None:
     for name in initial | saved:
         if name not in saved or name not in initial:
             has = "the network" if name in saved else "the file"
-            raise ConfigError(f"{KEY}={path}: {has} has no {name}")
+            raise ConfigError(
+                f"{KEY}={path}: holds another network ({has} has no {name}); choose the same by "
+                "model= or experiment="
+            )
     head, classes = _head(network), len(cfg.data.classes)
     differing = [name for name, tensor in initial.items() if saved[name].shape != tensor.shape]
     for name in differing:

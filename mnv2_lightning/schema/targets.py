@@ -28,7 +28,8 @@ from mnv2_lightning.schema.nearest import did_you_mean
 OURS = "mnv2_lightning"
 TRUST = "MNV2_TRUST"  # environment variable: names of trusted packages, separated by commas
 # Modules of ours whose functions, and modules whose classes, a run's config may name. The others
-# read, write and download files, which a stranger's config must not do.
+# read, write and download files, which a stranger's config must not do. The loggers for MLflow and
+# wandb take the run's folder alone: where they send to is said by the user's environment.
 FUNCTIONS_IN = ("callbacks", "networks", "schedules")
 LOGGERS = tuple(f"runs.{name}_logger" for name in ("csv", "mlflow", "tensorboard", "wandb"))
 CLASSES_IN = (*FUNCTIONS_IN, *LOGGERS, "classifier", "data")
