@@ -12,7 +12,7 @@ DEV := $(VENV)/.dev$(addprefix $(comma),$(EXTRAS))
 INSTALL = $(BIN)/python -m pip install $(addprefix --extra-index-url ,$(TORCH_INDEX)) -c .ci/constraints.txt
 
 NEXT := $(VENV)/next-hydra
-ON_NEXT := command conf bad_configs help multirun sweep
+ON_NEXT := command conf bad_configs help multirun
 
 .PHONY: help train test test-slow test-next test-crash evidence audit lint format clean
 
@@ -25,7 +25,7 @@ train: $(VENV)/.train ## set up, get MNIST, train and test the default experimen
 test: $(DEV) ## the tests that need no network and no minutes, one process for each core
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n auto --dist worksteal $(ARGS)
 
-test-slow: $(DEV) ## the tests on the real MNIST and of the wheel; last, those that watch the clock
+test-slow: $(DEV) ## faults, the real MNIST, the wheel; last, those that watch the clock
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slow and not alone" -n auto --dist worksteal $(ARGS)
 	$(BIN)/python -m pytest -m "slow and alone" $(ARGS)
 

@@ -123,6 +123,7 @@ def test_wandb(call: Call, tmp_path: Path) -> None:
     assert len(list(records(tmp_path / "runs" / "a"))) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_wandb_of_a_run_that_fails(
     ending: str, call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -167,6 +168,7 @@ def test_mlflow(call: Call, tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {"runs", "outputs"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_mlflow_of_a_run_that_fails(ending: str, call: Call, tmp_path: Path) -> None:
     pytest.importorskip("mlflow")
@@ -181,6 +183,7 @@ def test_mlflow_of_a_run_that_fails(ending: str, call: Call, tmp_path: Path) -> 
     assert [run["status"] for run in mlflow_runs(tmp_path)] == ["FINISHED"]
 
 
+@pytest.mark.slow
 def test_mlflow_without_the_run(call: Call, tmp_path: Path) -> None:
     """In another store: a new run there."""
     pytest.importorskip("mlflow")

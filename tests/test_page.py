@@ -119,6 +119,7 @@ def ask(address: str, path: str, body: Any = None) -> Any:
         return json.loads(answer.read())
 
 
+@pytest.mark.slow
 def test_tensorboard_of_a_sweep(call: Call, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     """Its own HTTP API: runs by their overrides; HPARAMS with what was swept and real results."""
     few = (*FULL, "callbacks.test_images=null", "trainer.max_epochs=2", "sweep=s")

@@ -86,6 +86,8 @@ def test_commands_pass_every_check(
     if "model.weights" in command:  # of the small network of that run
         args.append("model.width_mult=0.25")
     monkeypatch.setattr("sys.argv", [module, *args])
+    if command not in README:  # a record's: composed, but not built again
+        monkeypatch.setattr(import_module(module).COMMAND, "check_job", lambda job: None)
     check = checks.check_jobs
 
     def check_and_end(self: Command, jobs: list[Job]) -> None:

@@ -154,6 +154,7 @@ def test_trials_that_fail(call: Call, tmp_path: Path) -> None:
     assert "4 trials: 1 finished, 0 pruned, 3 failed" in ended.out
 
 
+@pytest.mark.slow
 def test_pruned_trials_stop_early(call: Call, tmp_path: Path) -> None:
     """Where the others do better; what they had left is told as saved."""
     space = ("~search.space.optimizer.lr", "+search.space.optimizer.lr.choices=[0.1,1e-9]")
@@ -194,6 +195,7 @@ def test_interrupted(call: Call, tmp_path: Path) -> None:
     assert [trial.user_attrs["attempts"] for trial in trials(folder)] == [1, 1, 1]
 
 
+@pytest.mark.slow
 def test_killed_before_parameters_are_drawn(call: Call, tmp_path: Path) -> None:
     """The same command takes the trial."""
 
@@ -209,6 +211,7 @@ def test_killed_before_parameters_are_drawn(call: Call, tmp_path: Path) -> None:
     assert [trial.state.name for trial in trials(folder_of(tmp_path))] == ["COMPLETE"] * 3
 
 
+@pytest.mark.slow
 def test_two_machines_on_one_database(call: Call, tmp_path: Path) -> None:
     """Each resumes its own trials alone, and has a folder of its own."""
     shared = (*SEARCH, f"search.storage=sqlite:///{tmp_path / 'shared.db'}")
@@ -237,6 +240,7 @@ def test_two_machines_on_one_database(call: Call, tmp_path: Path) -> None:
         assert (found["trials"], found["best"] is not None) == (3, True)
 
 
+@pytest.mark.slow
 def test_what_would_end_every_trial_ends_the_search(call: Call, tmp_path: Path) -> None:
     """With its status; the trial is not lost."""
 
@@ -252,6 +256,7 @@ def test_what_would_end_every_trial_ends_the_search(call: Call, tmp_path: Path) 
     assert [trial.state.name for trial in trials(folder_of(tmp_path))] == ["COMPLETE"] * 3
 
 
+@pytest.mark.slow
 def test_a_trial_that_ends_its_process_each_time(call: Call, tmp_path: Path) -> None:
     """Has failed, in the end: a search is not to begin with it for ever. An interruption is not
     the trial's fault.

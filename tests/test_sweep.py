@@ -43,6 +43,7 @@ DEATHS: dict[int, tuple[Callable[..., torch.Tensor], str, str]] = {
 }
 
 
+@pytest.mark.slow
 def test_jobs_that_die(call: Call, tmp_path: Path) -> None:
     """Each is recorded with its traceback in its own folder; the others run. The same command
     again trains those alone that have not finished.

@@ -27,7 +27,7 @@ from mnv2_lightning.runs.record import EMPTY
 from mnv2_lightning.schema.errors import Diverged
 from mnv2_lightning.system import hydra_compat, memory
 from mnv2_lightning.train import train
-from tests.conftest import SMALL, Call, Configure, load, record, rows
+from tests.conftest import FULL, SMALL, Call, Configure, load, record, rows
 
 
 def test_leaves_a_whole_run(run: Path) -> None:
@@ -320,7 +320,7 @@ def test_no_hint_where_there_is_srun(
     (tmp_path / "bin" / "srun").write_text("#!/bin/sh\n")
     (tmp_path / "bin" / "srun").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=os.pathsep)
-    ended = call("train", *SMALL, "trainer.max_epochs=1", "callbacks=[]", "logger=[]")
+    ended = call("train", *FULL, "trainer.max_epochs=1", "callbacks=[]", "logger=[]")
     assert (ended.status, ended.err) == (0, "")
 
 

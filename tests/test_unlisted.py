@@ -117,7 +117,10 @@ BAD = {
     "data.crop=28": (2, r"data\.crop=28: must be less than or equal to 16"),
     "data.classes=[a,b]": (5, r"labels run from 1 to 3, but data\.classes has 2"),
     "data.dir=null": (2, r"data\.dataset=mine: must be one of .*, or data\.dir=PATH hold"),
-    "data.dir=conf": (2, r"data\.dataset=mine: not one of .*, and conf does not hold its four files"),
+    "data.dir=conf": (
+        2,
+        r"data\.dataset=mine: not one of .*, and conf does not hold its four files",
+    ),
     "data.dataset=mnist": (2, r"data\.classes: has 3 names; mnist has 10 classes"),
     "model.num_classes=10": (2, r"model\.num_classes=10: the data set has 3 classes"),
 }

@@ -14,6 +14,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--reliability", metavar="FILE", help="the long versions, recorded in FILE")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Faults are injected by `make test-slow`, so that `make test` takes minutes."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.slow)
+
+
 FAILED: list[str] = []  # tests of this session
 
 

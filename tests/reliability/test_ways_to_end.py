@@ -127,19 +127,7 @@ def cut_and_resumed(cfg: DictConfig, tick: Tick) -> dict[str, Any]:
 
 
 # The others take minutes: `make test-slow`.
-QUICK = (
-    "max_epochs",
-    "max_steps within an epoch, no validation",
-    "max_epochs before max_steps",
-    "early stopping",
-    "val_check_interval",
-)
-
-
-@pytest.mark.parametrize(
-    "way",
-    [way if way in QUICK else pytest.param(way, marks=pytest.mark.slow) for way in WAYS],
-)
+@pytest.mark.parametrize("way", WAYS)
 def test_a_run_that_was_cut(
     way: str,
     configure: Configure,
