@@ -70,7 +70,7 @@ BAD = {
     "callbacks=early_stopping": r"callbacks=\[default,NAME\] adds to the default ones",
     "trainer.overfit_batches=1": r"trainer\.overfit_batches=1: must be 0: it takes images one by",
     "trainer.strategy=ddp_spawn": r"trainer\.strategy=ddp_spawn: must be 'auto', 'ddp'",
-    "data.dataset=kmnist": r"data\.dataset=kmnist: must be one of mnist, fashion_mnist",
+    "data.dataset=kmnist": r"data\.dataset=kmnist: not one of mnist, fashion_mnist",
     "optimzer.lr=1 --cfg job": r"optimzer",
     "seed=-1": r"seed=-1: must be greater than or equal to 0",
     "callbacks=[default,early_stopping] data.val_size=0": r"leaves nothing to validate on",

@@ -126,6 +126,7 @@ def test_the_current_folder_comes_last(
     forget("mine")
 
 
+@pytest.mark.slow
 def test_the_same_command_needs_no_trust(call: Call, own: Path) -> None:
     """Its config is what was typed, also where it goes on with a run in its folder."""
     for epochs in (1, 2):

@@ -300,6 +300,7 @@ def test_a_network_of_ones_own(call: Call, tmp_path: Path, monkeypatch: pytest.M
     sys.modules.pop("nets", None)
 
 
+@pytest.mark.slow
 def test_a_sweep_and_a_search(trained: Path, call: Call, tmp_path: Path) -> None:
     for name in ("best", "last"):
         shutil.copy(trained / "checkpoints" / f"{name}.ckpt", tmp_path)
