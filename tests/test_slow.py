@@ -64,6 +64,9 @@ def test_benchmark(tmp_path: Path) -> None:
     (folder,) = (tmp_path / "outputs" / "benchmarks").iterdir()
     made = {path.name for path in folder.iterdir()}
     assert {"benchmark.json", "benchmark.md", "growth.png"} <= made
+
+
+def test_time_to_accuracy(tmp_path: Path) -> None:
     verb("benchmark", "smoke=true", "parts=[time_to_accuracy]", "hydra.run.dir=t", cwd=tmp_path)
     assert "| experiment=fast" in (tmp_path / "t" / "benchmark.md").read_text()
 

@@ -67,8 +67,7 @@ if os.environ.get("RANK") == "1" and "mnv2_lightning.train" in sys.orig_argv:
 
 
 @pytest.mark.alone
-@pytest.mark.parametrize("seconds", [4, 12])
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(("seconds", "sent"), [(4, signal.SIGINT), (12, signal.SIGTERM)])
 def test_signals_while_two_processes_start(
     seconds: float, sent: signal.Signals, tmp_path: Path
 ) -> None:

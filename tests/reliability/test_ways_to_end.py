@@ -126,7 +126,18 @@ def cut_and_resumed(cfg: DictConfig, tick: Tick) -> dict[str, Any]:
     return train(cfg, [tick])
 
 
-# The others take minutes: `make test-slow`.
+AT_EACH_COMMIT = (  # one of each kind; `make test-crash` tries all
+    "max_epochs",
+    "max_steps within an epoch, no validation",
+    "max_epochs before max_steps",
+    "max_time",
+    "early stopping",
+    "val_check_interval and max_steps",
+    "accumulation and max_steps",
+    "ema and max_steps",
+)
+
+
 @pytest.mark.parametrize("way", WAYS)
 def test_a_run_that_was_cut(
     way: str,
@@ -135,6 +146,8 @@ def test_a_run_that_was_cut(
     monkeypatch: pytest.MonkeyPatch,
     reliability: Reliability,
 ) -> None:
+    if way not in AT_EACH_COMMIT and not reliability.path:
+        pytest.skip("make test-crash")
     tick = Tick(Clock())
     monkeypatch.setattr("lightning.pytorch.callbacks.timer.time", tick.clock)
     whole, cut = tmp_path / "whole", tmp_path / "cut"
