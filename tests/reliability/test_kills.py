@@ -137,7 +137,7 @@ def test_random_kills(whole: tuple[Path, float], tmp_path: Path, reliability: Re
     def wait(run: Path, seconds: float) -> None:
         time.sleep(seconds)
 
-    kills = reliability.rounds(5, 50)
+    kills = reliability.rounds(3, 50)
     found = kill_and_go_on(tmp_path, whole[0], kills, wait, whole[1])
     reliability.note("random_kills", **found)
     assert found["most_epochs_lost"] <= 1
@@ -163,7 +163,7 @@ def test_kills_while_a_checkpoint_is_written(
     def epochs_done_fast(run: Path) -> bool:
         return '"status": "finished"' in (run / "result.json").read_text()
 
-    kills = reliability.rounds(5, 20)
+    kills = reliability.rounds(3, 20)
     found = kill_and_go_on(tmp_path, whole[0], kills, wait, 0.02)
     reliability.note("kills_in_the_save_window", **found)
     assert found["most_epochs_lost"] <= 1

@@ -82,7 +82,7 @@ def test_kills_of_a_sweep(tmp_path: Path, reliability: Reliability) -> None:
     """Its table is that of a sweep that was not killed, and each job was trained once."""
     cut, whole = tmp_path / "cut", tmp_path / "whole"
     assert start(whole, *SWEEP).wait() == 0
-    kills = reliability.rounds(3, 10)
+    kills = reliability.rounds(2, 10)
     rng = random.Random(0)
     finished: dict[Path, os.stat_result] = {}
     for _ in range(kills):
