@@ -13,16 +13,16 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from mnv2_lightning.benchmarks.timing import throughput, timed
-from mnv2_lightning.cli.conf_files import config_dir
+from mnv2_lightning.cli import composing
 from mnv2_lightning.networks import complexity
 from mnv2_lightning.runs.config import plain
-from mnv2_lightning.system.hydra_compat import initialize, instantiate
+from mnv2_lightning.system.hydra_compat import instantiate
 from mnv2_lightning.system.memory import keep_freed_memory
 
 
 def config(*overrides: str) -> DictConfig:
     """The config that `train` composes from `overrides`."""
-    with initialize(str(config_dir())):
+    with composing.initialized():
         cfg = compose("train", list(overrides))
     cfg.run_dir = "."
     return cfg
