@@ -85,6 +85,7 @@ def small_data(
 
     It has neither mirrors nor an npm package.
     """
+    monkeypatch.delenv("MNV2_DATA_DIR", raising=False)
     for name, real in DATA_SETS.items():
         small = replace(real, files=small_files, mirrors=(), npm=None)
         monkeypatch.setitem(DATA_SETS, name, small)

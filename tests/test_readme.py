@@ -61,6 +61,8 @@ def test_commands_pass_every_check(
     """Each is composed and checked as on the command line; what it would run is not run."""
     for launcher in re.findall(r"hydra/launcher=\w+", command):
         require_launcher(launcher)
+    for logger in re.findall(r"logger=\[default,(\w+)\]", command):
+        pytest.importorskip(logger, reason=f"needs the extra {logger}")
     if "RUN_DIR" in command:
         shutil.copytree(run, tmp_path / "run")
     if "outputs/searches/NAME" in command:  # which a search has written
