@@ -23,7 +23,7 @@ from mnv2_lightning.runs.config import COMMAND_KEYS, plain
 from mnv2_lightning.schema.check import BATCH_NORM
 from mnv2_lightning.schema.errors import ConfigError, is_of_storage, one_line
 from mnv2_lightning.schema.models import BY_TARGET
-from mnv2_lightning.schema.targets import arguments
+from mnv2_lightning.schema.targets import class_arguments
 from mnv2_lightning.system.hydra_compat import instantiate
 
 # Sizes of images, in px, of which one may fit a network that the configured size does not fit.
@@ -35,7 +35,7 @@ def _build(kind: type, key: str, node: DictConfig, **kwargs: Any) -> Any:
 
     ConfigError: its class refuses the values, or is not a `kind`.
     """
-    if len(taken := arguments(key, plain(node))) < len(node):
+    if len(taken := class_arguments(key, plain(node))) < len(node):
         node = OmegaConf.create(taken)
     try:
         built = instantiate(node, _convert_="all", **kwargs)

@@ -210,7 +210,7 @@ def launch(cfg: DictConfig) -> dict[str, Any]:
 
     hydra, run_dir = HydraConfig.get(), Path(cfg.run_dir)
     overrides = composing.unresolved(hydra.overrides.task)
-    arguments = composing.arguments(hydra, "train", overrides, run_dir.absolute())
+    arguments = composing.command_line(hydra, "train", overrides, run_dir.absolute())
     try:
         torchrun.run(["mnv2_lightning.train", *arguments], count)
     except RankError as error:  # rank 0, which writes the record, may not have seen it
@@ -271,7 +271,7 @@ def final_config(cfg: DictConfig, overrides: list[str]) -> DictConfig:
         resumes = stored_config.holds_this_run(Path(cfg.run_dir), cfg, is_swept=is_swept)
         if resumes and cfg.resume is None:  # an empty one is refused
             cfg.resume = cfg.run_dir
-    repeat = composing.arguments(hydra, "train", cfg.overrides)
+    repeat = composing.command_line(hydra, "train", cfg.overrides)
     cfg.command = shlex.join(["python", "-m", "mnv2_lightning.train", *repeat])
     return cfg
 

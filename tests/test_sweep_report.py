@@ -16,8 +16,8 @@ from mnv2_lightning.reports import (
     collect,
     curve_figures,
     leaderboard,
+    sections,
     sweep_figures,
-    tables,
     write,
 )
 from mnv2_lightning.runs import folder
@@ -93,7 +93,7 @@ def test_without_validation_the_order_is_by_the_test_and_says_so(tmp_path: Path)
     rows = collect.rows([tmp_path])
     assert leaderboard.metric(rows) == "test_accuracy"
     assert leaderboard.groups(rows)[0].mean("test_accuracy") == 0.9
-    assert "Choose nothing by it" in tables.summary(rows)
+    assert "Choose nothing by it" in sections.summary(rows)
 
 
 def test_pareto() -> None:
@@ -122,7 +122,7 @@ def test_a_damaged_sweep(sweep: Path) -> None:
 
 def test_a_killed_run_is_not_running(tmp_path: Path) -> None:
     job(tmp_path / "a", {"seed": 0}, status="running")
-    assert tables.failed_rows(collect.rows([tmp_path])) == [
+    assert sections.failed_rows(collect.rows([tmp_path])) == [
         ["a", "interrupted", "its process was killed"]
     ]
     with folder.locked(tmp_path / "a"):
@@ -282,7 +282,7 @@ def test_a_report_takes_no_pictures_but_its_own(sweep: Path, tmp_path: Path) -> 
 
 def test_a_reason_is_one_line(tmp_path: Path) -> None:
     job(tmp_path / "a", {"seed": 0}, status="failed", error="ValueError: a\n  b")
-    assert tables.failed_rows(collect.rows([tmp_path])) == [["a", "failed", "ValueError: a b"]]
+    assert sections.failed_rows(collect.rows([tmp_path])) == [["a", "failed", "ValueError: a b"]]
 
 
 LOGGED = "step,epoch,train/loss,val/loss\n9,0,2.0,\n19,0,1.0,1.5\n39,1,0.5,0.25\n49,2,nan,\n"

@@ -30,7 +30,7 @@ def answer(command: str, parsed: argparse.Namespace) -> int | None:
     if parsed.shell_completion and parsed.overrides == ["install=bash"]:
         return show(completion.SCRIPT)
     if parsed.shell_completion and parsed.overrides == ["query=bash"]:
-        return show("\n".join(completion.answer(command)))
+        return show("\n".join(completion.replies(command)))
     return None
 
 

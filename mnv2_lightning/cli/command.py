@@ -129,7 +129,7 @@ class Command:
         overrides = composing.unresolved(hydra.overrides.task)
         if hydra.mode == RunMode.MULTIRUN:
             overrides += self.job_overrides(cfg)
-            typed = composing.arguments(hydra, self.name, overrides, folder)
+            typed = composing.command_line(hydra, self.name, overrides, folder)
             status = processes.run_command(f"mnv2_lightning.{self.name}", typed)
             if run_dir is not None and (error := record_death(run_dir, status)) is not None:
                 print(f"error: {run_dir}: {error}", file=sys.stderr, flush=True)

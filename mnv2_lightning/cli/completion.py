@@ -35,11 +35,12 @@ FOLDERS = (  # keys whose value is a folder
     ),
     *("--config-dir", "-cd", "--config-path", "-cp"),
 )
+EARLIER = re.compile(r"\[?(?:[^,]*,)*")  # the bracket and values before the last of a list
 OF_HYDRA = ("hydra.run.dir=", "hydra.sweep.dir=", "hydra/launcher=")
 LAUNCHERS = ("basic", "joblib", "ray", "submitit_local", "submitit_slurm")
 
 
-def answer(command: str) -> list[str]:
+def replies(command: str) -> list[str]:
     """What may follow the cursor in `$COMP_LINE`, in place of the word that bash sees there."""
     line = os.environ.get("COMP_LINE", "")
     line = line[: int(os.environ.get("COMP_POINT", len(line)))]
@@ -100,7 +101,7 @@ def _values(command: str, config: Config, key: str, value: str) -> list[str]:
     if key == "hydra/launcher":
         return [f"{key}={name}" for name in _starting(value, [f"{x} " for x in LAUNCHERS])]
     if key in config.about:
-        head = re.match(r"\[?(?:[^,]*,)*", value)
+        head = EARLIER.match(value)
         start, names = head[0] if head else "", config.choices(key)
         end = "]" if start.startswith("[") else "" if start else " "
         return [f"{key}={start}{name}{end}" for name in _starting(value[len(start) :], names)]
@@ -111,7 +112,7 @@ def _values(command: str, config: Config, key: str, value: str) -> list[str]:
 
 def _folders(start: str, text: str) -> list[str]:
     """The folders whose path begins with `text`, after an opening bracket or a comma if any."""
-    head = re.match(r"\[?(?:[^,]*,)*", text)
+    head = EARLIER.match(text)
     start += head[0] if head else ""
     path = text[len(head[0]) if head else 0 :]
     parent, _, name = path.rpartition("/")

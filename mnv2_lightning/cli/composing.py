@@ -142,7 +142,7 @@ def shared_keys(config: DictConfig) -> list[str]:
     return shared if 0 < len(shared) < len(is_swept) else [*SWEEP_KEYS]
 
 
-def arguments(
+def command_line(
     hydra: Any, command: str, overrides: Sequence[str], run_dir: Path | None = None
 ) -> list[str]:
     """Arguments that start a job of a sweep, or a rank of a run, as a command of its own."""

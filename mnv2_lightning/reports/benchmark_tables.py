@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
 from mnv2_lightning.reports.figures import chart
-from mnv2_lightning.reports.tables import Section, markdown_section
+from mnv2_lightning.reports.sections import Section, markdown_section
 
 TUTORIAL_IMAGES = 5 * 60_000  # five epochs
 

@@ -15,7 +15,7 @@ from urllib.parse import quote
 from jinja2 import Template
 from matplotlib.figure import Figure
 
-from mnv2_lightning.reports import collect, curve_figures, leaderboard, sweep_figures, tables
+from mnv2_lightning.reports import collect, curve_figures, leaderboard, sections, sweep_figures
 from mnv2_lightning.reports.collect import NUMBERS, Row
 from mnv2_lightning.runs import config
 from mnv2_lightning.runs.record import SEARCH, read_dict
@@ -46,7 +46,7 @@ class Content:
     """What a report shows. `images`: title and file of PNGs that are there already."""
 
     summary: str
-    sections: list[tables.Section]
+    sections: list[sections.Section]
     figures: dict[str, Figure]
     images: list[tuple[str, Path]]
     config: str  # as YAML
@@ -73,7 +73,7 @@ def report(folders: Sequence[Path], out: Path) -> list[Row]:
         "config": content.config,
     }
     links = [(name, _url(path, out) or path.name) for name, path in pngs]
-    markdown = tables.markdown(title, figures=links, **shared)
+    markdown = sections.markdown(title, figures=links, **shared)
     template = files(__package__).joinpath("page.html").read_text(encoding="utf-8")
     page = Template(template, autoescape=True)
     html = page.render(title=title, figures=[_embedded(*png) for png in pngs], **shared)
@@ -90,7 +90,7 @@ def _embedded(title: str, path: Path) -> dict[str, Any]:
 
 
 def _of_run(row: Row) -> Content:
-    folder, summary, text, images = Path(row["folder"]), tables.run_summary(row), "", []
+    folder, summary, text, images = Path(row["folder"]), sections.run_summary(row), "", []
     with suppress(OSError):
         text = (folder / "config.yaml").read_text(encoding="utf-8", errors="replace")
     if row["status"] == "finished":  # else they are those of an earlier test
@@ -99,7 +99,7 @@ def _of_run(row: Row) -> Content:
             summary += ". No confusion matrix; python -m mnv2_lightning.evaluate draws it."
     drawn = {metric: curve_figures.draw([row], metric) for metric in ("loss", "accuracy")}
     figures = {name: figure for name, figure in drawn.items() if figure is not None}
-    return Content(summary, tables.run_sections(row), figures, images, text)
+    return Content(summary, sections.run_sections(row), figures, images, text)
 
 
 def _test_images(folder: Path) -> Iterator[tuple[str, Path]]:
@@ -113,13 +113,13 @@ def _test_images(folder: Path) -> Iterator[tuple[str, Path]]:
 
 
 def _of_several(rows: Sequence[Row], folders: Sequence[Path]) -> Content:
-    sections = tables.sections(rows)
+    shown = sections.sections(rows)
     if len(folders) > 1 and len(rows) <= curve_figures.MANY:
         configs = [_config(Path(row["folder"])) for row in rows]
-        sections[1:1] = tables.differences(rows, configs) if all(configs) else []
+        shown[1:1] = sections.differences(rows, configs) if all(configs) else []
     trials = read_dict(folders[0] / SEARCH) if len(folders) == 1 else {}
     figures = sweep_figures.draw(rows, trials or None)
-    return Content(tables.summary(rows), sections, figures, [], "")
+    return Content(sections.summary(rows), shown, figures, [], "")
 
 
 def _config(folder: Path) -> dict[str, Any]:

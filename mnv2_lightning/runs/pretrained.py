@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from mnv2_lightning.runs.config import plain
 from mnv2_lightning.runs.folder import require_checkpoint, require_run
 from mnv2_lightning.schema.errors import ConfigError, empty
-from mnv2_lightning.schema.targets import arguments
+from mnv2_lightning.schema.targets import class_arguments
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -99,7 +99,7 @@ def _given(cfg: DictConfig) -> str | None:
     is_node = isinstance(model, Mapping) and "_target_" in model
     if not is_node or model.get("weights") is None:
         return None
-    return None if "weights" in arguments("model", plain(model)) else str(model.weights)
+    return None if "weights" in class_arguments("model", plain(model)) else str(model.weights)
 
 
 def _prefix(saved: Mapping[str, Any], initial: Mapping[str, Any]) -> str:

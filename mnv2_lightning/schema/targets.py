@@ -133,7 +133,7 @@ def resolve(path: str, target: str) -> Any:
     return found
 
 
-def arguments(path: str, node: Mapping[str, Any]) -> dict[str, Any]:
+def class_arguments(path: str, node: Mapping[str, Any]) -> dict[str, Any]:
     """`node` without the keys of OWN_KEYS that its class does not take. ConfigError."""
     own = [key for key in OWN_KEYS.get(path, ()) if key in node]
     if not own:
@@ -241,7 +241,7 @@ def _check_signature(path: str, node: dict[str, Any], found: Any) -> None:
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
     config = ConfigDict(strict=True, extra="allow" if takes_any else "forbid")
     model = create_model("Signature", __config__=config, **fields)
-    values = {k: v for k, v in arguments(path, node).items() if k not in OF_HYDRA}
+    values = {k: v for k, v in class_arguments(path, node).items() if k not in OF_HYDRA}
     validate(model, values, f"{path}.")
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from mnv2_lightning.reports.tables import markdown_table
+from mnv2_lightning.reports.sections import markdown_table
 
 ROOT = Path(__file__).resolve().parents[2]
 RECORDS = ROOT / "outputs" / "records"
