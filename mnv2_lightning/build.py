@@ -6,54 +6,30 @@ from typing import Any
 
 import lightning.pytorch as L
 import torch
-from hydra.errors import InstantiationException
 from hydra.utils import get_object
 from lightning.pytorch.callbacks import Callback, Checkpoint, ModelCheckpoint, ProgressBar
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from lightning.pytorch.utilities.model_helpers import is_overridden
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from mnv2_lightning.callbacks.exact_resume import ExactResume
 from mnv2_lightning.callbacks.process_guard import ProcessGuard
+from mnv2_lightning.instantiate import instantiate
 from mnv2_lightning.runs.checkpoint_io import DurableCheckpointIO
 from mnv2_lightning.runs.config import COMMAND_KEYS, plain
 from mnv2_lightning.schema.check import BATCH_NORM
-from mnv2_lightning.schema.errors import ConfigError, is_of_storage, one_line
+from mnv2_lightning.schema.errors import ConfigError, one_line
 from mnv2_lightning.schema.models import BY_TARGET
-from mnv2_lightning.schema.targets import class_arguments
-from mnv2_lightning.system.hydra_compat import instantiate
 
 # Sizes of images, in px, of which one may fit a network that the configured size does not fit.
 IMAGE_SIZES = (16, 24, 28, 32, 48, 64, 96, 128, 160, 192, 224, 256)
 
 
-def _build(kind: type, key: str, node: DictConfig, **kwargs: Any) -> Any:
-    """The object that `node`, the value of `key`, describes.
-
-    ConfigError: its class refuses the values, or is not a `kind`.
-    """
-    if len(taken := class_arguments(key, plain(node))) < len(node):
-        node = OmegaConf.create(taken)
-    try:
-        built = instantiate(node, _convert_="all", **kwargs)
-    except InstantiationException as error:
-        cause = error.__cause__ or error
-        if is_of_storage(cause):
-            raise cause from None
-        message = one_line(cause)
-        is_of_a_key = message.partition("=")[0] in node  # "strides=[1, 2]: ..."
-        raise ConfigError(f"{key}{'.' if is_of_a_key else ': '}{message}") from error
-    if not isinstance(built, kind):
-        needed = f"{kind.__module__}.{kind.__name__}"
-        raise ConfigError(f"{key}._target_={node._target_}: makes no {needed}")
-    return built
-
-
 def build_network(cfg: DictConfig) -> nn.Module:
-    return _build(nn.Module, "model", cfg.model)
+    return instantiate(nn.Module, "model", cfg.model)
 
 
 def check_parts(cfg: DictConfig) -> str | None:
@@ -124,7 +100,7 @@ def _failure(network: nn.Module, x: Tensor, classes: int) -> str | None:
 
 def build_datamodule(cfg: DictConfig) -> Any:
     """MNISTDataModule, or a LightningDataModule of the user's own."""
-    return _build(L.LightningDataModule, "data", cfg.data)
+    return instantiate(L.LightningDataModule, "data", cfg.data)
 
 
 def channels_of(cfg: DictConfig) -> int:
@@ -140,13 +116,13 @@ def build_classifier(cfg: DictConfig, network: nn.Module) -> Any:
     """
     given = {
         "network": network,
-        "optimizer": _build(object, "optimizer", cfg.optimizer),
-        "scheduler": _build(object, "scheduler", cfg.scheduler),
+        "optimizer": instantiate(object, "optimizer", cfg.optimizer),
+        "scheduler": instantiate(object, "scheduler", cfg.scheduler),
         "num_classes": len(cfg.data.classes),
     }
     target = get_object(cfg.classifier._target_)
     parameters = inspect.signature(target).parameters  # a user's own may take fewer
-    classifier = _build(
+    classifier = instantiate(
         L.LightningModule,
         "classifier",
         cfg.classifier,
@@ -178,7 +154,7 @@ def build_callbacks(cfg: DictConfig) -> list[Callback]:
     for name, node in cfg.callbacks.items():
         if node is None:
             continue
-        callback = _build(Callback, f"callbacks.{name}", node)
+        callback = instantiate(Callback, f"callbacks.{name}", node)
         if isinstance(callback, ProgressBar) and not trainer.enable_progress_bar:
             continue
         if isinstance(callback, ModelCheckpoint):
@@ -199,7 +175,7 @@ def build_loggers(cfg: DictConfig, purge_step: int | None) -> Iterator[Logger]:
         if node is None:
             continue
         resumed = {"purge_step": purge_step} if "purge_step" in node else {}
-        yield _build(Logger, f"logger.{name}", node, **resumed)
+        yield instantiate(Logger, f"logger.{name}", node, **resumed)
 
 
 def build_trainer(
@@ -213,7 +189,7 @@ def build_trainer(
         # Where one is enabled and there is none, Lightning adds its own.
         has_one = any(isinstance(callback, kind) for callback in callbacks)
         overrides[key] = cfg.trainer[key] and has_one
-    trainer: L.Trainer = _build(
+    trainer: L.Trainer = instantiate(
         L.Trainer,
         "trainer",
         cfg.trainer,

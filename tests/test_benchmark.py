@@ -14,11 +14,12 @@ from omegaconf import DictConfig
 from torch import nn
 
 from mnv2_lightning.benchmark import benchmark
-from mnv2_lightning.benchmarks import ours, reference
+from mnv2_lightning.benchmarks import reference
 from mnv2_lightning.benchmarks.parts import PARTS
 from mnv2_lightning.benchmarks.side import run_side
 from mnv2_lightning.build import build_network
 from mnv2_lightning.cli.conf_files import config_dir
+from mnv2_lightning.networks.folding import fold_batch_norms
 from mnv2_lightning.reports import benchmark_tables as report
 from mnv2_lightning.runs.record import read_dict
 from mnv2_lightning.system import hydra_compat
@@ -55,7 +56,7 @@ def test_folding_changes_no_output(model: str, configure: Configure) -> None:
             nn.init.uniform_(module.running_mean, -0.5, 0.5)
             nn.init.uniform_(module.running_var, 0.5, 2)
     network.eval()
-    folded = ours.fold(copy.deepcopy(network))
+    folded = fold_batch_norms(copy.deepcopy(network))
     assert not any(isinstance(m, nn.BatchNorm2d) for m in folded.modules())
     x = torch.randn(8, 1, 28, 28)
     torch.testing.assert_close(folded(x), network(x), rtol=1e-4, atol=1e-4)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from mnv2_lightning.benchmarks.timing import throughput, timed
 from mnv2_lightning.cli import composing
 from mnv2_lightning.networks import complexity
+from mnv2_lightning.networks.folding import fold_batch_norms
 from mnv2_lightning.runs.config import plain
 from mnv2_lightning.system.hydra_compat import instantiate
 from mnv2_lightning.system.memory import keep_freed_memory
@@ -87,7 +88,7 @@ def inference(
     network = build_network(cfg).eval()
     x = torch.randn(batch_size, 1, cfg.data.image_size, cfg.data.image_size)
     if kind != "eager":
-        network = fold(network).to(memory_format=torch.channels_last)
+        network = fold_batch_norms(network).to(memory_format=torch.channels_last)
         x = x.contiguous(memory_format=torch.channels_last)
     if kind == "compiled":
         network.compile()
@@ -99,15 +100,6 @@ def inference(
         "images_per_second": batch_size / seconds,
         "compile_seconds": first if kind == "compiled" else None,
     }
-
-
-def fold(network: nn.Module) -> nn.Module:
-    """Fold each batch norm of `network`, in evaluation mode, into the convolution before it."""
-    for module in network.modules():
-        conv, norm = (dict(module.named_children()).get(name) for name in ("conv", "norm"))
-        if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
-            module.conv, module.norm = torch.nn.utils.fuse_conv_bn_eval(conv, norm), nn.Identity()
-    return network
 
 
 def growth(*, overrides: list[str], warmup: int, steps: int) -> dict[str, Any]:

@@ -5,13 +5,12 @@ from typing import Any
 import lightning.pytorch as L
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 from torch.utils.data import DataLoader
 
 from mnv2_lightning.data.affine import RandomAffine
 from mnv2_lightning.data.batches import Batches, InMemoryImages, split
 from mnv2_lightning.data.idx_files import load
+from mnv2_lightning.data.input_transform import InputTransform
 
 FILES = {"train": "train", "val": "train", "test": "t10k"}  # split -> prefix of its files
 
@@ -43,7 +42,8 @@ class MNISTDataModule(L.LightningDataModule):
         super().__init__()
         self.dataset, self.dir = dataset, dir
         self.batch_size, self.val_size, self.seed = batch_size, val_size, seed
-        self.crop, self.image_size, self.mean, self.std = crop, image_size, mean, std
+        self.image_size = image_size
+        self.transform = InputTransform(crop=crop, image_size=image_size, mean=mean, std=std)
         self.classes = classes or [str(digit) for digit in range(10)]
         self.augment = RandomAffine(**(augment or {}), seed=seed)
 
@@ -79,17 +79,6 @@ class MNISTDataModule(L.LightningDataModule):
     def images(self, split: str) -> np.ndarray:
         """(N, 28, 28) uint8 images of the files, in the order in which `split` is evaluated."""
         return self.arrays[f"{FILES[split]}-images"].cpu()[self.indices[split]].numpy()
-
-    def transform(self, x: Tensor) -> Tensor:
-        """Crop, normalize and resize: (B, 1, 28, 28) in [0, 1] -> (B, 1, S, S)."""
-        if self.crop < x.shape[-1]:
-            border = (x.shape[-1] - self.crop) // 2
-            x = x[..., border : border + self.crop, border : border + self.crop]
-        x = (x - self.mean) / self.std
-        if x.shape[-1] != self.image_size:
-            size = (self.image_size, self.image_size)
-            x = F.interpolate(x, size, mode="bilinear", antialias=True)
-        return x
 
     def _loader(
         self, split: str, *, augment: RandomAffine | None = None, shuffle: bool = False

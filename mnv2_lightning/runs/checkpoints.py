@@ -1,5 +1,7 @@
 """Reading a run's checkpoints: undamaged ones only, and plain data only, never code."""
 
+from __future__ import annotations
+
 import csv
 import hashlib
 import io
@@ -8,16 +10,17 @@ import os
 import pickle
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import lightning.pytorch as L
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
 
 from mnv2_lightning.runs import config
 from mnv2_lightning.runs.record import read_record
 from mnv2_lightning.schema.errors import ConfigError, StorageError
 from mnv2_lightning.system.durable_files import remove_unfinished
+
+if TYPE_CHECKING:
+    import lightning.pytorch as L
 
 log = logging.getLogger(__name__)
 
@@ -164,6 +167,8 @@ def load_weights(module: L.LightningModule, path: Path) -> dict[str, float]:
 
 def to_test(trainer: L.Trainer) -> Path | None:
     """After a fit: the best checkpoint, else the last. None: there are no checkpoints."""
+    from lightning.pytorch.callbacks import ModelCheckpoint
+
     saved = [c for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint)]
     for callback in sorted(saved, key=lambda c: c.monitor is None):
         if callback.best_model_path and Path(callback.best_model_path).is_file():

@@ -14,7 +14,7 @@ from mnv2_lightning.schema.targets import class_arguments
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
-    from torch import nn
+    from torch import Tensor, nn
 
 KEY = "model.weights"
 
@@ -63,17 +63,8 @@ def load(network: nn.Module, cfg: DictConfig) -> str | None:
     found = content.get("state_dict", content)
     if not isinstance(found, dict):
         raise ConfigError(f"{KEY}={path}: its state_dict is a {type(found).__name__}")
-    saved = {k: v for k, v in found.items() if isinstance(k, str) and torch.is_tensor(v)}
+    saved, prefix = weights_of(network, found, f"{KEY}={path}")
     initial = {k: v for k, v in network.state_dict().items() if torch.is_tensor(v)}
-    prefix = _prefix(saved, initial)
-    saved = {k.removeprefix(prefix): v for k, v in saved.items() if k.startswith(prefix)}
-    for name in initial | saved:
-        if name not in saved or name not in initial:
-            has = "the network" if name in saved else "the file"
-            raise ConfigError(
-                f"{KEY}={path}: holds another network ({has} has no {name}); choose the same by "
-                "model= or experiment="
-            )
     head, classes = _head(network), len(cfg.data.classes)
     differing = [name for name, tensor in initial.items() if saved[name].shape != tensor.shape]
     for name in differing:
@@ -91,6 +82,29 @@ def load(network: nn.Module, cfg: DictConfig) -> str | None:
         was = len(saved[differing[0]])
         message += f"; {head} keeps its initial values, as it has {classes} classes, not {was}"
     return message
+
+
+def weights_of(
+    network: nn.Module, state_dict: Mapping[Any, Any], source: str
+) -> tuple[dict[str, Tensor], str]:
+    """The tensors of `network` by its own names, and the prefix that they have in `state_dict`.
+
+    ConfigError: it holds another network; the message begins with `source`.
+    """
+    import torch
+
+    saved = {k: v for k, v in state_dict.items() if isinstance(k, str) and torch.is_tensor(v)}
+    initial = {k: v for k, v in network.state_dict().items() if torch.is_tensor(v)}
+    prefix = _prefix(saved, initial)
+    saved = {k.removeprefix(prefix): v for k, v in saved.items() if k.startswith(prefix)}
+    for name in initial | saved:
+        if name not in saved or name not in initial:
+            has = "the network" if name in saved else "the file"
+            raise ConfigError(
+                f"{source}: holds another network ({has} has no {name}); choose the same by "
+                "model= or experiment="
+            )
+    return saved, prefix
 
 
 def _given(cfg: DictConfig) -> str | None:
