@@ -74,8 +74,11 @@ class TrainedNetwork:
         from mnv2_lightning.images import image_files
 
         classifier = self.picture_classifier()
-        if not isinstance(picture, torch.Tensor):
-            picture = torch.as_tensor(image_files.to_grey(picture, self.prepare))
+        if not isinstance(picture, Tensor):
+            picture = torch.tensor(image_files.to_grey(picture, self.prepare))
+        if picture.ndim not in (2, 3):
+            shape = tuple(picture.shape)
+            raise ConfigError(f"picture of shape {shape}: must be grey, (H, W) or (B, H, W)")
         if picture.is_floating_point():
             picture = picture * 255
         seen = classifier.prepare(picture if picture.ndim == 3 else picture[None])
@@ -110,7 +113,7 @@ def load(
     path = folder.require_checkpoint("run_dir", run, checkpoint)
     cfg = stored_config.config_to_evaluate(run, trust)
     stored = config.plain(cfg)
-    check_targets({"model": stored["model"], "data": stored["data"]})
+    check_targets({"model": stored["model"]})
     network = instantiate(nn.Module, "model", cfg.model)
     state = checkpoints.read(path)["state_dict"]
     weights, _ = pretrained.weights_of(network, state, str(path))

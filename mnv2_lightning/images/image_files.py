@@ -13,5 +13,5 @@ if TYPE_CHECKING:
 def to_grey(picture: Image.Image | np.ndarray, prepare: str) -> np.ndarray:
     """(H, W) uint8. Arrays stay as they are."""
     if isinstance(picture, np.ndarray):
-        return picture
+        return np.ascontiguousarray(picture)
     return np.asarray(picture.convert("L"))
