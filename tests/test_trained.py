@@ -58,7 +58,7 @@ def test_folding_leaves_other_layers_alone() -> None:
         nn.BatchNorm2d(1), nn.Conv2d(1, 2, 3), nn.ReLU(), nn.BatchNorm2d(2), nn.Conv2d(2, 3, 1)
     ).eval()
     before = [type(layer) for layer in network]
-    assert [type(layer) for layer in fold_batch_norms(network)] == before
+    assert [type(layer) for layer in fold_batch_norms(network).children()] == before
 
 
 def test_which_checkpoint(run: Path) -> None:
@@ -158,4 +158,4 @@ def test_a_network_of_ones_own(own: Path, configure: Configure) -> None:
 
 def test_package_has_no_other_names() -> None:
     with pytest.raises(AttributeError, match="no attribute 'laod'"):
-        _ = mnv2_lightning.laod  # type: ignore[attr-defined]
+        _ = mnv2_lightning.laod
