@@ -36,6 +36,7 @@ BELOW: dict[str, set[str]] = {
     "build": {"callbacks", "classifier", "data", "runs", "schema", "system"},
     "cli": {"build", "data", "runs", "schema", "system"},
     "sweeps": {"cli", "reports", "runs", "schema", "system"},
+    "formats": {"schema", "system", "trained"},
     "benchmarks": {"build", "cli", "data", "networks", "runs", "system", "train"},
 }
 COMMANDS = {command: {*BELOW, "train"} for command in BY_COMMAND}

@@ -153,10 +153,10 @@ def _in_worker(name: str) -> Command:
     return named(name)
 
 
-def announce_imports() -> None:
+def announce_imports(packages: str = "torch and lightning") -> None:
     """Print what takes the next seconds, before a command imports torch for the first time."""
     if "torch" not in sys.modules and not is_waited_for():
-        print("importing torch and lightning ...", flush=True)
+        print(f"importing {packages} ...", flush=True)
 
 
 def named(name: str) -> Command:
