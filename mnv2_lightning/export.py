@@ -94,10 +94,12 @@ def export(cfg: DictConfig) -> dict[str, Any]:
         result["bytes"] = unverified.stat().st_size
         if runs := _runs(cfg.format, unverified):
             result["runtime"] = _runtime(cfg.format)
-            found = verification.compare(reference, runs, images, labels, path.name)
+            found = verification.compare(reference, runs, images, labels)
             result |= vars(found)
             if cfg.format != "page":  # it is started anew for each call
-                result["latency_ms"] = verification.measure_latency(runs[0], images)
+                result["latency_ms"] = verification.measure_latency(
+                    next(iter(runs.values())), images
+                )
             problem = verification.find_problem(reference, found, cfg.quantize, cfg.max_loss)
         rejected = path.with_name(f"{path.name}.rejected")
         rejected.unlink(missing_ok=True)
@@ -147,14 +149,15 @@ def _write(
     module.write(net.picture_classifier(), path, description, cfg.quantize, calibration)
 
 
-def _runs(format: str, path: Path) -> list[Run]:
-    """Ways to run the exported file; none where there is nothing to run it with."""
+def _runs(format: str, path: Path) -> dict[str, Run]:
+    """Ways to run the exported file, by name; none where there is nothing to run it with."""
     module = import_module(f"mnv2_lightning.formats.{FORMATS[format].module}")
     if format == "page":
-        return [partial(module.run, path)] if module.is_available() else []
+        return {"the page's script": partial(module.run, path)} if module.is_available() else {}
+    runs = {_runtime(format): module.load(path)}
     if format == "onnx":
-        return [module.load(path), module.load(path, optimize=False)]
-    return [module.load(path)]
+        runs[f"{_runtime(format)} without its optimizer"] = module.load(path, optimize=False)
+    return runs
 
 
 def _runtime(format: str) -> str:

@@ -38,7 +38,7 @@ def write(
     uint8 training images, which int8 is calibrated on. The format has no place for `metadata`.
     ConfigError: the network cannot be exported. StorageError.
     """
-    with quiet.libraries("torch", "torchao"), quiet.standard_error():
+    with quiet.libraries(), quiet.standard_error():
         from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
         from executorch.exir import to_edge_transform_and_lower
 
@@ -59,7 +59,7 @@ def write(
 def load(path: Path) -> Run:
     """A function of (B, H, W) uint8 that gives the logits and what the network saw."""
     # Loading the first program prints which files of ARM processors are not there.
-    with quiet.libraries("torch"), quiet.standard_error():
+    with quiet.libraries(), quiet.standard_error():
         from executorch.runtime import Runtime
 
         method = Runtime.get().load_program(path).load_method("forward")

@@ -87,7 +87,7 @@ def _export(model: PictureClassifier, pictures: np.ndarray) -> onnx.ModelProto:
     dynamic = {axis: torch.export.Dim(name, min=1 + axis) for axis, name in enumerate(dimensions)}
     try:
         # The layers of networks/small_maps.py take other paths while gradients are on.
-        with torch.no_grad(), quiet.libraries("onnxscript", "onnx_ir"):
+        with torch.no_grad(), quiet.libraries():
             program = torch.onnx.export(
                 model,
                 (torch.tensor(pictures),),
@@ -98,18 +98,17 @@ def _export(model: PictureClassifier, pictures: np.ndarray) -> onnx.ModelProto:
                 verbose=False,
             )
     except (torch.onnx.OnnxExporterError, RuntimeError) as error:
-        raise ConfigError(
-            f"format=onnx: the network cannot be exported ({root_cause(error)})"
-        ) from error
+        cause = root_cause(error)
+        raise ConfigError(f"format=onnx: the network cannot be exported ({cause})") from error
     assert program is not None  # of dynamo=True
     return program.model_proto
 
 
 def _quantize(graph: onnx.ModelProto, images: np.ndarray) -> onnx.ModelProto:
-    """int8 weights, one scale per channel, and uint8 activations, of convolutions and linear layers.
+    """Convolutions and linear layers with int8 weights, one scale per channel, and uint8 inputs.
 
-    `reduce_range`: weights of 7 bits. Processors without VNNI add pairs of products of 8 bits in 16
-    bits, which overflow.
+    `reduce_range` leaves weights of 7 bits: processors without VNNI add products of 8 bits in pairs
+    in 16 bits, which overflow.
     """
     import onnx
     from onnxruntime import quantization

@@ -1,6 +1,7 @@
 """Messages of libraries that say nothing to who exports a network."""
 
 import contextlib
+import io
 import logging
 import os
 import warnings
@@ -8,20 +9,20 @@ from collections.abc import Iterator
 
 
 @contextlib.contextmanager
-def libraries(*loggers: str) -> Iterator[None]:
-    """Without warnings, such as of what the libraries use of torch and torch deprecates, and
-    without messages of the `loggers` that are no errors.
+def libraries() -> Iterator[None]:
+    """Without warnings, log messages but for errors, and what Python prints on standard error.
+
+    onnxscript logs each step; torchao and executorch use what torch deprecates; torch prints the
+    whole graph of a network that cannot be exported.
     """
-    levels = {name: logging.getLogger(name).level for name in loggers}
-    for name in loggers:
-        logging.getLogger(name).setLevel(logging.ERROR)
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
-        for name, level in levels.items():
-            logging.getLogger(name).setLevel(level)
+        logging.disable(before)
 
 
 @contextlib.contextmanager

@@ -6,7 +6,7 @@ import logging
 import statistics
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -67,11 +67,11 @@ def compute_reference(
 
 
 def compare(
-    reference: Reference, runs: Sequence[Run], images: np.ndarray, labels: np.ndarray, name: str
+    reference: Reference, runs: Mapping[str, Run], images: np.ndarray, labels: np.ndarray
 ) -> Comparison:
-    """`runs`: ways to run the exported file. `name`: of the format, for the progress."""
+    """`runs`: ways to run the exported file, by their names."""
     expected, results = reference.logits.argmax(1), []
-    for run in runs:
+    for name, run in runs.items():
         logits = np.concatenate([run(batch)[0] for batch in _batches(images, name)])
         agreement = float(np.mean(logits.argmax(1) == expected))
         difference = float(np.abs(logits - reference.logits).max())  # NaN where a logit is NaN

@@ -144,19 +144,17 @@ def export(result: dict[str, Any]) -> str:
     latency = result["latency_ms"]
     rows = [
         ["", "accuracy", "agreement", "bytes", "ms"],
-        ["PyTorch float32", share(result["torch_accuracy"]), "", "", ""],
+        ["PyTorch float32", share(result["torch_accuracy"]), "-", "-", "-"],
         [
             f"{result['format']} {kind}",
             share(result["accuracy"]),
             share(result["agreement"]),
             f"{result['bytes']:,}",
-            "" if latency is None else f"{latency:.2f}",
+            number(latency, ".2f"),
         ],
     ]
-    start = (
-        f"{result['checkpoint']} on {result['images']:,} test images, prepare={result['prepare']}"
-    )
-    return "\n".join([start, *_aligned(rows)])
+    where = f"{result['checkpoint']} on {result['images']:,} test images"
+    return "\n".join([f"{where}, prepare={result['prepare']}", *_aligned(rows)])
 
 
 def devices(found: dict[str, Any]) -> str:
