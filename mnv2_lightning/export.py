@@ -194,7 +194,7 @@ def check_job(job: Job) -> None:
         )
     idx_files.require_folder(cfg.data.dir)
     announce_imports("torch")
-    check_targets({"model": run_config["model"], "data": run_config["data"]})
+    check_targets({"model": run_config["model"]})
 
 
 def _check_out(cfg: DictConfig) -> None:
