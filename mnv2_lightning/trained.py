@@ -113,7 +113,7 @@ def load(
     path = folder.require_checkpoint("run_dir", run, checkpoint)
     cfg = stored_config.config_to_evaluate(run, trust)
     stored = config.plain(cfg)
-    check_targets({"model": stored["model"]})
+    check_targets({"model": stored["model"]})  # a data module would import lightning
     network = instantiate(nn.Module, "model", cfg.model)
     state = checkpoints.read(path)["state_dict"]
     weights, _ = pretrained.weights_of(network, state, str(path))

@@ -138,6 +138,25 @@ def evaluation(result: dict[str, Any]) -> str:
     return "\n".join([start, *(_aligned(rows) if result["classes"] else [])])
 
 
+def export(result: dict[str, Any]) -> str:
+    """What an exported file computes beside PyTorch."""
+    kind = "float32" if result["quantize"] == "none" else result["quantize"]
+    latency = result["latency_ms"]
+    rows = [
+        ["", "accuracy", "agreement", "bytes", "ms"],
+        ["PyTorch float32", share(result["torch_accuracy"]), "-", "-", "-"],
+        [
+            f"{result['format']} {kind}",
+            share(result["accuracy"]),
+            share(result["agreement"]),
+            f"{result['bytes']:,}",
+            number(latency, ".2f"),
+        ],
+    ]
+    where = f"{result['checkpoint']} on {result['images']:,} test images"
+    return "\n".join([f"{where}, prepare={result['prepare']}", *_aligned(rows)])
+
+
 def devices(found: dict[str, Any]) -> str:
     """The devices of this machine."""
     machine = found["hardware"]

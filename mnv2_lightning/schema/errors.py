@@ -64,6 +64,10 @@ class DataError(UserError):
     exit_status = 5
 
 
+class ExportError(UserError):
+    """An exported file does not compute what the network does."""
+
+
 class RankError(UserError):
     """One of the processes of a run has failed, with this exit status."""
 

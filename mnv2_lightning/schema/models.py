@@ -130,6 +130,17 @@ class EvaluateConfig(FolderConfig, command="evaluate"):
     accelerator: ACCELERATORS
 
 
+class ExportConfig(FolderConfig, command="export"):
+    format: Literal["onnx", "executorch", "page"]
+    quantize: Literal["none", "int8"]
+    checkpoint: Literal["best", "last", "previous"] | None
+    prepare: Literal["mnist", "plain"] | None
+    max_loss: Annotated[FiniteFloat, Field(ge=0, le=100)]
+    data: DataFolderConfig
+    out: Text | None
+    trust: list[str] | None
+
+
 BenchmarkPart = Literal[
     "limits", "same_work", "loop", "input_pipeline", "inference", "growth", "time_to_accuracy"
 ]
