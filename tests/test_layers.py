@@ -33,8 +33,11 @@ BELOW: dict[str, set[str]] = {
     "classifier": {"data"},
     "callbacks": {"classifier", "reports", "schema", "system"},
     "runs": {"data", "schema", "system"},
-    "build": {"callbacks", "classifier", "data", "runs", "schema", "system"},
+    "build": {"callbacks", "classifier", "data", "instantiate", "runs", "schema", "system"},
     "cli": {"build", "data", "runs", "schema", "system"},
+    "instantiate": {"runs", "schema", "system"},
+    "images": {"schema"},
+    "trained": {"data", "images", "instantiate", "networks", "runs", "schema"},
     "sweeps": {"cli", "reports", "runs", "schema", "system"},
     "benchmarks": {"build", "cli", "data", "networks", "runs", "system", "train"},
 }

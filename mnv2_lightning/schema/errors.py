@@ -64,6 +64,12 @@ class DataError(UserError):
     exit_status = 5
 
 
+class PictureError(UserError):
+    """A picture cannot be read or classified. The text is the reason, without the file's name."""
+
+    exit_status = 2
+
+
 class RankError(UserError):
     """One of the processes of a run has failed, with this exit status."""
 
