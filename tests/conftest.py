@@ -169,7 +169,10 @@ def rows(run: Path) -> list[dict[str, str]]:
 
 COMMANDS = {
     name: import_module(f"mnv2_lightning.{name}").COMMAND
-    for name in ("benchmark", "devices", "evaluate", "relu_collapse", "report", "search", "train")
+    for name in (
+        *("benchmark", "devices", "evaluate", "predict", "relu_collapse", "report", "search"),
+        "train",
+    )
 }
 
 

@@ -32,7 +32,13 @@ FLAGS = {
     "--shell-completion": "-sc",
 }
 OPTIONS = WITH_VALUE | INFO | FLAGS
-FOLDER_KEYS = {"train": "resume", "evaluate": "run_dir", "report": "run_dir"}
+FOLDER_KEYS = {
+    "train": "resume",
+    "evaluate": "run_dir",
+    "predict": "run_dir",
+    "report": "run_dir",
+}
+TAKES_CHECKPOINT = ("evaluate", "predict")
 QUOTES = "'\""
 
 
@@ -187,5 +193,5 @@ def _check_folder(command: str, override: str) -> None:
     if not runs:
         raise ConfigError(f"{override}: is a file, and not in the folder of a run")
     checkpoint = f" checkpoint={path.stem}" if path.suffix == ".ckpt" else ""
-    remedy = f"{key}={runs[0]}{checkpoint if command == 'evaluate' else ''}"
+    remedy = f"{key}={runs[0]}{checkpoint if command in TAKES_CHECKPOINT else ''}"
     raise ConfigError(f"{override}: lies in the folder of a run; type {remedy}")

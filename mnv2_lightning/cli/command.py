@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 from mnv2_lightning.cli import answers, arguments, conf_files
 from mnv2_lightning.cli.report_error import Outcome, Reported, is_waited_for, report_error
@@ -153,10 +153,13 @@ def _in_worker(name: str) -> Command:
     return named(name)
 
 
-def announce_imports() -> None:
-    """Print what takes the next seconds, before a command imports torch for the first time."""
+def announce_imports(names: str = "torch and lightning", stream: TextIO | None = None) -> None:
+    """Print what takes the next seconds, before a command imports torch for the first time.
+
+    `stream`: standard output by default.
+    """
     if "torch" not in sys.modules and not is_waited_for():
-        print("importing torch and lightning ...", flush=True)
+        print(f"importing {names} ...", file=stream, flush=True)
 
 
 def named(name: str) -> Command:

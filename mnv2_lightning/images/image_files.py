@@ -15,7 +15,7 @@ from mnv2_lightning.schema.errors import PictureError, UserError, one_line
 
 # Formats of Pillow that decode without starting another program, as that for EPS does.
 FORMATS = (
-    *("PNG", "JPEG", "MPO", "GIF", "BMP", "DIB", "TIFF", "WEBP", "AVIF", "JPEG2000"),
+    *("PNG", "JPEG", "GIF", "BMP", "DIB", "TIFF", "WEBP", "AVIF", "JPEG2000"),
     *("PPM", "TGA", "PCX", "ICO", "SGI", "QOI"),
 )
 MAX_PIXELS = 40_000_000  # decoded: 160 MB in color
