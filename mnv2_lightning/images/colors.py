@@ -7,7 +7,10 @@ from PIL import Image
 
 OPAQUE = 128  # alpha
 MARGIN = 2  # px of background around a transparent picture, whose edge may be ink
-CARD_SHARE, CARD_SPREAD = 0.5, 20  # a digit on a card: share of opaque px, deviation of their grey
+CARD_SHARE, CARD_SPREAD = (
+    0.5,
+    20,
+)  # of a digit on a card: opaque px in their box, deviation of their grey
 PREFERENCE = 1.25  # a color must have so many times the spread of the luminance
 
 
@@ -31,7 +34,7 @@ def _on_background(picture: Image.Image) -> Image.Image:
     """RGBA -> RGB, with a margin.
 
     The background of dark ink is white, and of light ink black. That of a card, whose opaque pixels
-    are most of the picture and of several colors, is their median color.
+    fill most of their bounding box and are of several colors, is their median color.
     """
     alpha = np.asarray(picture.getchannel("A"))
     opaque = alpha >= OPAQUE
@@ -40,7 +43,7 @@ def _on_background(picture: Image.Image) -> Image.Image:
     if opaque.all():
         return picture.convert("RGB")
     color: tuple[int, ...] = (255, 255, 255)
-    if opaque.mean() >= CARD_SHARE and grey.std() >= CARD_SPREAD:
+    if _share_of_box(opaque) >= CARD_SHARE and grey.std() >= CARD_SPREAD:
         color = tuple(int(value) for value in np.median(colors, axis=0))
     elif opaque.any() and grey.mean() >= 128:
         color = (0, 0, 0)
@@ -48,3 +51,9 @@ def _on_background(picture: Image.Image) -> Image.Image:
     background = Image.new("RGB", size, color)
     background.paste(picture, (MARGIN, MARGIN), picture)
     return background
+
+
+def _share_of_box(mask: np.ndarray) -> float:
+    """The share of true values in their bounding box; 0 if there is none."""
+    left, top, right, bottom = Image.fromarray(mask).getbbox() or (0, 0, 1, 1)
+    return float(mask[top:bottom, left:right].mean())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
+from mnv2_lightning.images.photos import blurred
 from mnv2_lightning.schema.errors import PictureError
 
 SIDE = 64  # px at which ink is looked at
@@ -23,7 +24,7 @@ def check(grey: np.ndarray) -> None:
     ink = x - np.mean(edges)
     if -ink.min() > ink.max():
         ink = -ink
-    if _blurred(_reduced(ink)).max() < FAINTEST:
+    if blurred(_reduced(ink)).max() < FAINTEST:
         raise PictureError("is empty: there is no ink that differs from the paper")
     rows, columns = (np.flatnonzero((ink > FLOOR * ink.max()).any(axis)) for axis in (1, 0))
     ink = _reduced(np.clip(ink, 0, None)[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1])
@@ -34,13 +35,6 @@ def check(grey: np.ndarray) -> None:
 def _reduced(x: np.ndarray) -> np.ndarray:
     """At most 64 px a side, by averages."""
     return np.asarray(Image.fromarray(x).reduce(max(1, -(-max(x.shape) // SIDE))))
-
-
-def _blurred(x: np.ndarray) -> np.ndarray:
-    """The mean of 3 x 3 px around each, so that noise becomes fainter and strokes stay."""
-    padded = np.pad(x, 1, "edge")
-    height, width = x.shape
-    return np.mean([padded[i : i + height, j : j + width] for i in range(3) for j in range(3)], 0)
 
 
 def _shows_several(ink: np.ndarray) -> bool:
