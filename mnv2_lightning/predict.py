@@ -64,8 +64,8 @@ def _predictor(cfg: DictConfig) -> Predictor:
     """ConfigError, StorageError."""
     from mnv2_lightning import predictors
 
-    if cfg.model is not None:
-        predictor = predictors.from_onnx(cfg.model)
+    if cfg.onnx is not None:
+        predictor = predictors.from_onnx(cfg.onnx)
     else:
         predictor = predictors.from_run(cfg.run_dir, cfg.checkpoint, cfg.prepare, cfg.trust)
         if predictor.status != "finished":
@@ -145,15 +145,15 @@ def check_job(job: Job) -> None:
     from mnv2_lightning.images import image_paths
 
     cfg = job.cfg
-    if (cfg.run_dir is None) == (cfg.model is None):
-        raise ConfigError("run_dir: the folder of a run is needed, or model=PATH.onnx in its place")
+    if (cfg.run_dir is None) == (cfg.onnx is None):
+        raise ConfigError("run_dir: the folder of a run is needed, or onnx=PATH in its place")
     image_paths.find(cfg.images if isinstance(cfg.images, str) else list(cfg.images))
-    if cfg.model is not None:
+    if cfg.onnx is not None:
         for key in ("checkpoint", "prepare", "trust"):
             if cfg[key] is not None:
-                raise ConfigError(f"{key}: is for run_dir=; a file of model= has its own")
-        if not Path(cfg.model).is_file():
-            raise ConfigError(f"model={cfg.model}: there is no such file")
+                raise ConfigError(f"{key}: is for run_dir=; the file of onnx= has its own")
+        if not Path(cfg.onnx).is_file():
+            raise ConfigError(f"onnx={cfg.onnx}: there is no such file")
         return
     run = folder.require_run("run_dir", cfg.run_dir)
     folder.require_checkpoint("run_dir", run, cfg.checkpoint)

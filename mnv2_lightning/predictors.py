@@ -49,7 +49,7 @@ def from_run(
         logits = classifier.network(classifier.transform(seen[:, None] / 255))
         return logits.numpy(), seen.numpy()
 
-    status = str(loaded.record.get("status"))
+    status = str(loaded.record.get("status") or "unfinished")
     return Predictor(loaded.classes, loaded.prepare, classify, loaded.checkpoint, status)
 
 
@@ -59,7 +59,7 @@ def from_onnx(path: str) -> Predictor:
         import onnxruntime
     except ImportError:
         raise ConfigError(
-            f'model={path}: ONNX Runtime is not installed; pip install -e ".[onnx]"'
+            f'onnx={path}: ONNX Runtime is not installed; pip install -e ".[onnx]"'
         ) from None
     try:
         # As bytes, so that the file cannot name others.
@@ -67,7 +67,7 @@ def from_onnx(path: str) -> Predictor:
             Path(path).read_bytes(), providers=["CPUExecutionProvider"]
         )
     except Exception as error:  # ONNX Runtime has a class for each of its status codes
-        raise ConfigError(f"model={path}: cannot be loaded ({one_line(error)})") from error
+        raise ConfigError(f"onnx={path}: cannot be loaded ({one_line(error)})") from error
     classes, prepare = _metadata(path, session)
 
     def classify(pictures: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
@@ -102,7 +102,7 @@ def _metadata(path: str, session: Any) -> tuple[list[str], str]:
     is_list = isinstance(classes, list) and all(isinstance(name, str) for name in classes)
     prepare = metadata.get("prepare")
     if not is_ours or not is_list or prepare not in ("mnist", "plain"):
-        raise ConfigError(f"model={path}: was not written by mnv2_lightning.export")
+        raise ConfigError(f"onnx={path}: was not written by mnv2_lightning.export")
     if outputs["logits"][-1] != len(classes):
-        raise ConfigError(f"model={path}: names {len(classes)} classes, and has other logits")
+        raise ConfigError(f"onnx={path}: names {len(classes)} classes, and has other logits")
     return classes, prepare

@@ -166,6 +166,8 @@ def _meant(command: str, word: str, following: str) -> str:
         if word in config.choices(group):
             return f"{group}={word}"
     is_path = any(mark in word for mark in "/\\") or Path(word).exists()
+    if command == "predict" and Path(word).is_file():
+        return f"{'onnx' if word.endswith('.onnx') else 'images'}={word}"
     if command in FOLDER_KEYS and (is_path or command != "train"):
         return f"{FOLDER_KEYS[command]}={word}"
     near = nearest(word, keys)

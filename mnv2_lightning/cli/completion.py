@@ -35,7 +35,7 @@ FOLDERS = (  # keys whose value is a folder
     ),
     *("--config-dir", "-cd", "--config-path", "-cp"),
 )
-FILES = ("images", "model")  # keys of predict whose value is a file, or is in a folder
+FILES = ("images", "onnx")  # keys whose value is a file
 EARLIER = re.compile(r"\[?(?:[^,]*,)*")  # the bracket and values before the last of a list
 OF_HYDRA = ("hydra.run.dir=", "hydra.sweep.dir=", "hydra/launcher=")
 LAUNCHERS = ("basic", "joblib", "ray", "submitit_local", "submitit_slurm")
@@ -66,7 +66,7 @@ def complete(command: str, before: list[str], word: str) -> list[str]:
     key, has_value, value = word.partition("=")
     if has_value and key in FOLDERS:
         return _folders(f"{key}=", value)
-    if has_value and command == "predict" and key in FILES:
+    if has_value and key in FILES:
         return _folders(f"{key}=", value, with_files=True)
     if word.startswith("-") and not has_value:
         ends = dict.fromkeys(arguments.WITH_VALUE, "=")

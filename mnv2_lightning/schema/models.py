@@ -160,7 +160,7 @@ class ReluCollapseConfig(FolderConfig, command="relu_collapse"):
 
 class PredictConfig(CommandConfig, command="predict"):
     run_dir: Text | None
-    model: Text | None
+    onnx: Text | None
     images: Text | Annotated[list[Text], Field(min_length=1)]
     checkpoint: Literal["best", "last", "previous"] | None
     prepare: Literal["mnist", "plain"] | None
