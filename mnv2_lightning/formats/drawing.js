@@ -9,6 +9,7 @@ const PEN = 0.07; // of the side: a digit of two thirds of the side has strokes 
 const SLOW = 50; // ms: a slower network answers at the end of a stroke
 const pen = pad.getContext("2d", { willReadFrequently: true });
 
+if (model.classes.every((name) => name.length === 1)) bars.className = "short";
 const rows = model.classes.map((name) => {
   const row = document.createElement("li"), label = document.createElement("span");
   label.textContent = name;
@@ -26,7 +27,9 @@ function clear() {
 // Grey pixels, light on dark: all three channels are equal.
 function picture() {
   const { data } = pen.getImageData(0, 0, pad.width, pad.height);
-  return Uint8Array.from({ length: data.length / 4 }, (_, i) => data[4 * i]);
+  const grey = new Uint8Array(data.length / 4);
+  for (let i = 0; i < grey.length; i++) grey[i] = data[4 * i];
+  return grey;
 }
 
 function softmax(logits) {
@@ -51,14 +54,14 @@ function update() {
   });
   hint.hidden = !isBlank;
   answer.textContent = isBlank ? "–" : model.classes[best];
-  answer.className = answer.textContent.length > 2 ? "word" : "";
-  latency.textContent = isBlank ? "\u00a0" : `${percent(shares[best])} sure, in ${milliseconds.toFixed(1)} ms`;
+  answer.className = isBlank ? "none" : model.classes[best].length > 2 ? "word" : "";
+  const time = `Computed in ${milliseconds.toFixed(1)} ms`;
+  latency.textContent = isBlank ? "\u00a0" : time; // one line high in any case
   return isBlank ? "Nothing is drawn" : `${model.classes[best]}, ${percent(shares[best])}`;
 }
 
 function percent(share) {
-  const text = (100 * share).toFixed(share > 0.995 && share < 0.99995 ? 1 : 0);
-  return `${text} %`;
+  return `${(100 * share).toFixed(0)} %`;
 }
 
 function announce() {
@@ -141,3 +144,4 @@ model.labels.forEach((label, i) => {
 });
 
 clear();
+update(); // a second time, so that the first stroke does not wait for code to be compiled

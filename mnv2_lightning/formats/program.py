@@ -59,7 +59,7 @@ def convert(module: nn.Module, shape: Sequence[int]) -> dict[str, Any]:
             elif node.op == "call_function":
                 known[node] = _append(operations, node, known, weights)
             else:
-                (output,) = fx.map_arg(node.args[0], lambda argument: known[argument])
+                (output,) = fx.map_arg(node.args[0], known.__getitem__)
     return {
         "input": list(shape),
         "operations": operations,
@@ -87,7 +87,9 @@ def _append(
     operations: list[Operation], node: fx.Node, known: dict[fx.Node, Any], weights: _Weights
 ) -> Any:
     """Append the operation of a node. Its value: a tensor if it depends on weights alone."""
-    args, kwargs = fx.map_arg((node.args, node.kwargs), lambda argument: known[argument])
+    args: list[Any] = [fx.map_arg(arg, known.__getitem__) for arg in node.args]
+    kwargs = {key: fx.map_arg(arg, known.__getitem__) for key, arg in node.kwargs.items()}
+    assert callable(node.target)
     if not any(isinstance(known[argument], Value) for argument in node.all_input_nodes):
         return node.target(*args, **kwargs)
     name = str(node.target)
