@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from mnv2_lightning.schema.errors import ConfigError
+from mnv2_lightning.schema.errors import ConfigError, one_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -33,7 +33,7 @@ Operation = dict[str, Any]  # its "type", a function of `network.js`, and the ar
 
 
 class UnsupportedError(Exception):
-    """`network.js` cannot compute an operator, or not with these arguments."""
+    """`network.js` cannot compute an operator with these arguments."""
 
 
 def convert(module: nn.Module, shape: Sequence[int]) -> dict[str, Any]:
@@ -42,30 +42,39 @@ def convert(module: nn.Module, shape: Sequence[int]) -> dict[str, Any]:
     "input": that shape. "operations": in their order; each has a "type", the "shape" of its result,
     and arguments: numbers, positions of operations, counted from 1, or weights, by the offset of
     the first and their shape. "output": a position. "weights": float32, little-endian, in base64.
-    ConfigError: the module uses an operator that `network.js` does not have.
+    ConfigError: torch.export fails, or the module uses an operator that `network.js` does not have.
     """
-    with torch.no_grad():  # the layers of small_maps.py have other paths for training
-        exported = torch.export.export(module, (torch.zeros(1, *shape),)).run_decompositions()
-        signature = exported.graph_signature
-        stored = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
-        tensors = {name: exported.state_dict[key] for name, key in stored.items()}
-        for name, key in signature.inputs_to_lifted_tensor_constants.items():
-            tensors[name] = exported.constants[key]
-        weights, operations = _Weights(), list[Operation]()
-        known: dict[fx.Node, Any] = {}
-        for node in exported.graph.nodes:
-            if node.op == "placeholder":
-                known[node] = tensors.get(node.name, Value(0, tuple(shape)))
-            elif node.op == "call_function":
-                known[node] = _append(operations, node, known, weights)
-            else:
-                (output,) = fx.map_arg(node.args[0], known.__getitem__)
+    exported = _export(module, torch.zeros(1, *shape))
+    signature = exported.graph_signature
+    stored = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
+    tensors = {name: exported.state_dict[key] for name, key in stored.items()}
+    for name, key in signature.inputs_to_lifted_tensor_constants.items():
+        tensors[name] = exported.constants[key]
+    weights, operations = _Weights(), list[Operation]()
+    known: dict[fx.Node, Any] = {}
+    for node in exported.graph.nodes:
+        if node.op == "placeholder":
+            known[node] = tensors.get(node.name, Value(0, tuple(shape)))
+        elif node.op == "call_function":
+            known[node] = _append(operations, node, known, weights)
+        else:
+            (output,) = fx.map_arg(node.args[0], known.__getitem__)
     return {
         "input": list(shape),
         "operations": operations,
         "output": output.index,
         "weights": weights.base64(),
     }
+
+
+def _export(module: nn.Module, example: Tensor) -> torch.export.ExportedProgram:
+    """The graph of a module, in core ATen operators."""
+    try:
+        with torch.no_grad():  # the layers of small_maps.py have other paths for training
+            return torch.export.export(module, (example,)).run_decompositions()
+    except Exception as error:  # of any type, from a network of the user's own
+        message = f"format=page: torch.export cannot export the network ({one_line(error)})"
+        raise ConfigError(message) from error
 
 
 class _Weights:
@@ -94,10 +103,13 @@ def _append(
         return node.target(*args, **kwargs)
     name = str(node.target)
     shape = tuple(node.meta["val"].shape[1:]) if isinstance(node.meta["val"], Tensor) else ()
+    message = f"format=page: no operator for {name.removesuffix('.default')}"
+    if name not in OPERATORS:
+        raise ConfigError(f"{message}; use another format")
     try:
         operation = OPERATORS[name](*args, shape=shape, **kwargs)
-    except (KeyError, TypeError, UnsupportedError):
-        raise ConfigError(f"format=page: no operator for {name.removesuffix('.default')}") from None
+    except (TypeError, UnsupportedError):
+        raise ConfigError(f"{message} with these arguments; use another format") from None
     if operation is None:  # the same numbers in another shape
         return Value(args[0].index, shape)
     for key, value in operation.items():
@@ -154,9 +166,15 @@ def _linear(bias: Tensor | None, x: Value, weight: Tensor, *, shape: tuple[int, 
 
 
 def _clamp(
-    x: Value, low: float | None = -1.0, high: float | None = 1.0, *, shape: tuple[int, ...]
+    x: Value, low: float | None = None, high: float | None = None, *, shape: tuple[int, ...]
 ) -> Operation:
     return {"type": "clamp", "x": x, "low": low, "high": high}
+
+
+def _hardtanh(
+    x: Value, low: float = -1.0, high: float = 1.0, *, shape: tuple[int, ...]
+) -> Operation:
+    return _clamp(x, low, high, shape=shape)
 
 
 def _affine(x: Value, factor: float, summand: float) -> Operation:
@@ -218,7 +236,7 @@ OPERATORS: dict[str, Callable[..., Operation | None]] = {
     "aten.convolution.default": _convolution,
     "aten.addmm.default": _linear,
     "aten.mm.default": partial(_linear, None),
-    "aten.hardtanh.default": _clamp,
+    "aten.hardtanh.default": _hardtanh,
     "aten.clamp.default": _clamp,
     "aten.relu.default": partial(_clamp, low=0.0),
     "aten.add.Tensor": _add,
