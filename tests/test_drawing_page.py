@@ -70,7 +70,9 @@ def write(model: TrainedNetwork, path: Path, **metadata: Any) -> Path:
 ARCHITECTURES: dict[str, Any] = {
     "V2": lambda: model_of(network_v2()),
     "V1": lambda: model_of(MobileNetV1(layers=[[32, 1], [64, 2], [96, 2]], width_mult=0.5)),
-    "projections": lambda: model_of(network_v2(shortcut="projection", stem_kernel=5)),
+    "projections": lambda: model_of(
+        network_v2(shortcut="projection", stem_kernel=5, strides=[2, 2, 2])
+    ),
     "32 px": lambda: model_of(network_v2(), size=32),
     "224 px": lambda: model_of(network_v2(strides=[2, 2, 2]), size=224),
     "crop": lambda: model_of(network_v2(), crop=24, size=24),
@@ -134,11 +136,11 @@ def test_names_are_text(tmp_path: Path) -> None:
     """Those of a run's folder, which may be a stranger's."""
     model = model_of(tiny())
     model.classes[0] = "</script><script>alert(1)</script>"
-    text = write(model, tmp_path / "page.html", run="<b>mine</b>", accuracy=None).read_text()
+    text = write(model, tmp_path / "page.html", run="<b>mine</b>", accuracy=0.9941).read_text()
     assert text.count("<script") == 3
     assert "alert(1)</script" not in text
-    assert "run: &lt;b&gt;mine" in text
-    assert "accuracy" not in text
+    parts = ("Sequential", "test accuracy 99.41 %", "run &lt;b&gt;mine&lt;/b&gt;")
+    assert f"<footer>{''.join(f'<span>{part}</span>' for part in parts)}</footer>" in text
     assert not re.search(r"(src|href)=|url\(|https?:", text)  # nothing to load
 
 
@@ -269,6 +271,7 @@ def test_drawing(path: Path, browser: Page) -> None:
         for line in on_canvas(browser, place(DIGITS[4], 0.3, 0.2, 0.5)):
             draw(line)
         found = shares(browser)
+        assert browser.evaluate("getComputedStyle(hint).display") == "none"
         assert np.abs(found - wanted_shares(model, browser)).max() < 1e-5
         assert text(browser, "answer") == str(found.argmax())
         assert re.fullmatch(r"Computed in \d+\.\d ms", text(browser, "latency"))

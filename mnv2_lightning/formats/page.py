@@ -34,9 +34,10 @@ def write(
 ) -> None:
     """Write the page: it needs no other file, and no network. Equal models give equal bytes.
 
-    `metadata`: names and values for the last line. `examples`: pictures to choose from,
-    (N, 28, 28) uint8, light on dark, and their classes, (N,). ConfigError: the network uses an
-    operator that `network.js` does not have.
+    `metadata`, for the last line: run, checkpoint, accuracy (from 0 to 1), and the versions of
+    mnv2_lightning and torch; each may be missing. `examples`: pictures to choose from, (N, 28, 28)
+    uint8, light on dark; `labels`: their classes, (N,). ConfigError: the network uses an operator
+    that `network.js` does not have.
     """
     from jinja2 import Template
     from markupsafe import Markup
@@ -57,12 +58,22 @@ def write(
     template = Template(_read("drawing.html"), autoescape=True)
     page = template.render(
         noun="digit" if is_digits else "picture",
-        metadata=metadata,
+        description=_describe(model, metadata),
         model=Markup(json.dumps(content, separators=(",", ":")).replace("<", "\\u003c")),
         classifier=Markup("\n".join(_read(name) for name in SCRIPTS)),
         drawing=Markup(_read("drawing.js")),
     )
     durable_files.write_text(path, page)
+
+
+def _describe(model: TrainedNetwork, metadata: dict[str, Any]) -> list[str]:
+    parts = [type(model.network).__name__]
+    if isinstance(parameters := model.record.get("parameters"), int):
+        parts.append(f"{parameters:,} parameters")
+    if (accuracy := metadata.get("accuracy")) is not None:
+        parts.append(f"test accuracy {100 * accuracy:.2f} %")
+    names = ("run", "checkpoint", "mnv2_lightning", "torch")
+    return parts + [f"{name} {metadata[name]}" for name in names if metadata.get(name)]
 
 
 def is_available() -> bool:
