@@ -141,6 +141,7 @@ def test_names_are_text(tmp_path: Path) -> None:
     assert "alert(1)</script" not in text
     parts = ("Sequential", "test accuracy 99.41 %", "run &lt;b&gt;mine&lt;/b&gt;")
     assert f"<footer>{''.join(f'<span>{part}</span>' for part in parts)}</footer>" in text
+    assert "default-src 'none';" in text
     assert not re.search(r"(src|href)=|url\(|https?:", text)  # nothing to load
 
 
@@ -259,18 +260,19 @@ def click(browser: Page, selector: str) -> None:
 
 
 @needs_chromium
-def test_drawing(path: Path, browser: Page) -> None:
+def test_drawing_by_mouse_and_touch(path: Path, browser: Page) -> None:
     """By mouse and by touch: the bars are torch's probabilities of what is on the canvas."""
     torch.manual_seed(0)
     model = model_of(network_v2())
-    browser.set_window(1000, 900)
-    browser.open(path)
-    assert text(browser, "answer") == NOTHING
-    assert not shares(browser).any()
-    for draw in (browser.drag, browser.swipe):
+    for draw, width in ((browser.drag, 1000), (browser.swipe, 320)):
+        browser.set_window(width, 600)
+        browser.open(path)
+        assert text(browser, "answer") == NOTHING
+        assert not shares(browser).any()
         for line in on_canvas(browser, place(DIGITS[4], 0.3, 0.2, 0.5)):
-            draw(line)
+            draw(line[::-1])  # upwards, as one scrolls down
         found = shares(browser)
+        assert browser.evaluate("scrollY") == 0  # a finger draws, and does not scroll
         assert browser.evaluate("getComputedStyle(hint).display") == "none"
         assert np.abs(found - wanted_shares(model, browser)).max() < 1e-5
         assert text(browser, "answer") == str(found.argmax())
@@ -327,6 +329,7 @@ def test_appearance(width: int, path: Path, browser: Page) -> None:
         browser.open(path)
         shots.append(pixels(browser))
         assert browser.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        assert browser.evaluate("innerWidth") == width
     light, dark = shots
     assert np.median(light) > 200
     assert np.median(dark) < 60
