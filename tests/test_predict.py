@@ -52,7 +52,7 @@ def test_table(call: Call, run: Path, files: Path, tmp_path: Path) -> None:
     assert digit.split()[1] in "0123456789"
     assert digit.split()[3::3] == ["%", "%"]
     assert "is not an image that can be read" in text
-    assert ended.err == "written: out/contact_sheet.png\n"
+    assert ended.err == f"written: {tmp_path / 'out' / 'contact_sheet.png'}\n"
     with Image.open(tmp_path / "out" / "contact_sheet.png") as sheet:
         assert sheet.size == (4 * contact_sheet.CELL[0], contact_sheet.CELL[1])
     assert sorted(p.name for p in tmp_path.iterdir()) == ["in", "out"]

@@ -2,7 +2,7 @@
 "use strict";
 
 const SIDE = 28, BOX = 20; // px: of the image, and the longest side of the digit in it
-const FLOOR = Math.fround(0.1); // of the darkest ink: what is fainter is paper
+const FLOOR = Math.fround(0.1); // of the darkest ink; what is fainter is paper
 const CENTER = 14.5; // px from the edge: where MNIST has the digit's center of mass
 
 // From 0 to 1, 0 for paper. Rounded to float32 where torch does, so that the same pixels are paper.
@@ -17,17 +17,17 @@ function findInk(picture, height, width) {
     edges[3] += picture[y * width + width - 1];
   }
   const means = edges.map((sum, edge) => round(sum / (edge < 2 ? width : height)));
-  const paper = round(means.reduce((sum, edge) => round(sum + edge)) / 4);
+  const border = round(means.reduce((sum, edge) => round(sum + edge)) / 4);
   let darkest = 255, lightest = 0;
   for (let i = 0; i < height * width; i++) {
     if (picture[i] < darkest) darkest = picture[i];
     if (picture[i] > lightest) lightest = picture[i];
   }
-  const isDarkOnLight = round(paper - darkest) > round(lightest - paper);
-  const strongest = Math.max(1, round(isDarkOnLight ? paper - darkest : lightest - paper));
+  const isDarkOnLight = round(border - darkest) > round(lightest - border);
+  const contrast = Math.max(1, lightest - darkest);
   const ink = new Float32Array(height * width);
   for (let i = 0; i < ink.length; i++) {
-    const value = round(round(isDarkOnLight ? paper - picture[i] : picture[i] - paper) / strongest);
+    const value = round((isDarkOnLight ? lightest - picture[i] : picture[i] - darkest) / contrast);
     ink[i] = value > FLOOR ? value : 0;
   }
   return ink;
@@ -50,8 +50,9 @@ function origin({ first, length, center }, scale) {
   return first - Math.min(wanted, Math.floor(SIDE - length / scale + 1e-3)) * scale;
 }
 
-// By area, to (28, 28): `scale` px of the picture become one, from (top, left) on.
-function resizeByArea(picture, height, width, top, left, scale) {
+// To (28, 28), from (top, left) on: a px of the result averages the `scale` px of the picture that it
+// covers, at least 1 px wide: enlarging is bilinear.
+function toSide(picture, height, width, top, left, scale) {
   const down = overlaps(top, height, scale), across = overlaps(left, width, scale);
   const result = new Float64Array(SIDE * SIDE);
   for (let i = 0; i < SIDE; i++) {
@@ -70,11 +71,12 @@ function resizeByArea(picture, height, width, top, left, scale) {
 // The pixels of the picture in each pixel of the result, and their weights.
 function overlaps(start, length, scale) {
   return Array.from({ length: SIDE }, (_, pixel) => {
-    const from = start + pixel * scale, to = from + scale;
+    const middle = start + (pixel + 0.5) * scale, reach = Math.max(scale, 1);
+    const from = middle - reach / 2, to = middle + reach / 2;
     const begin = Math.max(Math.floor(from), 0), end = Math.min(Math.ceil(to), length);
     const weights = [];
     for (let x = begin; x < end; x++) {
-      weights.push(Math.max(0, Math.min(to, x + 1) - Math.max(from, x)) / scale);
+      weights.push(Math.max(0, Math.min(to, x + 1) - Math.max(from, x)) / reach);
     }
     return { begin, end, weights };
   });
@@ -84,7 +86,7 @@ function overlaps(start, length, scale) {
 function prepare(picture, height, width, form) {
   if (form === "plain") {
     const scale = Math.max(height, width) / SIDE;
-    return resizeByArea(picture, height, width, 0, 0, scale);
+    return toSide(picture, height, width, 0, 0, scale);
   }
   const ink = findInk(picture, height, width);
   const rows = new Float64Array(height), columns = new Float64Array(width);
@@ -97,9 +99,13 @@ function prepare(picture, height, width, form) {
   const vertical = extent(rows), horizontal = extent(columns);
   const scale = Math.max(vertical.length, horizontal.length, 1) / BOX;
   const top = origin(vertical, scale), left = origin(horizontal, scale);
-  const digit = resizeByArea(ink, height, width, top, left, scale);
+  const digit = toSide(ink, height, width, top, left, scale);
   const brightest = Math.max(1e-6, ...digit);
-  return digit.map((value) => (value / brightest) * 255);
+  const enlarged = Math.min(Math.max(1 / scale - 1, 0), 1); // is blurred: give back its contrast
+  return digit.map((value) => {
+    const share = value / brightest;
+    return 255 * Math.min(Math.max(share + enlarged * (share - 0.4), 0), 1);
+  });
 }
 
 // A function from a picture to logits and what the network saw. `model`: page.py writes it.
