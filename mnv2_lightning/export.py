@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 CALIBRATION = 500  # training images
+NODE_BATCH = 2_500  # images; node is started for each
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,8 @@ def export(cfg: DictConfig) -> dict[str, Any]:
         result["bytes"] = unverified.stat().st_size
         if runs := _runs(cfg.format, unverified):
             result["runtime"] = _runtime(cfg.format)
-            found = verification.compare(reference, runs, images, labels)
+            size = NODE_BATCH if cfg.format == "page" else verification.BATCH
+            found = verification.compare(reference, runs, images, labels, size)
             result |= vars(found)
             if cfg.format != "page":  # it is started anew for each call
                 result["latency_ms"] = verification.measure_latency(

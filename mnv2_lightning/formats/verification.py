@@ -67,12 +67,16 @@ def compute_reference(
 
 
 def compare(
-    reference: Reference, runs: Mapping[str, Run], images: np.ndarray, labels: np.ndarray
+    reference: Reference,
+    runs: Mapping[str, Run],
+    images: np.ndarray,
+    labels: np.ndarray,
+    batch_size: int = BATCH,
 ) -> Comparison:
     """`runs`: ways to run the exported file, by their names."""
     expected, results = reference.logits.argmax(1), []
     for name, run in runs.items():
-        logits = np.concatenate([run(batch)[0] for batch in _batches(images, name)])
+        logits = np.concatenate([run(batch)[0] for batch in _batches(images, name, batch_size)])
         agreement = float(np.mean(logits.argmax(1) == expected))
         difference = float(np.abs(logits - reference.logits).max())  # NaN where a logit is NaN
         results.append((_accuracy(logits, labels), agreement, difference))
@@ -113,15 +117,15 @@ def _accuracy(logits: np.ndarray, labels: np.ndarray) -> float:
     return float(np.mean(logits.argmax(1) == labels))
 
 
-def _batches(images: np.ndarray, name: str) -> Iterator[np.ndarray]:
+def _batches(images: np.ndarray, name: str, size: int = BATCH) -> Iterator[np.ndarray]:
     """Batches of the images, with a bar on a terminal and lines of progress elsewhere."""
     from rich.progress import track
 
-    starts = range(0, len(images), BATCH)
+    starts = range(0, len(images), size)
     what = f"{name} on {len(images):,} test images"
     if sys.stdout.isatty():
         for start in track(starts, what, transient=True):
-            yield images[start : start + BATCH]
+            yield images[start : start + size]
         return
     log.info("%s ...", what)
     logged = time.monotonic()
@@ -129,4 +133,4 @@ def _batches(images: np.ndarray, name: str) -> Iterator[np.ndarray]:
         if time.monotonic() - logged > LOG_SECONDS:
             logged = time.monotonic()
             log.info("  %d %%", 100 * start / len(images))
-        yield images[start : start + BATCH]
+        yield images[start : start + size]
