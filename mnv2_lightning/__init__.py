@@ -1,10 +1,14 @@
 """MobileNetV2 on MNIST with PyTorch Lightning and Hydra."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
+
+    from mnv2_lightning.trained import load
+
+__all__ = ["compose", "load"]
 
 
 def compose(
@@ -22,3 +26,11 @@ def compose(
 
     found = import_module(f"mnv2_lightning.{command}").COMMAND
     return from_python.compose(found, overrides, config_dir)
+
+
+def __getattr__(name: str) -> Any:
+    if name == "load":  # late: imports torch
+        from mnv2_lightning.trained import load
+
+        return load
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

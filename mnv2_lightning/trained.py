@@ -74,8 +74,11 @@ class TrainedNetwork:
         from mnv2_lightning.images import image_files
 
         classifier = self.picture_classifier()
-        if not isinstance(picture, torch.Tensor):
-            picture = torch.as_tensor(image_files.to_grey(picture, self.prepare))
+        if not isinstance(picture, Tensor):
+            picture = torch.tensor(image_files.to_grey(picture, self.prepare))
+        if picture.ndim not in (2, 3):
+            shape = tuple(picture.shape)
+            raise ConfigError(f"picture of shape {shape}: must be grey, (H, W) or (B, H, W)")
         if picture.is_floating_point():
             picture = picture * 255
         seen = classifier.prepare(picture if picture.ndim == 3 else picture[None])

@@ -170,7 +170,7 @@ def rows(run: Path) -> list[dict[str, str]]:
 COMMANDS = {
     name: import_module(f"mnv2_lightning.{name}").COMMAND
     for name in (
-        *("benchmark", "devices", "evaluate", "export"),
+        *("benchmark", "devices", "evaluate", "export", "predict"),
         *("relu_collapse", "report", "search", "train"),
     )
 }

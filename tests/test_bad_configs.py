@@ -174,6 +174,7 @@ EMPTY = {  # where a variable of the shell is not set
     "evaluate": ("run_dir", "run_dir=. split", "run_dir=. hydra.run.dir", "-m run_dir"),
     "export": ("run_dir", "run_dir=. format", "run_dir=. out", "run_dir=. hydra.run.dir"),
     "report": ("run_dir", "out", "hydra.run.dir"),
+    "predict": ("images", "images=a run_dir", "images=a model", "images=a out"),
     "search": ("search.name", "search.storage", "resume", "sweep", "hydra.run.dir"),
     "benchmark": ("data.dir", "hydra.run.dir"),
     "relu_collapse": ("hydra.run.dir",),
@@ -240,6 +241,7 @@ def test_bad_recipe(call: Call, tmp_path: Path) -> None:
         ("evaluate run_dir=a/checkpoints/best.ckpt", "run_dir=a checkpoint=best"),
         ("evaluate run_dir='a/config.yaml'", "run_dir=a"),
         ("export run_dir=a/checkpoints/best.ckpt", "run_dir=a checkpoint=best"),
+        ("predict run_dir=a/checkpoints/best.ckpt", "run_dir=a checkpoint=best"),
         ("report run_dir=a/config.yaml", "run_dir=a"),
     ],
 )

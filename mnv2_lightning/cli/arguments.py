@@ -36,8 +36,10 @@ FOLDER_KEYS = {
     "train": "resume",
     "evaluate": "run_dir",
     "export": "run_dir",
+    "predict": "run_dir",
     "report": "run_dir",
 }
+TAKES_CHECKPOINT = ("evaluate", "export", "predict")
 QUOTES = "'\""
 
 
@@ -165,6 +167,8 @@ def _meant(command: str, word: str, following: str) -> str:
         if word in config.choices(group):
             return f"{group}={word}"
     is_path = any(mark in word for mark in "/\\") or Path(word).exists()
+    if command == "predict" and Path(word).is_file():
+        return f"{'onnx' if word.endswith('.onnx') else 'images'}={word}"
     if command in FOLDER_KEYS and (is_path or command != "train"):
         return f"{FOLDER_KEYS[command]}={word}"
     near = nearest(word, keys)
@@ -192,5 +196,5 @@ def _check_folder(command: str, override: str) -> None:
     if not runs:
         raise ConfigError(f"{override}: is a file, and not in the folder of a run")
     checkpoint = f" checkpoint={path.stem}" if path.suffix == ".ckpt" else ""
-    remedy = f"{key}={runs[0]}{checkpoint if command in ('evaluate', 'export') else ''}"
+    remedy = f"{key}={runs[0]}{checkpoint if command in TAKES_CHECKPOINT else ''}"
     raise ConfigError(f"{override}: lies in the folder of a run; type {remedy}")

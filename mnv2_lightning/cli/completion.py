@@ -1,4 +1,4 @@
-"""Completion in bash: options, keys, files of groups, permitted values, folders."""
+"""Completion in bash: options, keys, files of groups, permitted values, folders, image files."""
 
 from __future__ import annotations
 
@@ -35,6 +35,7 @@ FOLDERS = (  # keys whose value is a folder
     ),
     *("--config-dir", "-cd", "--config-path", "-cp"),
 )
+FILES = ("images", "onnx")  # keys whose value is a file
 EARLIER = re.compile(r"\[?(?:[^,]*,)*")  # the bracket and values before the last of a list
 OF_HYDRA = ("hydra.run.dir=", "hydra.sweep.dir=", "hydra/launcher=")
 LAUNCHERS = ("basic", "joblib", "ray", "submitit_local", "submitit_slurm")
@@ -65,6 +66,8 @@ def complete(command: str, before: list[str], word: str) -> list[str]:
     key, has_value, value = word.partition("=")
     if has_value and key in FOLDERS:
         return _folders(f"{key}=", value)
+    if has_value and key in FILES:
+        return _folders(f"{key}=", value, with_files=True)
     if word.startswith("-") and not has_value:
         ends = dict.fromkeys(arguments.WITH_VALUE, "=")
         return _starting(word, [f"{o}{ends.get(o, ' ')}" for o in arguments.OPTIONS])
@@ -110,16 +113,19 @@ def _values(command: str, config: Config, key: str, value: str) -> list[str]:
     return [f"{key}={name} " for name in _starting(value, names)]
 
 
-def _folders(start: str, text: str) -> list[str]:
-    """The folders whose path begins with `text`, after an opening bracket or a comma if any."""
-    head = EARLIER.match(text)
-    start += head[0] if head else ""
-    path = text[len(head[0]) if head else 0 :]
+def _folders(start: str, text: str, *, with_files: bool = False) -> list[str]:
+    """The folders whose path begins with `text`, after an opening bracket or a comma if any; also
+    the files, by option.
+    """
+    earlier = EARLIER.match(text)
+    start += earlier[0] if earlier else ""
+    path = text[len(earlier[0]) if earlier else 0 :]
     parent, _, name = path.rpartition("/")
     base = Path(parent or ("/" if path.startswith("/") else "."))
-    found = sorted(p.name for p in base.glob("*") if p.is_dir() and p.name.startswith(name))
-    shown = [n for n in found if name.startswith(".") or not n.startswith(".")]
-    return [f"{start}{path[: len(path) - len(name)]}{name_}/" for name_ in shown]
+    found = [p for p in base.glob("*") if p.name.startswith(name) and (with_files or p.is_dir())]
+    shown = [p for p in sorted(found) if name.startswith(".") or not p.name.startswith(".")]
+    head = f"{start}{path[: len(path) - len(name)]}"
+    return [f"{head}{p.name}/" if p.is_dir() else f"{head}{p.name}" for p in shown]
 
 
 def _starting(word: str, names: Iterable[str]) -> list[str]:

@@ -68,6 +68,12 @@ class ExportError(UserError):
     """An exported file does not compute what the network does."""
 
 
+class PictureError(UserError):
+    """A picture cannot be read or classified. The text is the reason, without the file's name."""
+
+    exit_status = 2
+
+
 class RankError(UserError):
     """One of the processes of a run has failed, with this exit status."""
 

@@ -169,6 +169,18 @@ class ReluCollapseConfig(FolderConfig, command="relu_collapse"):
     seed: Seed
 
 
+class PredictConfig(CommandConfig, command="predict"):
+    run_dir: Text | None
+    onnx: Text | None
+    images: Text | Annotated[list[Text], Field(min_length=1)]
+    checkpoint: Literal["best", "last", "previous"] | None
+    prepare: Literal["mnist", "plain"] | None
+    photo: bool | None
+    format: Literal["table", "csv", "json"]
+    out: Text
+    trust: list[str] | None
+
+
 class MobileNetConfig(TargetConfig):
     in_channels: PositiveInt
     num_classes: Annotated[int, Field(ge=2)]
