@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import subprocess
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
@@ -155,7 +156,7 @@ def _runs(format: str, path: Path) -> dict[str, Run]:
     """Ways to run the exported file, by name; none where there is nothing to run it with."""
     module = import_module(f"mnv2_lightning.formats.{FORMATS[format].module}")
     if format == "page":
-        return {"the page's script": partial(module.run, path)} if module.is_available() else {}
+        return {_runtime(format): partial(module.run, path)} if module.is_available() else {}
     runs = {_runtime(format): module.load(path)}
     if format == "onnx":
         runs[f"{_runtime(format)} without its optimizer"] = module.load(path, optimize=False)
@@ -165,7 +166,8 @@ def _runs(format: str, path: Path) -> dict[str, Run]:
 def _runtime(format: str) -> str:
     """The name and version of what runs the exported file."""
     if format == "page":
-        return "node"
+        asked = subprocess.run(["node", "--version"], capture_output=True, text=True, check=True)
+        return f"node {asked.stdout.strip().removeprefix('v')}"
     package = FORMATS[format].packages[-1]
     return f"{package} {version(package)}"
 

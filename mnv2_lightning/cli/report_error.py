@@ -11,6 +11,7 @@ from mnv2_lightning.runs.folder import resume_hint
 from mnv2_lightning.schema.errors import (
     ConfigError,
     Diverged,
+    ExportError,
     RankError,
     SearchError,
     StorageError,
@@ -81,7 +82,8 @@ def _describe(error: BaseException | type[UserError], folder: Path | None) -> tu
 
 def _save_traceback(error: BaseException, outcome: Outcome) -> str:
     """Write the traceback into the folder; return where it is, if the error is unexpected."""
-    if isinstance(error, RankError | SearchError):  # ranks and trials have saved their own
+    # Ranks and trials have saved their own; that of a comparison says no more than its message.
+    if isinstance(error, RankError | SearchError | ExportError):
         return ""
     where = "traceback=true shows where"
     if outcome.folder is not None:
