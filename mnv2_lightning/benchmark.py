@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from mnv2_lightning.benchmarks.parts import PARTS
 from mnv2_lightning.cli.command import Command, Job
+from mnv2_lightning.runs import folder
 from mnv2_lightning.schema.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -64,6 +65,8 @@ def check_job(job: Job) -> None:
     from mnv2_lightning.data import idx_files
 
     idx_files.require_folder(job.cfg.data.dir)
+    if job.cfg.trained is not None:
+        folder.require_checkpoint("trained", folder.require_run("trained", job.cfg.trained), None)
     if "time_to_accuracy" not in job.cfg.parts:
         return
     from mnv2_lightning.cli import checks

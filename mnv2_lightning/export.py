@@ -172,6 +172,12 @@ def _runtime(format: str) -> str:
     return f"{package} {version(package)}"
 
 
+def missing_package(format: str) -> str | None:
+    """A package that the format needs and that is not installed."""
+    packages = FORMATS[format].packages
+    return next((package for package in packages if find_spec(package) is None), None)
+
+
 def check_job(job: Job) -> None:
     """Check what needs the disk or torch. ConfigError."""
     from mnv2_lightning.data import idx_files
@@ -185,10 +191,9 @@ def check_job(job: Job) -> None:
     if cfg.format == "page" and cfg.quantize != "none":
         raise ConfigError(f"quantize={cfg.quantize}: a page has float32 weights only")
     _check_out(cfg)
-    for package in FORMATS[cfg.format].packages:
-        if find_spec(package) is None:
-            install = f'pip install -e ".[{cfg.format}]"'
-            raise ConfigError(f"format={cfg.format}: there is no package {package}; {install}")
+    if (package := missing_package(cfg.format)) is not None:
+        install = f'pip install -e ".[{cfg.format}]"'
+        raise ConfigError(f"format={cfg.format}: there is no package {package}; {install}")
     run_config = config.plain(stored_config.config_to_evaluate(run, cfg.trust))
     if not has_idx_files(run_config["data"]):
         target = run_config["data"]["_target_"]

@@ -41,7 +41,10 @@ BELOW: dict[str, set[str]] = {
     "predictors": {"schema", "trained"},
     "sweeps": {"cli", "reports", "runs", "schema", "system"},
     "formats": {"schema", "system", "trained"},
-    "benchmarks": {"build", "cli", "data", "networks", "runs", "system", "train"},
+    "benchmarks": {
+        *("build", "cli", "data", "export", "formats", "networks", "runs", "system", "train"),
+        "trained",
+    },
 }
 COMMANDS = {command: {*BELOW, "train"} for command in BY_COMMAND}
 

@@ -1,19 +1,24 @@
 """Our side: training, input pipeline and inference of this package."""
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from importlib import import_module
 from itertools import count
+from pathlib import Path
 from statistics import median
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from hydra import compose
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
+from mnv2_lightning import trained
 from mnv2_lightning.benchmarks.timing import throughput, timed
 from mnv2_lightning.cli import composing
+from mnv2_lightning.export import FORMATS
 from mnv2_lightning.networks import complexity
 from mnv2_lightning.networks.folding import fold_batch_norms
 from mnv2_lightning.runs.config import plain
@@ -76,30 +81,55 @@ def input_pipeline(*, overrides: list[str], warmup: int, steps: int) -> dict[str
 
 
 def inference(
-    *, overrides: list[str], batch_size: int, kind: str, warmup: int, steps: int
+    *,
+    batch_size: int,
+    kind: str,
+    warmup: int,
+    steps: int,
+    overrides: Sequence[str] = (),
+    run_dir: str | None = None,
 ) -> dict[str, Any]:
-    """Median seconds of a call in evaluation mode.
+    """Median seconds of a call in evaluation mode, of the network of a run, if there is one.
 
     `kind`: "eager" (NCHW), "folded" (channels_last, batch norms folded into the convolutions), or
     "compiled" (the folded network with torch.compile).
     """
     keep_freed_memory()
-    cfg = config(*overrides)
-    network = build_network(cfg).eval()
-    x = torch.randn(batch_size, 1, cfg.data.image_size, cfg.data.image_size)
+    if run_dir is None:
+        cfg = config(*overrides)
+        network, size = build_network(cfg).eval(), cfg.data.image_size
+    else:
+        loaded = trained.load(run_dir, fold=False)
+        network, size = loaded.network, loaded.config["data"]["image_size"]
+    x = torch.randn(batch_size, 1, size, size)
     if kind != "eager":
         network = fold_batch_norms(network).to(memory_format=torch.channels_last)
         x = x.contiguous(memory_format=torch.channels_last)
     if kind == "compiled":
         network.compile()
     with torch.inference_mode():
-        (first,) = timed(lambda: network(x), warmup=0, steps=1)
-        seconds = median(timed(lambda: network(x), warmup=warmup, steps=steps))
-    return {
-        "median_seconds": seconds,
-        "images_per_second": batch_size / seconds,
-        "compile_seconds": first if kind == "compiled" else None,
-    }
+        measured, first = _call(lambda: network(x), batch_size, warmup, steps)
+    return measured | {"compile_seconds": first if kind == "compiled" else None}
+
+
+def exported_inference(
+    *, path: str, format: str, batch_size: int, warmup: int, steps: int
+) -> dict[str, Any]:
+    """The same of an exported file for images of 28 x 28 px, in its own runtime."""
+    module = import_module(f"mnv2_lightning.formats.{FORMATS[format].module}")
+    run = module.load(Path(path))
+    pictures = np.random.default_rng(0).integers(0, 256, (batch_size, 28, 28), dtype=np.uint8)
+    measured, _ = _call(lambda: run(pictures), batch_size, warmup, steps)
+    return measured | {"compile_seconds": None}
+
+
+def _call(
+    call: Callable[[], Any], images: int, warmup: int, steps: int
+) -> tuple[dict[str, float], float]:
+    """Median seconds, images per second, and the seconds of the first call."""
+    (first,) = timed(call, warmup=0, steps=1)
+    seconds = median(timed(call, warmup=warmup, steps=steps))
+    return {"median_seconds": seconds, "images_per_second": images / seconds}, first
 
 
 def growth(*, overrides: list[str], warmup: int, steps: int) -> dict[str, Any]:

@@ -9,8 +9,10 @@ import logging
 import shlex
 from collections.abc import Callable, Iterator
 from itertools import product
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mnv2_lightning.cli.composing import quoted
 from mnv2_lightning.data.sets import TRAIN
 
 if TYPE_CHECKING:
@@ -76,16 +78,58 @@ def input_pipeline(cfg: DictConfig) -> Iterator[Any]:
 
 
 def inference(cfg: DictConfig) -> Iterator[Any]:
-    """Batches of 1 and 256 images, with the default network and with the paper's."""
+    """Batches of 1 and 256 images, with the default network and with the paper's; with
+    `cfg.trained`, also those of a run, and its network in each format of `export`.
+    """
     rows = []
-    kinds = ("eager", "folded") if cfg.smoke else ("eager", "folded", "compiled")
     sizes = product(("mobilenet_v2_small", "mobilenet_v2"), (1, 256))
     for model, batch_size in [("mobilenet_v2_small", 1)] if cfg.smoke else sizes:
         options = {"overrides": [f"model={model}"], "batch_size": batch_size, **_steps(cfg, 10, 30)}
-        sides = {kind: ("ours.inference", {"kind": kind, **options}) for kind in kinds}
+        sides = {kind: ("ours.inference", {"kind": kind, **options}) for kind in _kinds(cfg)}
         measured = measure(cfg.pairs, **sides)
         rows.append({"model": model, "batch_size": batch_size, "sides": measured})
         yield rows
+    if cfg.trained is None:
+        return
+    files = _export(cfg)
+    for batch_size, steps in ((1, 300), (256, 30)):
+        options = {"batch_size": batch_size, **_steps(cfg, 20, steps)}
+        eager = {"run_dir": cfg.trained, **options}
+        sides = {kind: ("ours.inference", {"kind": kind, **eager}) for kind in _kinds(cfg)}
+        for name, file in files.items():
+            if file["format"] == "onnx" or batch_size == 1:  # the others take one image at a time
+                keys = {"path": file["path"], "format": file["format"]}
+                sides[name] = "ours.exported_inference", {**keys, **options}
+        row = {"model": Path(cfg.trained).resolve().name, "batch_size": batch_size}
+        rows.append(row | {"sides": measure(cfg.pairs, **sides), "files": files})
+        yield rows
+
+
+def _kinds(cfg: DictConfig) -> tuple[str, ...]:
+    return ("eager", "folded") if cfg.smoke else ("eager", "folded", "compiled")
+
+
+def _export(cfg: DictConfig) -> dict[str, dict[str, Any]]:
+    """The network of `cfg.trained`, exported without the preparation: path, format, bytes and
+    accuracy of each file, by name. What is not installed is left out.
+    """
+    from mnv2_lightning import compose
+    from mnv2_lightning.export import FORMATS, export, missing_package
+
+    files = {}
+    for form, quantize in product(("onnx", "executorch"), ("none", "int8")):
+        if missing_package(form) is not None:
+            log.info("  format=%s is not installed: left out", form)
+            continue
+        name = f"{form} {quantize.replace('none', 'float32')}"
+        path = Path(cfg.run_dir) / f"{name.replace(' ', '-')}{FORMATS[form].suffix}"
+        keys = {"run_dir": cfg.trained, "format": form, "quantize": quantize, "out": path}
+        data = [] if cfg.data.dir is None else [f"data.dir={quoted(cfg.data.dir)}"]
+        overrides = [f"{key}={quoted(value)}" for key, value in keys.items()]
+        result = export(compose("export", [*overrides, *data, "prepare=plain", "max_loss=100"]))
+        about = {key: result[key] for key in ("bytes", "accuracy", "torch_accuracy")}
+        files[name] = {"path": str(path), "format": form, **about}
+    return files
 
 
 def growth(cfg: DictConfig) -> Iterator[Any]:

@@ -70,6 +70,7 @@ def _ratios(part: Any, names: dict[str, str], base: str) -> list[list[str]]:
 
 def inference(part: Any) -> Section:
     head = ["28 px", "network", "ms a call", "images/s", "against eager", "compiling"]
+    head += ["bytes", "accuracy, %"] if any("files" in row for row in part) else []
     rows = []
     for row in part:
         for kind, side in row["sides"].items():
@@ -78,7 +79,14 @@ def inference(part: Any) -> Section:
             cells = [f"{row['model']}, batch {row['batch_size']}", kind]
             cells += [spread(milliseconds, ".2f"), f"{median(rates(side)):,.0f}"]
             cells += [times(side, row["sides"]["eager"])]
-            rows.append([*cells, f"{median(compiling):.0f} s" if compiling else ""])
+            cells += [f"{median(compiling):.0f} s" if compiling else ""]
+            if (files := row.get("files")) is not None:
+                file = files.get(kind)
+                of_network = next((file["torch_accuracy"] for file in files.values()), None)
+                accuracy = file["accuracy"] if file else of_network
+                cells += [f"{file['bytes']:,}" if file else ""]
+                cells += [f"{100 * accuracy:.2f}" if accuracy is not None else ""]
+            rows.append(cells + [""] * (len(head) - len(cells)))
     return "Inference", head, rows
 
 

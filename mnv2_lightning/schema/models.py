@@ -152,6 +152,7 @@ class BenchmarkConfig(FolderConfig, command="benchmark"):
     warmup: PositiveInt
     steps: PositiveInt
     recipes: list[str]
+    trained: Text | None
     smoke: bool
     data: DataFolderConfig
 
