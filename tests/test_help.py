@@ -210,6 +210,10 @@ def test_a_command_in_place_of_the_list(
         ("--config-dir=own model=mine model.", ["model.width="]),
         ("optimizer.lr=", []),
         ("xyz", []),
+        ("images=", ["images=own/", "images=runs/", "images=scan.png"]),
+        ("images=[runs/c/,s", ["images=[runs/c/,scan.png"]),
+        ("onnx=./sc", ["onnx=./scan.png"]),
+        ("resume=s", []),
     ],
 )  # fmt: skip
 def test_completion(
@@ -218,6 +222,7 @@ def test_completion(
     own_model(tmp_path)
     for name in ("a b", "c"):
         (tmp_path / "runs" / name).mkdir(parents=True)
+    (tmp_path / "scan.png").touch()
     monkeypatch.chdir(tmp_path)
     *before, word = line.split(" ")
     assert completion.complete("train", before, word) == expected

@@ -7,7 +7,6 @@ import os
 import shutil
 import subprocess
 import sys
-import warnings
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -117,6 +116,13 @@ def test_names_of_a_stranger(call: Call, run: Path, tmp_path: Path) -> None:
             assert len(ended.out.splitlines()) == 3
 
 
+def test_characters_that_a_terminal_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", stream)
+    predict._show("ü \udcff")
+    assert stream.buffer.getvalue() == b"\\xfc \\udcff\n"
+
+
 def test_a_digit_alone_is_answered_as_in_a_batch(
     call: Call, run: Path, files: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -184,7 +190,7 @@ def test_unfinished_runs(call: Call, run: Path, files: Path, tmp_path: Path) -> 
     assert "begun: has no last checkpoint" in ended.err
 
 
-def test_from_python(run: Path, files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip # noqa: E501
+def test_from_python(run: Path, files: Path, tmp_path: Path) -> None:
     cfg = compose("predict", [f"run_dir={run}", f"images={files}", f"hydra.run.dir={tmp_path}/out"])
     result = predict_images(cfg)
     assert [row["reason"] is None for row in result["predictions"]] == [False, True, False, True]
@@ -215,34 +221,21 @@ def test_thumbnails() -> None:
 
 def exported(run: Path, path: Path, **metadata: str) -> Path:
     """An ONNX file as `export` writes it."""
-    pytest.importorskip("onnxruntime", reason="needs the extra onnx")
-    onnx = pytest.importorskip("onnx", reason="needs the extra onnx")
-    pytest.importorskip("onnxscript", reason="needs the extra onnx")
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(package, reason="needs the extra onnx")
+    from mnv2_lightning.formats import onnx_file
+
     model = trained.load(run)
-    shapes = ({0: torch.export.Dim("batch", min=1), 1: torch.export.Dim("height", min=2),
-               2: torch.export.Dim("width", min=3)},)  # fmt: skip
-    with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        program = torch.onnx.export(
-            model.picture_classifier(),
-            (torch.zeros(2, 37, 53, dtype=torch.uint8),),
-            dynamo=True,
-            dynamic_shapes=shapes,
-            input_names=["pictures"],
-            output_names=["logits", "seen"],
-            verbose=False,
-        )
-    assert program is not None
-    graph = program.model_proto
-    about = {"classes": json.dumps(model.classes), "prepare": model.prepare} | metadata
-    for key, value in about.items():
-        graph.metadata_props.add(key=key, value=value)
-    onnx.save(graph, path)
+    about = {"classes": model.classes, "prepare": model.prepare} | metadata
+    calibration = np.zeros((2, 28, 28), np.uint8)
+    onnx_file.write(model.picture_classifier(), path, about, "none", calibration)
     return path
 
 
 @pytest.mark.slow
-def test_an_exported_file_gives_the_same(call: Call, run: Path, files: Path, tmp_path: Path) -> None:  # fmt: skip # noqa: E501
+def test_an_exported_file_gives_the_same(
+    call: Call, run: Path, files: Path, tmp_path: Path
+) -> None:
     for number in range(6):
         four(number % 3 + 1).save(files / f"{number}.png")
     exported(run, tmp_path / "a.onnx")
