@@ -12,7 +12,6 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mnv2_lightning.cli.composing import quoted
 from mnv2_lightning.data.sets import TRAIN
 
 if TYPE_CHECKING:
@@ -113,8 +112,9 @@ def _export(cfg: DictConfig) -> dict[str, dict[str, Any]]:
     """The network of `cfg.trained`, exported without the preparation: path, format, bytes and
     accuracy of each file, by name. What is not installed is left out.
     """
-    from mnv2_lightning import compose
-    from mnv2_lightning.export import FORMATS, export, missing_package
+    from mnv2_lightning.cli import from_python
+    from mnv2_lightning.cli.composing import quoted
+    from mnv2_lightning.export import COMMAND, FORMATS, export, missing_package
 
     files = {}
     for form, quantize in product(("onnx", "executorch"), ("none", "int8")):
@@ -126,7 +126,8 @@ def _export(cfg: DictConfig) -> dict[str, dict[str, Any]]:
         keys = {"run_dir": cfg.trained, "format": form, "quantize": quantize, "out": path}
         data = [] if cfg.data.dir is None else [f"data.dir={quoted(cfg.data.dir)}"]
         overrides = [f"{key}={quoted(value)}" for key, value in keys.items()]
-        result = export(compose("export", [*overrides, *data, "prepare=plain", "max_loss=100"]))
+        overrides += [*data, "prepare=plain", "max_loss=100"]
+        result = export(from_python.compose(COMMAND, overrides, None))
         about = {key: result[key] for key in ("bytes", "accuracy", "torch_accuracy")}
         files[name] = {"path": str(path), "format": form, **about}
     return files

@@ -1,0 +1,57 @@
+"""The network of four runs in each format of `export`."""
+
+from tests.evidence.markdown import RECORDS, command, page, prose, read, table
+
+RUNS = {  # folder: what trained the run
+    "default": "default",
+    "fast": "`fast`",
+    "tutorial": "`tutorial_fast`",
+    "accurate": "`accurate`",
+}
+FORMATS = {"onnx": "ONNX", "executorch": "ExecuTorch", "page": "page"}
+
+
+def exports() -> str:
+    rows = []
+    for name, run in RUNS.items():
+        found = [read(path) for path in (RECORDS / "export" / name).glob("*.json")]
+        found.sort(key=lambda record: (list(FORMATS).index(record["format"]), record["bytes"]))
+        for record in found:
+            assert record["images"] == 10_000
+            assert (record["quantize"] != "none") == (record["largest_difference"] > 1e-4)
+            rows.append(
+                [
+                    run,
+                    f"{100 * record['torch_accuracy_plain']:.2f}",
+                    f"{100 * record['torch_accuracy']:.2f}",
+                    FORMATS[record["format"]] + (", int8" * (record["quantize"] == "int8")),
+                    f"{100 * record['accuracy']:.2f}",
+                    f"{100 * record['agreement']:.2f}",
+                    f"{record['largest_difference']:.1e}",
+                    f"{record['bytes']:,}",
+                ]
+            )
+    return page(
+        "Exported networks",
+        prose("""
+        One run each, all 10,000 test images, one view of an image. Every file holds the preparation
+        of pictures. "Agreement": the share of images to which the file and PyTorch give the same
+        class. ONNX was run with and without its optimizer; the worse of both counts. The int8 files
+        were calibrated on 500 training images.
+        """),
+        command("python -m mnv2_lightning.export run_dir=RUN_DIR format=onnx quantize=int8"),
+        table(
+            [
+                "run",
+                "PyTorch, as in training, %",
+                "PyTorch, prepared, %",
+                "file",
+                "accuracy, %",
+                "agreement, %",
+                "largest difference of a logit",
+                "bytes",
+            ],
+            rows,
+        ),
+        "![The page, with a drawn digit](page.png)",
+    )
