@@ -24,10 +24,11 @@ function findInk(picture, height, width) {
     if (picture[i] > lightest) lightest = picture[i];
   }
   const isDarkOnLight = round(border - darkest) > round(lightest - border);
-  const contrast = Math.max(1, lightest - darkest);
+  const paper = isDarkOnLight ? Math.max(...means) : Math.min(...means); // the edge with least ink
+  const strongest = Math.max(1, round(isDarkOnLight ? paper - darkest : lightest - paper));
   const ink = new Float32Array(height * width);
   for (let i = 0; i < ink.length; i++) {
-    const value = round((isDarkOnLight ? lightest - picture[i] : picture[i] - darkest) / contrast);
+    const value = round(round(isDarkOnLight ? paper - picture[i] : picture[i] - paper) / strongest);
     ink[i] = value > FLOOR ? value : 0;
   }
   return ink;

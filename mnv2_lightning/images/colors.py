@@ -30,18 +30,6 @@ def to_grey(picture: Image.Image) -> np.ndarray:
     return strongest if np.std(strongest) > PREFERENCE * np.std(luminance) else luminance
 
 
-def cut_at_paper(grey: np.ndarray) -> np.ndarray:
-    """(H, W) uint8, in which nothing is lighter than the paper of dark ink, or darker than that of
-    light ink. The paper is the median of the border.
-
-    The preparation takes the lightest or darkest pixel for paper: one speck would make ink of it.
-    """
-    border = np.concatenate([grey[0], grey[-1], grey[:, 0], grey[:, -1]])
-    paper = int(np.median(border))
-    is_dark_on_light = paper - int(grey.min()) > int(grey.max()) - paper
-    return np.minimum(grey, paper) if is_dark_on_light else np.maximum(grey, paper)
-
-
 def _on_background(picture: Image.Image) -> Image.Image:
     """RGBA -> RGB, with a margin.
 

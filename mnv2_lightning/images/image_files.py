@@ -43,7 +43,7 @@ def to_grey(
     if photos.is_photo(grey) if photo is None else photo:
         grey = photos.flatten(grey)
     refusals.check(grey)
-    return colors.cut_at_paper(grey)
+    return np.array(grey)  # torch warns of a read-only one
 
 
 def read(path: str | Path) -> Image.Image:

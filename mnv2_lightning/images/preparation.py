@@ -36,12 +36,17 @@ class MNISTPreparation(nn.Module):
 def find_ink(pictures: Tensor) -> Tensor:
     """The ink of grey pictures: (B, H, W) from 0 to 255 -> (B, H, W) from 0 to 1, 0 for paper."""
     x = pictures.float()
-    edges = x[:, 0].mean(1), x[:, -1].mean(1), x[:, :, 0].mean(1), x[:, :, -1].mean(1)
-    border = torch.stack(edges).mean(0)[:, None, None]
-    darkest, lightest = x.amin((1, 2), keepdim=True), x.amax((1, 2), keepdim=True)
-    is_dark_on_light = (border - darkest > lightest - border).float()
-    ink = is_dark_on_light * (lightest - x) + (1 - is_dark_on_light) * (x - darkest)
-    ink = ink / (lightest - darkest).clamp(min=1)
+    edges = torch.stack(
+        [x[:, 0].mean(1), x[:, -1].mean(1), x[:, :, 0].mean(1), x[:, :, -1].mean(1)]
+    )
+    border, lowest, highest = edges.mean(0), x.amin((1, 2)), x.amax((1, 2))
+    is_dark_on_light = (border - lowest > highest - border)[:, None, None]
+    # The edge with the least ink: a digit may touch the others.
+    paper = torch.where(
+        is_dark_on_light, edges.amax(0)[:, None, None], edges.amin(0)[:, None, None]
+    )
+    ink = torch.where(is_dark_on_light, paper - x, x - paper).clamp(min=0)
+    ink = ink / ink.amax((1, 2), keepdim=True).clamp(min=1)
     return ink * (ink > FLOOR)
 
 
