@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import json
 import os
+import subprocess
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from hydra import compose
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
@@ -146,6 +148,20 @@ def run(
         train(configure(*FULL, *AUGMENTED, "callbacks=[default,ema]", run_dir=folder))
         keep["run"] = folder
     return keep["run"]
+
+
+@pytest.fixture(scope="session")
+def mnist_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of `experiment=fast` on the real MNIST, of which all processes share one."""
+    base = tmp_path_factory.getbasetemp()
+    shared = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "mnist"
+    shared.mkdir(exist_ok=True)
+    with FileLock(shared / "lock"):
+        if not (shared / "run" / "result.json").exists():
+            fast = ("experiment=fast", "hydra.run.dir=run")
+            command = [sys.executable, "-m", "mnv2_lightning.train", *fast]
+            subprocess.run(command, cwd=shared, check=True, capture_output=True)
+    return shared / "run"
 
 
 def require_launcher(override: str) -> None:

@@ -19,7 +19,6 @@ from tests.chromium import Page, open_chromium
 from tests.strokes import DIGITS, Line, place
 from tests.test_page import CHROMIUM
 from tests.test_page_in_node import EXAMPLES, GREY, LOGITS, model_of, network_v2, path, write
-from tests.test_slow import verb
 
 __all__ = ["path"]
 NOTHING = "\N{EN DASH}"  # the answer, before one draws
@@ -159,18 +158,11 @@ def pixels(browser: Page) -> np.ndarray:
         return np.asarray(image.convert("RGB"))
 
 
-@pytest.fixture(scope="module")
-def default_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("default")
-    verb("train", "hydra.run.dir=run", cwd=folder)
-    return folder / "run"
-
-
 @needs_chromium
 @pytest.mark.slow
-def test_ten_digits(default_run: Path, browser: Page, tmp_path: Path) -> None:
-    """The default experiment reads what a mouse has drawn, small or large, anywhere."""
-    model = trained.load(default_run)
+def test_ten_digits(mnist_run: Path, browser: Page, tmp_path: Path) -> None:
+    """`experiment=fast` reads what a mouse has drawn, small or large, anywhere."""
+    model = trained.load(mnist_run)
     browser.set_window(1000, 900)
     browser.open(write(model, tmp_path / "page.html"))
     wrong, drawn = [], 0

@@ -360,7 +360,7 @@ def test_page(has_node: bool, copied: Path, call: Call, monkeypatch: pytest.Monk
 
 
 @pytest.mark.slow
-def test_real_mnist(tmp_path: Path) -> None:
+def test_real_mnist(mnist_run: Path, tmp_path: Path) -> None:
     """At most 0.1 points are lost in int8, in less than a third of the bytes."""
 
     def command(name: str, *args: str) -> str:
@@ -374,7 +374,7 @@ def test_real_mnist(tmp_path: Path) -> None:
         assert (ended.returncode, ended.stderr) == (0, ""), ended.stdout + ended.stderr
         return ended.stdout
 
-    command("train", "experiment=fast", "trainer.max_steps=300", "hydra.run.dir=a")
+    shutil.copytree(mnist_run, tmp_path / "a")
     found = {}
     for kind, file in (("onnx", "last.onnx"), ("executorch", "last.pte")):
         if find_spec(kind) is None:

@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -287,17 +286,6 @@ def test_what_is_imported(run: Path, files: Path, tmp_path: Path) -> None:
         assert int(peak) < 200e6
 
 
-@pytest.fixture(scope="session")
-def mnist_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of the default experiment on the real MNIST: MNV2_TEST_RUN, or one made here."""
-    if given := os.environ.get("MNV2_TEST_RUN"):
-        return Path(given)
-    folder = tmp_path_factory.mktemp("mnist") / "run"
-    command = [sys.executable, "-m", "mnv2_lightning.train", f"hydra.run.dir={folder}"]
-    subprocess.run(command, check=True, capture_output=True)
-    return folder
-
-
 def answers(model: trained.TrainedNetwork, pictures: Iterable[Image.Image]) -> list[str | None]:
     """The class of each, None if it is refused."""
     classifier = model.picture_classifier()
@@ -317,17 +305,6 @@ def answers(model: trained.TrainedNetwork, pictures: Iterable[Image.Image]) -> l
 def share(found: list[str | None], labels: Iterable[int]) -> float:
     right = [answer == str(label) for answer, label in zip(found, labels, strict=True)]
     return sum(right) / len(right)
-
-
-@pytest.mark.slow
-def test_scikit_learns_digits(mnist_run: Path) -> None:
-    """1,797 of 8 x 8 px, values 0 to 16: at least 93 %."""
-    datasets = pytest.importorskip("sklearn.datasets", reason="needs scikit-learn")
-    data = datasets.load_digits()
-    greys = np.round(data.images * 255 / 16).astype(np.uint8)
-    found = answers(trained.load(mnist_run), map(Image.fromarray, greys))
-    print(f"scikit-learn's digits: {share(found, data.target):.2%}, refused {found.count(None)}")
-    assert share(found, data.target) >= 0.93
 
 
 @pytest.mark.slow

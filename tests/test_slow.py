@@ -11,9 +11,13 @@ import time
 import venv
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
+import mnv2_lightning
 from tests.conftest import record, rows
+from tests.test_predict import answers, share
 
 pytestmark = pytest.mark.slow
 
@@ -91,6 +95,17 @@ def test_evaluate_equals_what_training_reported(run: Path) -> None:
         said = json.loads((run / "evaluation" / f"best-{split}.json").read_text())
         assert said["accuracy"] == record(run)[f"{split}_accuracy"]
         assert said["images"] == {"test": 10_000, "val": 5_000}[split]
+
+
+@pytest.mark.alone
+def test_scikit_learns_digits(run: Path) -> None:
+    """1,797 of 8 x 8 px, values 0 to 16: the default run reads 93 % or more."""
+    datasets = pytest.importorskip("sklearn.datasets", reason="needs scikit-learn")
+    data = datasets.load_digits()
+    greys = np.round(data.images * 255 / 16).astype(np.uint8)
+    found = answers(mnv2_lightning.load(run), map(Image.fromarray, greys))
+    print(f"scikit-learn's digits: {share(found, data.target):.2%}, refused {found.count(None)}")
+    assert share(found, data.target) >= 0.93
 
 
 def test_tutorial_cut_down_to_a_cpu(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from mnv2_lightning.cli.conf_files import config_dir
 from mnv2_lightning.runs import checkpoints
+from mnv2_lightning.schema.errors import StorageError
 from tests.conftest import load, record
 from tests.reliability.conftest import Reliability
 from tests.test_resume import assert_same, comparable, curves
@@ -75,7 +76,10 @@ def start(
 
 def epochs_done(run: Path) -> int:
     """By the newest whole checkpoint."""
-    newest = checkpoints.newest(run)
+    try:
+        newest = checkpoints.newest(run)
+    except StorageError:  # it looks while the run writes its first checkpoint
+        return 0
     return checkpoints.read(newest)["epoch"] + 1 if newest else 0
 
 
@@ -199,8 +203,12 @@ DDP = ("trainer.accelerator=cpu", "trainer.strategy=ddp", "trainer.devices=2")
 
 
 @pytest.mark.parametrize("ends", ["trainer.max_epochs=4", "trainer.max_steps=18"])
-def test_two_processes_go_on_to_the_same_bits(ends: str, tmp_path: Path) -> None:
+def test_two_processes_go_on_to_the_same_bits(
+    ends: str, tmp_path: Path, reliability: Reliability
+) -> None:
     """DDP on a CPU (gloo): killed after an epoch and resumed, it equals the uninterrupted run."""
+    if "max_steps" in ends and not reliability.path:
+        pytest.skip("make test-crash")
     short = (*DDP, ends)
     for name in ("whole", "cut"):
         process = start(tmp_path / name, *short)
