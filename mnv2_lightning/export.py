@@ -49,8 +49,8 @@ FORMATS = {
 def export(cfg: DictConfig) -> dict[str, Any]:
     """Write the run's network in `cfg.format`, compare it with PyTorch on all test images.
 
-    The file is written to `cfg.out`, or into `run_dir`/export/, with what was measured beside it as
-    JSON. ExportError: it does not compute what the network does, and is kept as *.rejected.
+    The file is written into `cfg.out`, by default `run_dir`/export/, with what was measured beside
+    it as JSON. ExportError: it does not compute what the network does, and is kept as *.rejected.
     ConfigError, DataError, StorageError.
     """
     from mnv2_lightning import trained
@@ -78,6 +78,7 @@ def export(cfg: DictConfig) -> dict[str, Any]:
         "torch": version("torch"),
     }
     result: dict[str, Any] = description | {
+        "file": path.name,
         "format": cfg.format,
         "runtime": None,
         "images": len(images),
@@ -122,11 +123,9 @@ def export(cfg: DictConfig) -> dict[str, Any]:
 
 def _path(cfg: DictConfig, checkpoint: str) -> Path:
     """The file to write: `best.onnx`, or `best-plain-int8.onnx` where these were asked for."""
-    if cfg.out is not None:
-        return Path(cfg.out)
     quantized = cfg.quantize if cfg.quantize != "none" else None
     name = "-".join(filter(None, (checkpoint, cfg.prepare, quantized)))
-    return Path(folder.export_folder(cfg.run_dir, None)) / f"{name}{FORMATS[cfg.format].suffix}"
+    return Path(cfg.out) / f"{name}{FORMATS[cfg.format].suffix}"
 
 
 def _write(
@@ -190,7 +189,6 @@ def check_job(job: Job) -> None:
     folder.require_checkpoint("run_dir", run, cfg.checkpoint)
     if cfg.format == "page" and cfg.quantize != "none":
         raise ConfigError(f"quantize={cfg.quantize}: a page has float32 weights only")
-    _check_out(cfg)
     if (package := missing_package(cfg.format)) is not None:
         install = f'pip install -e ".[{cfg.format}]"'
         raise ConfigError(f"format={cfg.format}: there is no package {package}; {install}")
@@ -204,18 +202,6 @@ def check_job(job: Job) -> None:
     idx_files.require_folder(cfg.data.dir)
     announce_imports("torch")
     check_targets({"model": run_config["model"]})
-
-
-def _check_out(cfg: DictConfig) -> None:
-    """ConfigError: not the name of a file of the format."""
-    if cfg.out is None:
-        return
-    suffix = FORMATS[cfg.format].suffix
-    if Path(cfg.out).is_dir():
-        example = Path(cfg.out, f"best{suffix}")
-        raise ConfigError(f"out={cfg.out}: is a folder; name a file, such as out={example}")
-    if Path(cfg.out).suffix != suffix:
-        raise ConfigError(f"out={cfg.out}: must end in {suffix}, as format={cfg.format} does")
 
 
 COMMAND = Command("export", export, check_job=check_job)

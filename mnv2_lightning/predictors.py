@@ -55,17 +55,14 @@ def from_run(
 
 def from_onnx(path: str) -> Predictor:
     """A file that `export` wrote, by ONNX Runtime. ConfigError."""
+    from mnv2_lightning.formats import onnx_file
+
     try:
-        import onnxruntime
+        session = onnx_file.open_session(Path(path))
     except ImportError:
         raise ConfigError(
             f'onnx={path}: ONNX Runtime is not installed; pip install -e ".[onnx]"'
         ) from None
-    try:
-        # As bytes, so that the file cannot name others.
-        session = onnxruntime.InferenceSession(
-            Path(path).read_bytes(), providers=["CPUExecutionProvider"]
-        )
     except Exception as error:  # ONNX Runtime has a class for each of its status codes
         raise ConfigError(f"onnx={path}: cannot be loaded ({one_line(error)})") from error
     classes, prepare = _metadata(path, session)

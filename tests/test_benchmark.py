@@ -23,7 +23,7 @@ from mnv2_lightning.networks.folding import fold_batch_norms
 from mnv2_lightning.reports import benchmark_tables as report
 from mnv2_lightning.runs.record import read_dict
 from mnv2_lightning.system import hydra_compat
-from tests.conftest import Configure
+from tests.conftest import Call, Configure
 
 
 def test_the_tutorials_side_is_of_plain_layers(configure: Configure) -> None:
@@ -67,6 +67,25 @@ def test_a_side_runs_in_a_process_of_its_own() -> None:
     assert found["sgemm_gflops"] > 0
     with pytest.raises(RuntimeError, match=r"timing\.limits: .*unexpected keyword"):
         run_side("timing.limits", stepps=1)
+
+
+@pytest.mark.slow
+def test_inference_of_a_run(call: Call, run: Path, tmp_path: Path) -> None:
+    """Its network and each exported file, with bytes and accuracy."""
+    pytest.importorskip("onnxruntime", reason="needs the extra onnx")
+    parts = ("parts=[inference]", "smoke=true", f"trained={run}", "hydra.run.dir=b")
+    ended = call("benchmark", *parts)
+    assert (ended.status, ended.err) == (0, "")
+    _, row = read_dict(tmp_path / "b" / "benchmark.json")["parts"]["inference"]
+    assert row["model"] == run.name
+    assert {"eager", "folded", "onnx float32", "onnx int8"} <= row["sides"].keys()
+    for name, file in row["files"].items():
+        assert row["sides"][name][0]["images_per_second"] > 0
+        assert Path(file["path"]).stat().st_size == file["bytes"]
+        assert 0 <= file["accuracy"] <= 1
+    table = (tmp_path / "b" / "benchmark.md").read_text()
+    (line,) = [line for line in table.splitlines() if "| onnx int8 |" in line]
+    assert f"{row['files']['onnx int8']['bytes']:,}" in line
 
 
 def rated(*rates: float) -> list[dict[str, Any]]:

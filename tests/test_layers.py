@@ -38,7 +38,7 @@ BELOW: dict[str, set[str]] = {
     "instantiate": {"runs", "schema", "system"},
     "images": {"schema"},
     "trained": {"data", "images", "instantiate", "networks", "runs", "schema"},
-    "predictors": {"schema", "trained"},
+    "predictors": {"formats", "schema", "trained"},
     "sweeps": {"cli", "reports", "runs", "schema", "system"},
     "formats": {"schema", "system", "trained"},
     "benchmarks": {

@@ -91,7 +91,7 @@ def inference(cfg: DictConfig) -> Iterator[Any]:
     if cfg.trained is None:
         return
     files = _export(cfg)
-    for batch_size, steps in ((1, 300), (256, 30)):
+    for batch_size, steps in ((1, 300),) if cfg.smoke else ((1, 300), (256, 30)):
         options = {"batch_size": batch_size, **_steps(cfg, 20, steps)}
         eager = {"run_dir": cfg.trained, **options}
         sides = {kind: ("ours.inference", {"kind": kind, **eager}) for kind in _kinds(cfg)}
@@ -114,22 +114,22 @@ def _export(cfg: DictConfig) -> dict[str, dict[str, Any]]:
     """
     from mnv2_lightning.cli import from_python
     from mnv2_lightning.cli.composing import quoted
-    from mnv2_lightning.export import COMMAND, FORMATS, export, missing_package
+    from mnv2_lightning.export import COMMAND, export, missing_package
 
     files = {}
     for form, quantize in product(("onnx", "executorch"), ("none", "int8")):
         if missing_package(form) is not None:
             log.info("  format=%s is not installed: left out", form)
             continue
-        name = f"{form} {quantize.replace('none', 'float32')}"
-        path = Path(cfg.run_dir) / f"{name.replace(' ', '-')}{FORMATS[form].suffix}"
-        keys = {"run_dir": cfg.trained, "format": form, "quantize": quantize, "out": path}
+        keys = {"run_dir": cfg.trained, "out": cfg.run_dir, "format": form, "quantize": quantize}
         data = [] if cfg.data.dir is None else [f"data.dir={quoted(cfg.data.dir)}"]
-        overrides = [f"{key}={quoted(value)}" for key, value in keys.items()]
-        overrides += [*data, "prepare=plain", "max_loss=100"]
+        overrides = [*(f"{key}={quoted(value)}" for key, value in keys.items()), *data]
+        overrides += ["prepare=plain", "max_loss=100"]
         result = export(from_python.compose(COMMAND, overrides, None))
         about = {key: result[key] for key in ("bytes", "accuracy", "torch_accuracy")}
-        files[name] = {"path": str(path), "format": form, **about}
+        path = str(Path(cfg.run_dir) / result["file"])
+        name = f"{form} {'float32' if quantize == 'none' else quantize}"
+        files[name] = {"path": path, "format": form, **about}
     return files
 
 

@@ -44,7 +44,6 @@ for resolver in (
     folder.folder_name,
     folder.run_folder,
     folder.report_folder,
-    folder.export_folder,
     folder.job_folder,
     len,
 ):

@@ -70,8 +70,6 @@ def checked(command: Command, cfg: DictConfig) -> DictConfig:
         pretrained.identify(cfg)
     check(command.name, plain(cfg))
     folder = Path(cfg.get("out") or cfg.get("run_dir") or ".")
-    if command.name == "export":  # `out` is a file
-        folder = Path(folders.export_folder(cfg.run_dir, cfg.out))
     if "resume" in cfg and stored_config.holds_this_run(folder, cfg):
         cfg.resume = cfg.run_dir
     with composing.initialized():

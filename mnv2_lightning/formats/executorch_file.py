@@ -75,11 +75,6 @@ def load(path: Path) -> Run:
     return run
 
 
-def run(path: Path, pictures: np.ndarray) -> Answers:
-    """The logits and what the network saw, of (B, H, W) uint8."""
-    return load(path)(pictures)
-
-
 def _export(model: PictureClassifier, picture: np.ndarray) -> ExportedProgram:
     """`picture`: one, of the size that a model without preparation takes."""
     sizes = None

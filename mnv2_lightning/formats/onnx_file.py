@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from mnv2_lightning.formats import onnx_graph, quiet
 from mnv2_lightning.formats.answers import Answers, Run, root_cause
@@ -18,6 +17,7 @@ from mnv2_lightning.system import durable_files
 
 if TYPE_CHECKING:
     import onnx
+    import onnxruntime
 
     from mnv2_lightning.trained import PictureClassifier
 
@@ -52,20 +52,23 @@ def write(
     durable_files.write_bytes(path, graph.SerializeToString(deterministic=True))
 
 
-def load(path: Path, *, optimize: bool = True) -> Run:
-    """A function of (B, H, W) uint8 that gives the logits and what the network saw, on one CPU.
-
-    `optimize`: let ONNX Runtime fuse operators.
-    """
+def open_session(path: Path, *, optimize: bool = True) -> onnxruntime.InferenceSession:
+    """ONNX Runtime's session, on one CPU. `optimize`: let it fuse operators."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     if not optimize:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = onnxruntime.InferenceSession(
+    # As bytes, so that the file cannot name others.
+    return onnxruntime.InferenceSession(
         path.read_bytes(), options, providers=["CPUExecutionProvider"]
     )
+
+
+def load(path: Path, *, optimize: bool = True) -> Run:
+    """A function of (B, H, W) uint8 that gives the logits and what the network saw."""
+    session = open_session(path, optimize=optimize)
 
     def run(pictures: np.ndarray) -> Answers:
         logits, seen = session.run(["logits", "seen"], {"pictures": pictures})
@@ -74,13 +77,10 @@ def load(path: Path, *, optimize: bool = True) -> Run:
     return run
 
 
-def run(path: Path, pictures: np.ndarray, *, optimize: bool = True) -> Answers:
-    """The logits and what the network saw, of (B, H, W) uint8."""
-    return load(path, optimize=optimize)(pictures)
-
-
 def _export(model: PictureClassifier, pictures: np.ndarray) -> onnx.ModelProto:
     """`pictures`: two, of the size that a model without preparation takes."""
+    import torch
+
     dimensions = ("batch", "height", "width") if model.preparation else ("batch",)
     if model.preparation is not None:  # a height and a width that differ from all other sizes
         pictures = np.zeros((2, 37, 53), np.uint8)

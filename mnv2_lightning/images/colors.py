@@ -7,10 +7,8 @@ from PIL import Image
 
 OPAQUE = 128  # alpha
 MARGIN = 2  # px of background around a transparent picture, whose edge may be ink
-CARD_SHARE, CARD_SPREAD = (
-    0.5,
-    20,
-)  # of a digit on a card: opaque px in their box, deviation of their grey
+# Of a digit on a card: the share of opaque px in their box, the deviation of their grey.
+CARD_SHARE, CARD_SPREAD = 0.5, 20
 PREFERENCE = 1.25  # a color must have so many times the spread of the luminance
 
 

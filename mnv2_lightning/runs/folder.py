@@ -47,11 +47,6 @@ def report_folder(run_dir: str | None) -> str:
     return f"{run_dir}/report" if run_dir else f"outputs/reports/{run_id()}"
 
 
-def export_folder(run_dir: str, out: str | None) -> str:
-    """The folder of an exported file: that of the file `out`, or one in `run_dir`."""
-    return str(Path(out).parent) if out else f"{run_dir}/export"
-
-
 def job_folder(overrides: Sequence[str], shared: Sequence[str] = ()) -> str:
     """The folder's name of a job of a sweep: `[optimizer.lr=0.1, seed=1]` -> `lr-0.1_seed-1`.
 

@@ -137,7 +137,7 @@ class ExportConfig(FolderConfig, command="export"):
     prepare: Literal["mnist", "plain"] | None
     max_loss: Annotated[FiniteFloat, Field(ge=0, le=100)]
     data: DataFolderConfig
-    out: Text | None
+    out: Text
     trust: list[str] | None
 
 
