@@ -70,11 +70,11 @@ def test_a_side_runs_in_a_process_of_its_own() -> None:
 
 
 @pytest.mark.slow
-def test_inference_of_a_run(call: Call, run: Path, tmp_path: Path) -> None:
+def test_inference_of_a_run(call: Call, run: Path, small_data: Path, tmp_path: Path) -> None:
     """Its network and each exported file, with bytes and accuracy."""
     pytest.importorskip("onnxruntime", reason="needs the extra onnx")
     parts = ("parts=[inference]", "smoke=true", f"trained={run}", "hydra.run.dir=b")
-    ended = call("benchmark", *parts)
+    ended = call("benchmark", *parts, f"data.dir={small_data}")
     assert (ended.status, ended.err) == (0, "")
     _, row = read_dict(tmp_path / "b" / "benchmark.json")["parts"]["inference"]
     assert row["model"] == run.name
