@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import numpy as np
     from omegaconf import DictConfig
 
-    from mnv2_lightning.formats.answers import Run
+    from mnv2_lightning.formats.outputs import Run
     from mnv2_lightning.trained import TrainedNetwork
 
 log = logging.getLogger(__name__)

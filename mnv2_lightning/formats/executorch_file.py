@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from mnv2_lightning.formats import quiet
-from mnv2_lightning.formats.answers import Answers, Run, root_cause
+from mnv2_lightning.formats.outputs import Outputs, Run, root_cause
 from mnv2_lightning.schema.errors import ConfigError
 from mnv2_lightning.system import durable_files
 
@@ -64,7 +64,7 @@ def load(path: Path) -> Run:
 
         method = Runtime.get().load_program(path).load_method("forward")
 
-    def run(pictures: np.ndarray) -> Answers:
+    def run(pictures: np.ndarray) -> Outputs:
         outputs = []
         for picture in pictures:  # the next call overwrites the outputs of a call
             logits, seen = method.execute([torch.tensor(picture[None])])

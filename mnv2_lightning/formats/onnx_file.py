@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mnv2_lightning.formats import onnx_graph, quiet
-from mnv2_lightning.formats.answers import Answers, Run, root_cause
+from mnv2_lightning.formats.outputs import Outputs, Run, root_cause
 from mnv2_lightning.schema.errors import ConfigError
 from mnv2_lightning.system import durable_files
 
@@ -70,7 +70,7 @@ def load(path: Path, *, optimize: bool = True) -> Run:
     """A function of (B, H, W) uint8 that gives the logits and what the network saw."""
     session = open_session(path, optimize=optimize)
 
-    def run(pictures: np.ndarray) -> Answers:
+    def run(pictures: np.ndarray) -> Outputs:
         logits, seen = session.run(["logits", "seen"], {"pictures": pictures})
         return logits, seen
 

@@ -1,4 +1,4 @@
-"""Messages of libraries that say nothing to who exports a network."""
+"""Hides messages of libraries that do not concern the user of `export`."""
 
 import contextlib
 import io

@@ -16,7 +16,7 @@ import torch
 if TYPE_CHECKING:
     from torch import nn
 
-    from mnv2_lightning.formats.answers import Run
+    from mnv2_lightning.formats.outputs import Run
     from mnv2_lightning.trained import PictureClassifier
 
 log = logging.getLogger(__name__)

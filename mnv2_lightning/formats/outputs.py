@@ -1,4 +1,4 @@
-"""What the modules of the formats share."""
+"""The type of an exported network as a function, and the reason why one cannot be exported."""
 
 from collections.abc import Callable
 
@@ -6,8 +6,8 @@ import numpy as np
 
 from mnv2_lightning.schema.errors import one_line
 
-Answers = tuple[np.ndarray, np.ndarray]  # logits, (B, num_classes); what the network saw
-Run = Callable[[np.ndarray], Answers]  # of (B, H, W) uint8
+Outputs = tuple[np.ndarray, np.ndarray]  # logits, (B, num_classes); what the network saw
+Run = Callable[[np.ndarray], Outputs]  # of (B, H, W) uint8
 
 
 def root_cause(error: BaseException) -> str:
