@@ -9,7 +9,7 @@ ARGS ?=
 BIN := $(VENV)/bin
 comma := ,
 DEV := $(VENV)/.dev$(addprefix $(comma),$(EXTRAS))
-INSTALL = $(BIN)/python -m pip install --no-compile $(addprefix --extra-index-url ,$(TORCH_INDEX)) -c .ci/constraints.txt
+INSTALL = $(BIN)/python -m pip install $(addprefix --extra-index-url ,$(TORCH_INDEX)) -c .ci/constraints.txt
 
 NEXT := $(VENV)/next-hydra
 ON_NEXT := command conf bad_configs help multirun

@@ -381,7 +381,7 @@ def test_real_mnist(mnist_run: Path, tmp_path: Path) -> None:
             continue
         for quantize in ("none", "int8"):
             out = command("export", "run_dir=a", f"format={kind}", f"quantize={quantize}")
-            assert "written: a/export/last" in out
+            assert f"written: {tmp_path}/a/export/last" in out
             name = file if quantize == "none" else file.replace(".", "-int8.")
             found[kind, quantize] = json.loads(
                 (tmp_path / "a" / "export" / f"{name}.json").read_text()
