@@ -6,11 +6,14 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from mnv2_lightning import build
+from mnv2_lightning.callbacks.ema import Average
 from mnv2_lightning.callbacks.non_finite_guard import NonFiniteGuard
 from mnv2_lightning.system import warning_filters
 from tests.conftest import AUGMENTED, SMALL, Configure
+from tests.test_resume import assert_same
 
 
 def test_one_batch_can_be_overfitted(configure: Configure) -> None:
@@ -57,6 +60,30 @@ def test_a_step_reads_nothing_back_from_its_device(configure: Configure) -> None
         assert loss.is_meta
         assert classifier.window is not None
         assert classifier.window.is_meta
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_ema(device: str) -> None:
+    """As PyTorch's, but for the counts of batches, and without a value read from the device."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4)).to(device)
+    average_by = get_ema_multi_avg_fn(0.9)
+    ours = Average(network, average_by)
+    pytorchs = AveragedModel(network, use_buffers=True, multi_avg_fn=average_by)
+    ours.is_begun = device == "meta"  # only the first update reads one
+    for _ in range(3):
+        network(torch.randn(5, 1, 8, 8, device=device))
+        with torch.no_grad():
+            for weight in network.parameters():
+                weight.add_(torch.randn_like(weight))
+        ours.update_parameters(network)
+        if device == "cpu":
+            pytorchs.update_parameters(network)
+    if device == "cpu":
+        found, expected = ours.state_dict(), pytorchs.state_dict()
+        assert found.pop("module.1.num_batches_tracked") == 3
+        del expected["module.1.num_batches_tracked"]
+        assert_same(found, expected)
 
 
 def test_evaluations_average_evaluation_logits(configure: Configure) -> None:
