@@ -144,16 +144,18 @@ def test_wheel_in_an_empty_environment(tmp_path: Path) -> None:
     (Path(where) / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
     place = tmp_path / "elsewhere"
     place.mkdir()
-    ended = subprocess.run(
-        [python, "-m", "mnv2_lightning.train", *FEW, "trainer.limit_test_batches=2"],
-        cwd=place,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert ended.returncode == 0, ended.stderr
-    (run,) = (place / "outputs" / "runs" / "default").iterdir()
-    assert record(run)["git_commit"] is None
+
+    def installed(*args: str) -> None:
+        command = [python, "-m", f"mnv2_lightning.{args[0]}", *args[1:]]
+        ended = subprocess.run(command, cwd=place, capture_output=True, text=True, check=False)
+        assert ended.returncode == 0, ended.stderr
+
+    installed("train", *FEW, "trainer.limit_test_batches=2", "hydra.run.dir=run")
+    assert record(place / "run")["git_commit"] is None
+    installed("export", "run_dir=run", "format=page")
+    assert (place / "run" / "export" / "best.html").is_file()
+    Image.new("L", (28, 28)).save(place / "digit.png")
+    installed("predict", "run_dir=run", "images=digit.png", "prepare=plain")
     code = "import mnv2_lightning.cli.conf_files as c; print(c.config_dir())"
     said = subprocess.run(
         [python, "-c", code], cwd=place, capture_output=True, text=True, check=True
