@@ -100,10 +100,7 @@ def export(cfg: DictConfig) -> dict[str, Any]:
             size = NODE_BATCH if cfg.format == "page" else verification.BATCH
             found = verification.compare(reference, runs, images, labels, size)
             result |= vars(found)
-            if cfg.format != "page":  # it is started anew for each call
-                result["latency_ms"] = verification.measure_latency(
-                    next(iter(runs.values())), images
-                )
+            result["latency_ms"] = _latency_ms(cfg.format, unverified, runs, images)
             problem = verification.find_problem(reference, found, cfg.quantize, cfg.max_loss)
         rejected = path.with_name(f"{path.name}.rejected")
         rejected.unlink(missing_ok=True)
@@ -160,6 +157,14 @@ def _runs(format: str, path: Path) -> dict[str, Run]:
     if format == "onnx":
         runs[f"{_runtime(format)} without its optimizer"] = module.load(path, optimize=False)
     return runs
+
+
+def _latency_ms(format: str, path: Path, runs: dict[str, Run], images: np.ndarray) -> float:
+    from mnv2_lightning.formats import page, verification
+
+    if format == "page":  # node is started anew for each call
+        return page.measure_latency(path, images)
+    return verification.measure_latency(next(iter(runs.values())), images)
 
 
 def _runtime(format: str) -> str:

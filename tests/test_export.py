@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from mnv2_lightning import compose, trained
 from mnv2_lightning.data.input_transform import InputTransform
 from mnv2_lightning.export import export
-from mnv2_lightning.formats import onnx_file, verification
+from mnv2_lightning.formats import onnx_file, page, verification
 from mnv2_lightning.formats.verification import Comparison, Reference
 from mnv2_lightning.schema.errors import ConfigError
 from mnv2_lightning.system import durable_files
@@ -348,7 +348,6 @@ def test_executorch(quantize: str, exported: Path, small_data: Path, tmp_path: P
 @pytest.mark.slow
 @pytest.mark.parametrize("has_node", [True, False])
 def test_page(has_node: bool, copied: Path, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
-    page = pytest.importorskip("mnv2_lightning.formats.page", reason="not merged")
     if has_node and not page.is_available():
         pytest.skip("needs node")
     monkeypatch.setattr(page, "is_available", lambda: has_node)
@@ -357,6 +356,7 @@ def test_page(has_node: bool, copied: Path, call: Call, monkeypatch: pytest.Monk
     assert ("there is no node" in ended.out) == (not has_node)
     report = json.loads((copied / "export" / "best.html.json").read_text())
     assert report["agreement"] == (1 if has_node else None)
+    assert (report["latency_ms"] is not None) == has_node
 
 
 @pytest.mark.slow

@@ -146,7 +146,7 @@ def test_wheel_in_an_empty_environment(tmp_path: Path) -> None:
     place.mkdir()
 
     def installed(*args: str) -> None:
-        command = [python, "-m", f"mnv2_lightning.{args[0]}", *args[1:]]
+        command = [str(python), "-m", f"mnv2_lightning.{args[0]}", *args[1:]]
         ended = subprocess.run(command, cwd=place, capture_output=True, text=True, check=False)
         assert ended.returncode == 0, ended.stderr
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mnv2_lightning.formats.verification import TIMED, WARMUP
 from mnv2_lightning.schema.errors import ConfigError
 from mnv2_lightning.system import durable_files
 
@@ -91,6 +92,21 @@ def run(
     of the page runs with the user's rights: run pages of `write` only. ConfigError: there is no
     node, or the script fails.
     """
+    results = _run_script(path, pictures, progress)[:, :-1]
+    seen = results[:, -28 * 28 :].reshape(-1, 28, 28)
+    return results[:, : -28 * 28], seen
+
+
+def measure_latency(path: Path, images: np.ndarray) -> float:
+    """Median time for one image, in milliseconds. `images`: (N, H, W) uint8."""
+    pictures = np.resize(images, (WARMUP + TIMED, *images.shape[1:]))
+    return float(np.median(_run_script(path, pictures)[WARMUP:, -1]))
+
+
+def _run_script(
+    path: Path, pictures: np.ndarray, progress: Callable[[int], None] | None = None
+) -> np.ndarray:
+    """What `driver.js` writes, a row for each picture."""
     if (node := shutil.which("node")) is None:
         raise ConfigError("format=page: node, which runs the page's script, is not installed")
     page = path.read_text(encoding="utf-8")
@@ -119,9 +135,7 @@ def run(
         if process.returncode != 0:
             message = next((line for line in output if "Error" in line), f"{process.returncode}")
             raise ConfigError(f"{path}: the page's script failed in node: {message}")
-        results = np.fromfile(folder / "results.bin", "<f4").reshape(len(pictures), -1)
-    seen = results[:, -28 * 28 :].reshape(-1, 28, 28)
-    return results[:, : -28 * 28], seen
+        return np.fromfile(folder / "results.bin", "<f4").reshape(len(pictures), -1)
 
 
 def _follow(process: subprocess.Popen[str], progress: Callable[[int], None] | None) -> list[str]:

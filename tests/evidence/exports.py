@@ -1,12 +1,13 @@
-"""The network of four runs in each format of `export`."""
+"""The networks of five runs in each format of `export`."""
 
-from tests.evidence.markdown import RECORDS, command, page, prose, read, table
+from tests.evidence.markdown import RECORDS, command, page, prose, read, runs, spread, table
 
 RUNS = {  # folder: what trained the run
     "default": "default",
     "fast": "`fast`",
     "tutorial": "`tutorial_fast`",
     "accurate": "`accurate`",
+    "nano": "`nano`",
 }
 FORMATS = {"onnx": "ONNX", "executorch": "ExecuTorch", "page": "page"}
 
@@ -31,6 +32,9 @@ def exports() -> str:
                     f"{record['bytes']:,}",
                 ]
             )
+    seeds = runs(RECORDS / "export" / "nano")
+    (parameters,) = {run["parameters"] for run in seeds}
+    accuracies = [100 * run["test_accuracy"] for run in seeds]
     return page(
         "Exported networks",
         prose("""
@@ -40,6 +44,12 @@ def exports() -> str:
         were calibrated on 500 training images.
         """),
         command("python -m mnv2_lightning.export run_dir=RUN_DIR format=onnx quantize=int8"),
+        prose(f"""
+        `nano` is the smallest network over 99.0 % that was found: {parameters:,} parameters,
+        {spread(accuracies)} % over {len(accuracies)} seeds, of which the first is below. It was
+        chosen on 10,000 held-out images, where it had 99.14 %, and one of 5,234 parameters 98.95 %.
+        Another seed's int8 file was refused: it agreed with PyTorch on 99.78 % of the images.
+        """),
         table(
             [
                 "run",
