@@ -90,14 +90,14 @@ def inference(cfg: DictConfig) -> Iterator[Any]:
         yield rows
     if cfg.trained is None:
         return
-    files = _export(cfg)
+    paths, files = _export(cfg)
     for batch_size, steps in ((1, 300),) if cfg.smoke else ((1, 300), (256, 30)):
         options = {"batch_size": batch_size, **_steps(cfg, 20, steps)}
         eager = {"run_dir": cfg.trained, **options}
         sides = {kind: ("ours.inference", {"kind": kind, **eager}) for kind in _kinds(cfg)}
         for name, file in files.items():
             if file["format"] == "onnx" or batch_size == 1:  # the others take one image at a time
-                keys = {"path": file["path"], "format": file["format"]}
+                keys = {"path": str(paths[name]), "format": file["format"]}
                 sides[name] = "ours.exported_inference", {**keys, **options}
         row = {"model": Path(cfg.trained).resolve().name, "batch_size": batch_size}
         rows.append(row | {"sides": measure(cfg.pairs, **sides), "files": files})
@@ -108,15 +108,15 @@ def _kinds(cfg: DictConfig) -> tuple[str, ...]:
     return ("eager", "folded") if cfg.smoke else ("eager", "folded", "compiled")
 
 
-def _export(cfg: DictConfig) -> dict[str, dict[str, Any]]:
-    """The network of `cfg.trained`, exported without the preparation: path, format, bytes and
-    accuracy of each file, by name. What is not installed is left out.
+def _export(cfg: DictConfig) -> tuple[dict[str, Path], dict[str, dict[str, Any]]]:
+    """The network of `cfg.trained`, exported without the preparation: the path, and the format,
+    bytes and accuracy of each file, by name. What is not installed is left out.
     """
     from mnv2_lightning.cli import from_python
     from mnv2_lightning.cli.composing import quoted
     from mnv2_lightning.export import COMMAND, export, missing_package
 
-    files = {}
+    paths, files = {}, {}
     for form, quantize in product(("onnx", "executorch"), ("none", "int8")):
         if missing_package(form) is not None:
             log.info("  format=%s is not installed: left out", form)
@@ -126,11 +126,11 @@ def _export(cfg: DictConfig) -> dict[str, dict[str, Any]]:
         overrides = [*(f"{key}={quoted(value)}" for key, value in keys.items()), *data]
         overrides += ["prepare=plain", "max_loss=100"]
         result = export(from_python.compose(COMMAND, overrides, None))
-        about = {key: result[key] for key in ("bytes", "accuracy", "torch_accuracy")}
-        path = str(Path(cfg.run_dir) / result["file"])
         name = f"{form} {'float32' if quantize == 'none' else quantize}"
-        files[name] = {"path": path, "format": form, **about}
-    return files
+        paths[name] = Path(cfg.run_dir) / result["file"]
+        about = ("format", "bytes", "accuracy", "torch_accuracy")
+        files[name] = {key: result[key] for key in about}
+    return paths, files
 
 
 def growth(cfg: DictConfig) -> Iterator[Any]:
