@@ -14,6 +14,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "outputs/records/pruned_search/README.md": search.pruning,
     "outputs/records/tpe_and_random/README.md": search.samplers,
     "outputs/records/export/README.md": exports.exports,
+    "outputs/records/inference/README.md": speed.inference,
     "outputs/records/gpu/README.md": gpu.gpu,
     "outputs/records/relu_collapse/README.md": results.relu_collapse,
     "outputs/reliability/README.md": reliability.page,

@@ -29,6 +29,7 @@ FOLDERS = {
     "pruned_search": "How many steps does pruning save in a search?",
     "tpe_and_random": "Is TPE better than random search?",
     "export": "What does a network lose in ONNX, ExecuTorch, a page, or int8?",
+    "inference": "Which format is fastest: PyTorch, ONNX, ExecuTorch?",
     "gpu": "What was measured on a GPU?",
     "relu_collapse": "How much of a plane survives a random matrix and ReLU?",
     "../reliability": "What happens to a run under fault injection?",

@@ -102,6 +102,28 @@ def measurements(record: Record) -> str:
     return "## " + benchmark_tables.markdown(record).partition("\n## ")[2].strip()
 
 
+def inference() -> str:
+    record = read(RECORDS / "inference" / "benchmark.json")
+    (one,) = (
+        row["sides"]
+        for row in record["parts"]["inference"]
+        if row.get("files") and row["batch_size"] == 1
+    )
+    best = max(one, key=lambda name: median(rates(one[name])))
+    return page(
+        "Inference in each format",
+        prose(f"""
+        The network of one default run, of 28 px, in PyTorch and as exported files without the
+        preparation of pictures. For single images {best} is fastest, with
+        {median(rates(one[best])):,.0f} a second; for batches, PyTorch compiled. `export` says what
+        int8 loses with other runs, [here](../export/README.md).
+        """),
+        command("python -m mnv2_lightning.benchmark 'parts=[inference]' trained=RUN_DIR"),
+        measured_on([record]),
+        measurements(record),
+    )
+
+
 PLAIN = "plain CNN"
 GOALS = (  # test accuracy in %, and among which recipes
     (99.0, ""),
