@@ -73,7 +73,7 @@ def export(cfg: DictConfig) -> dict[str, Any]:
         "classes": net.classes,
         "prepare": net.prepare,
         "quantize": cfg.quantize,
-        "accuracy": reference.accuracy,  # of the network, which the file is compared with
+        "torch_accuracy": reference.accuracy,
         "mnv2_lightning": version("mnv2_lightning"),
         "torch": version("torch"),
     }
@@ -82,7 +82,6 @@ def export(cfg: DictConfig) -> dict[str, Any]:
         "format": cfg.format,
         "runtime": None,
         "images": len(images),
-        "torch_accuracy": reference.accuracy,
         "torch_accuracy_plain": reference.plain_accuracy,
         "accuracy": None,
         "agreement": None,

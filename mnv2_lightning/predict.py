@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from mnv2_lightning.reports.contact_sheet import Entry
 
 log = logging.getLogger(__name__)
-BATCH = 256
+BATCH = 64
 SHEET = "contact_sheet.png"
 
 
@@ -40,7 +40,7 @@ def predict(cfg: DictConfig) -> dict[str, Any]:
     from mnv2_lightning.system import durable_files
 
     cfg = from_python.checked(COMMAND, cfg)
-    paths = image_paths.find(cfg.images if isinstance(cfg.images, str) else list(cfg.images))
+    paths = image_paths.find(cfg.images)
     predictor = _predictor(cfg)
     logging.getLogger("PIL").setLevel(logging.CRITICAL)  # what is wrong becomes a reason
     entries = list(_predictions(paths, predictor, cfg.photo))
@@ -72,7 +72,7 @@ def _predictor(cfg: DictConfig) -> Predictor:
             name = predictor.source.name
             log.info("%s: the run is %s; uses %s", cfg.run_dir, predictor.status, name)
     if cfg.photo and predictor.prepare == "plain":
-        raise ConfigError("photo=true: is for prepare=mnist, and pictures are resized only here")
+        raise ConfigError("photo=true: needs prepare=mnist; with plain, pictures are only resized")
     return predictor
 
 
@@ -118,7 +118,7 @@ def _predictions(
 def _read(
     path: Path, prepare: str, photo: bool | None, *, is_shown: bool
 ) -> tuple[Entry, np.ndarray | None]:
-    """The picture without an answer, and as `Predictor.classify` takes it; None with a reason."""
+    """An entry that is not classified yet, and its grey picture; None if it was refused."""
     from mnv2_lightning.images import image_files
     from mnv2_lightning.reports.contact_sheet import Entry, thumbnail
     from mnv2_lightning.reports.prediction_tables import COLUMNS
@@ -145,15 +145,19 @@ def check_job(job: Job) -> None:
     from mnv2_lightning.images import image_paths
 
     cfg = job.cfg
-    if (cfg.run_dir is None) == (cfg.onnx is None):
+    if cfg.run_dir is None and cfg.onnx is None:
         raise ConfigError("run_dir: the folder of a run is needed, or onnx=PATH in its place")
-    image_paths.find(cfg.images if isinstance(cfg.images, str) else list(cfg.images))
+    if cfg.run_dir is not None and cfg.onnx is not None:
+        raise ConfigError("onnx: takes the place of run_dir; leave one of them out")
+    image_paths.find(cfg.images)
     if cfg.onnx is not None:
         for key in ("checkpoint", "prepare", "trust"):
             if cfg[key] is not None:
                 raise ConfigError(f"{key}: is for run_dir=; the file of onnx= has its own")
         if not Path(cfg.onnx).is_file():
-            raise ConfigError(f"onnx={cfg.onnx}: there is no such file")
+            others = ", ".join(sorted(path.name for path in Path(cfg.onnx).parent.glob("*.onnx*")))
+            there = f"; beside it: {others}" if others else ""
+            raise ConfigError(f"onnx={cfg.onnx}: there is no such file{there}")
         return
     run = folder.require_run("run_dir", cfg.run_dir)
     folder.require_checkpoint("run_dir", run, cfg.checkpoint)

@@ -21,8 +21,8 @@ GROUP_PIXELS = 1 << 22  # of pictures of one size that ONNX Runtime gets at a ti
 
 @dataclass(frozen=True)
 class Predictor:
-    """`prepare`: "mnist" or "plain", the form of the pictures that `classify` takes. `status`: that
-    of the run's record; None for a file.
+    """`prepare`: "mnist" or "plain". `classify`: see `Classify`. `status`: of the run's record;
+    None for an ONNX file.
     """
 
     classes: list[str]
@@ -46,10 +46,12 @@ def from_run(
     @torch.inference_mode()
     def classify(pictures: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         seen = torch.cat([classifier.prepare(torch.as_tensor(x)[None]) for x in pictures])
-        logits = classifier.network(classifier.transform(seen[:, None] / 255))
+        logits = classifier.network(classifier.inputs(seen))
         return logits.numpy(), seen.numpy()
 
-    status = str(loaded.record.get("status") or "unfinished")
+    status = str(loaded.record.get("status"))
+    if not status.isalpha() or status == "None":  # a stranger's record may hold anything
+        status = "unfinished"
     return Predictor(loaded.classes, loaded.prepare, classify, loaded.checkpoint, status)
 
 
@@ -101,5 +103,6 @@ def _metadata(path: str, session: Any) -> tuple[list[str], str]:
     if not is_ours or not is_list or prepare not in ("mnist", "plain"):
         raise ConfigError(f"onnx={path}: was not written by mnv2_lightning.export")
     if outputs["logits"][-1] != len(classes):
-        raise ConfigError(f"onnx={path}: names {len(classes)} classes, and has other logits")
+        found = outputs["logits"][-1]
+        raise ConfigError(f"onnx={path}: names {len(classes)} classes but has {found} logits")
     return classes, prepare

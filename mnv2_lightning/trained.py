@@ -1,4 +1,4 @@
-"""A trained network, as a run left it, for pictures of any kind."""
+"""The trained network of a run, with the preparation of its inputs."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from mnv2_lightning.data.input_transform import InputTransform
-from mnv2_lightning.images.preparation import MNISTPreparation
+from mnv2_lightning.images.preparation import SIDE, MNISTPreparation
 from mnv2_lightning.instantiate import instantiate
 from mnv2_lightning.networks.folding import fold_batch_norms
 from mnv2_lightning.runs import checkpoints, config, folder, pretrained, stored_config
@@ -22,7 +23,6 @@ from mnv2_lightning.schema.targets import check_targets
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import numpy as np
     from PIL import Image
 
 
@@ -43,9 +43,13 @@ class PictureClassifier(nn.Module):
         """What the network sees: (B, H, W) -> (B, 28, 28) float32 from 0 to 255."""
         return pictures.float() if self.preparation is None else self.preparation(pictures)
 
+    def inputs(self, seen: Tensor) -> Tensor:
+        """What the network takes, (B, 1, S, S), of what `prepare` returns."""
+        return self.transform(seen[:, None] / 255)
+
     def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
         seen = self.prepare(pictures)
-        return self.network(self.transform(seen[:, None] / 255)), seen
+        return self.network(self.inputs(seen)), seen
 
 
 @dataclass(frozen=True)
@@ -66,23 +70,31 @@ class TrainedNetwork:
     record: dict[str, Any]
 
     def transform(self, picture: Image.Image | np.ndarray | Tensor) -> Tensor:
-        """(1, 1, S, S), or (B, 1, S, S) of (B, H, W): what the network takes.
+        """Inputs of the network, (B, 1, S, S) float32; B is 1 for a single picture.
 
         `picture`: a PIL image of any mode; or grey, (H, W) or (B, H, W), of integers from 0 to 255
-        or floats from 0 to 1. PictureError: a PIL image is empty or shows several digits.
+        or floats from 0 to 1, of 28 x 28 px if `prepare` is "plain". ConfigError: another shape.
+        PictureError: a PIL image is empty or shows several digits.
         """
         from mnv2_lightning.images import image_files
 
         classifier = self.picture_classifier()
-        if not isinstance(picture, Tensor):
+        if isinstance(picture, np.ndarray):
+            picture = torch.tensor(np.ascontiguousarray(picture))
+        elif not isinstance(picture, Tensor):
             picture = torch.tensor(image_files.to_grey(picture, self.prepare))
-        if picture.ndim not in (2, 3):
-            shape = tuple(picture.shape)
+        shape = tuple(picture.shape)
+        if len(shape) not in (2, 3) or (len(shape) == 3 and shape[-1] in (3, 4)):
             raise ConfigError(f"picture of shape {shape}: must be grey, (H, W) or (B, H, W)")
+        if self.prepare == "plain" and shape[-2:] != (SIDE, SIDE):
+            raise ConfigError(
+                f"picture of shape {shape}: must be of 28 x 28 px with prepare=plain; a PIL image "
+                "is resized"
+            )
         if picture.is_floating_point():
             picture = picture * 255
         seen = classifier.prepare(picture if picture.ndim == 3 else picture[None])
-        return classifier.transform(seen[:, None] / 255)
+        return classifier.inputs(seen)
 
     def picture_classifier(self) -> PictureClassifier:
         """ConfigError: the run's data module is the user's own, whose transform is not known."""
@@ -91,7 +103,7 @@ class TrainedNetwork:
                 f"{self.checkpoint}: was trained on data of {self.config['data']['_target_']}; "
                 "pictures can be prepared for mnv2_lightning's MNISTDataModule only"
             )
-        return PictureClassifier(self.network, self.input_transform, self.prepare).eval()
+        return PictureClassifier(self.network, self.input_transform, self.prepare)
 
 
 def load(
@@ -109,6 +121,8 @@ def load(
     convolutions before them. `trust`: packages whose classes the run's config may name.
     ConfigError, StorageError.
     """
+    if prepare not in (None, "mnist", "plain"):
+        raise ConfigError(f"prepare={prepare}: must be 'mnist' or 'plain'")
     run = folder.require_run("run_dir", str(run_dir))
     path = folder.require_checkpoint("run_dir", run, checkpoint)
     cfg = stored_config.config_to_evaluate(run, trust)
@@ -120,7 +134,7 @@ def load(
     try:
         network.load_state_dict(weights)
     except RuntimeError as error:
-        raise ConfigError(f"{path}: does not fit the run's network") from error
+        raise checkpoints.does_not_fit(path, error) from error
     network.eval().requires_grad_(False)
     return TrainedNetwork(
         network=fold_batch_norms(network) if fold else network,

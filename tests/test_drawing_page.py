@@ -60,7 +60,8 @@ def text(browser: Page, name: str) -> str:
 
 def wanted_shares(model: TrainedNetwork, browser: Page) -> np.ndarray:
     with torch.no_grad():
-        return model.network(model.transform(canvas(browser))).softmax(1)[0].numpy()
+        picture = Image.fromarray(canvas(browser)[0].numpy())  # as `predict` reads it
+        return model.network(model.transform(picture)).softmax(1)[0].numpy()
 
 
 def click(browser: Page, selector: str) -> None:

@@ -88,7 +88,7 @@ def test_metadata(exported: Path) -> None:
     found = {entry.key: entry.value for entry in model_of(exported).metadata_props}
     report = json.loads((exported / "export" / "best.onnx.json").read_text())
     assert json.loads(found["classes"]) == list("0123456789") == report["classes"]
-    assert float(found["accuracy"]) == report["torch_accuracy"]
+    assert float(found["torch_accuracy"]) == report["torch_accuracy"]
     assert (found["run"], found["checkpoint"], found["prepare"]) == ("a", "best", "mnist")
     assert (found["quantize"], found["torch"]) == ("none", torch.__version__.split("+")[0])
     assert found["mnv2_lightning"]
@@ -178,8 +178,8 @@ def damaged(exported: Path, monkeypatch: pytest.MonkeyPatch) -> float:
 @pytest.mark.parametrize(
     ("typed", "message"),
     [
-        ((), r"logits differ by up to 1\.0e\+02, at most 1e-04"),
-        (("quantize=int8", "max_loss=100"), r"agrees with the network on .* %"),
+        ((), r"logits differ from PyTorch.s by up to 1\.0e\+02; at most 1e-04"),
+        (("quantize=int8", "max_loss=100"), r"gives PyTorch.s class on .* %"),
     ],
 )
 @pytest.mark.usefixtures("damaged")
@@ -213,7 +213,7 @@ def test_what_is_rejected() -> None:
     assert problem("none", 0.99, 1.0, float("nan")) is not None
     assert problem("int8", 0.989, 0.998, 0.5) is None
     assert problem("int8", 0.9864, 0.999, 0.5) == (
-        "accuracy 98.64 % for 99.00 %, a loss of 0.36 points; max_loss=0.1"
+        "accuracy falls from 99.00 % to 98.64 %, by 0.36 points; max_loss=0.1 allows less"
     )
     assert problem("int8", 0.9889, 0.999, 0.5, max_loss=0.2) is None
     assert problem("int8", 0.99, 0.9979, 0.5) is not None
@@ -327,14 +327,18 @@ def test_from_python(
 @pytest.mark.slow
 @pytest.mark.parametrize("quantize", ["none", "int8"])
 def test_executorch(quantize: str, exported: Path, small_data: Path, tmp_path: Path) -> None:
-    pytest.importorskip("executorch", reason="needs the extra executorch")
+    runtime = pytest.importorskip("executorch.runtime", reason="needs the extra executorch")
     from mnv2_lightning.formats import executorch_file
 
     net = trained.load(exported)
     images = np.fromfile(small_data / "mnist" / "train-images-idx3-ubyte", np.uint8, offset=16)
     images = images.reshape(-1, 28, 28)[:100]
     path = tmp_path / "a.pte"
-    executorch_file.write(net.picture_classifier(), path, {}, quantize, images)
+    metadata = {"run": "a", "accuracy": 0.5, "classes": ["0", "1"]}
+    executorch_file.write(net.picture_classifier(), path, metadata, quantize, images)
+    program = runtime.Runtime.get().load_program(path)
+    found = {key: program.load_method(key).execute([])[0] for key in metadata}
+    assert found == {"run": "a", "accuracy": 0.5, "classes": '["0", "1"]'}
     for pictures in (images, drawn(300, 400), drawn(1024, 33)):
         with torch.no_grad():
             expected, expected_seen = net.picture_classifier()(torch.tensor(pictures))

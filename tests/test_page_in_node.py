@@ -77,11 +77,9 @@ def test_node_agrees_with_torch(name: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = ARCHITECTURES[name]()
     path = write(model, tmp_path / "page.html")
-    done: list[int] = []
-    logits, seen = page.run(path, EXAMPLES, done.append)
+    logits, seen = page.run(path, EXAMPLES)
     with torch.no_grad():
         wanted, wanted_seen = model.picture_classifier()(torch.from_numpy(EXAMPLES))
-    assert done[-1] == len(EXAMPLES)
     assert wanted.std(0).max() > 10 * LOGITS  # the pictures are told apart
     assert np.abs(logits - wanted.numpy()).max() < LOGITS
     assert np.abs(seen - wanted_seen.numpy()).max() < GREY
@@ -126,7 +124,9 @@ def test_names_are_text(tmp_path: Path) -> None:
     """Those of a run's folder, which may be a stranger's."""
     model = model_of(tiny())
     model.classes[0] = "</script><script>alert(1)</script>"
-    text = write(model, tmp_path / "page.html", run="<b>mine</b>", accuracy=0.9941).read_text()
+    text = write(
+        model, tmp_path / "page.html", run="<b>mine</b>", torch_accuracy=0.9941
+    ).read_text()
     assert text.count("<script") == 3
     assert "alert(1)</script" not in text
     parts = ("Sequential", "test accuracy 99.41 %", "run &lt;b&gt;mine&lt;/b&gt;")
@@ -139,6 +139,17 @@ class Formula(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = (x * 3 + 1) / 0.7 - 0.5
         return (x + y)[:, 1:, 2:, :-3].clamp(max=1.5)
+
+
+class Shifted(nn.Module):
+    """Adds a learned tensor, which the page's operators do not take."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shift = nn.Parameter(torch.ones(1, 8, 8))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.shift
 
 
 class Squared(nn.Module):
@@ -157,6 +168,7 @@ class Branch(nn.Module):
         (nn.GELU(), r"format=page: no operator for aten\.gelu; use another format"),
         (nn.MaxPool2d(2), "no operator for aten.max_pool2d_with_indices;"),
         (nn.ConvTranspose2d(1, 1, 3), "no operator for aten.convolution with these arguments;"),
+        (Shifted(), "no operator for aten.add.Tensor with these arguments;"),
         (Squared(), "no operator for aten.mul.Tensor with these arguments;"),
         (Branch(), r"format=page: torch\.export cannot export the network \("),
     ],

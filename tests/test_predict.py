@@ -151,7 +151,7 @@ def test_more_images_than_a_sheet_holds(
     ("typed", "message"),
     [
         ("images=in", "run_dir: the folder of a run is needed, or onnx="),
-        ("images=in run_dir=RUN onnx=a.onnx", "run_dir: the folder of a run is needed, or onnx="),
+        ("images=in run_dir=RUN onnx=a.onnx", "onnx: takes the place of run_dir; leave one"),
         ("run_dir=RUN", "images: a value is required"),
         ("run_dir=RUN images=none.png", "images=none.png: there is no such file or folder"),
         ("run_dir=RUN images=none", "images=none: there is no such file or folder"),
@@ -161,7 +161,7 @@ def test_more_images_than_a_sheet_holds(
         ("run_dir=in images=in", "not a run's folder"),
         ("run_dir=RUN images=in checkpoint=previous2", "must be 'best', 'last' or 'previous'"),
         ("run_dir=RUN images=in format=xml", "must be 'table', 'csv' or 'json'"),
-        ("run_dir=RUN images=in prepare=plain photo=true", "photo=true: is for prepare=mnist"),
+        ("run_dir=RUN images=in prepare=plain photo=true", "photo=true: needs prepare=mnist"),
         ("onnx=none.onnx images=in", "onnx=none.onnx: there is no such file"),
         ("onnx=in/text.jpg images=in prepare=mnist", "prepare: is for run_dir="),
         ("in/four.png run_dir=RUN", "did you mean images=in/four.png?"),
@@ -181,6 +181,8 @@ def test_unfinished_runs(call: Call, run: Path, files: Path, tmp_path: Path) -> 
     ended = call(*args)
     assert ended.status == 0
     assert "begun: the run is interrupted; uses best.ckpt\n" in ended.err
+    (tmp_path / "begun" / RECORD).write_text(json.dumps({"status": "\x1b[31mred\nline"}))
+    assert "begun: the run is unfinished; uses best.ckpt\n" in call(*args).err
     (tmp_path / "begun" / RECORD).unlink()
     assert "begun: the run is unfinished; uses last.ckpt\n" in call(*args, "checkpoint=last").err
     shutil.rmtree(tmp_path / "begun" / "checkpoints")

@@ -9,6 +9,7 @@ import sys
 import sysconfig
 import time
 import venv
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -153,6 +154,8 @@ def test_wheel_in_an_empty_environment(tmp_path: Path) -> None:
     installed("train", *FEW, "trainer.limit_test_batches=2", "hydra.run.dir=run")
     assert record(place / "run")["git_commit"] is None
     installed("export", "run_dir=run", "format=page")
+    if find_spec("onnx") is not None:
+        installed("export", "run_dir=run", "format=onnx")
     assert (place / "run" / "export" / "best.html").is_file()
     Image.new("L", (28, 28)).save(place / "digit.png")
     installed("predict", "run_dir=run", "images=digit.png", "prepare=plain")

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -106,9 +107,27 @@ def test_every_kind_of_picture_gives_the_same(model: TrainedNetwork, seven: np.n
 
 
 def test_wrong_pictures(model: TrainedNetwork) -> None:
-    for shape in ((3,), (1, 2, 3, 4)):
+    for shape in ((3,), (1, 2, 3, 4), (60, 80, 3), (60, 80, 4)):
         with pytest.raises(ConfigError, match=r"\(H, W\) or \(B, H, W\)"):
             model.transform(np.zeros(shape, np.uint8))
+    plain = replace(model, prepare="plain")
+    with pytest.raises(ConfigError, match=r"must be of 28 x 28 px with prepare=plain"):
+        plain.transform(np.zeros((60, 100), np.uint8))
+    assert plain.transform(Image.new("L", (60, 100))).shape[-2:] == (28, 28)
+
+
+def test_transform_leaves_the_network_in_its_mode(model: TrainedNetwork, seven: np.ndarray) -> None:
+    model.network.train()
+    try:
+        model.transform(seven)
+        assert model.network.training
+    finally:
+        model.network.eval()
+
+
+def test_wrong_preparation(run: Path) -> None:
+    with pytest.raises(ConfigError, match="prepare=MNIST: must be 'mnist' or 'plain'"):
+        mnv2_lightning.load(run, prepare="MNIST")
 
 
 def test_transform_is_that_of_the_run(

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mnv2_lightning.data.sets import TRAIN
+from mnv2_lightning.schema.errors import ExportError
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -125,7 +126,11 @@ def _export(cfg: DictConfig) -> tuple[dict[str, Path], dict[str, dict[str, Any]]
         data = [] if cfg.data.dir is None else [f"data.dir={quoted(cfg.data.dir)}"]
         overrides = [*(f"{key}={quoted(value)}" for key, value in keys.items()), *data]
         overrides += ["prepare=plain", "max_loss=100"]
-        result = export(from_python.compose(COMMAND, overrides, None))
+        try:
+            result = export(from_python.compose(COMMAND, overrides, None))
+        except ExportError as error:
+            log.info("  %s: left out", error)
+            continue
         name = f"{form} {'float32' if quantize == 'none' else quantize}"
         paths[name] = Path(cfg.run_dir) / result["file"]
         about = ("format", "bytes", "accuracy", "torch_accuracy")

@@ -41,9 +41,10 @@ class Average(AveragedModel):
 
     def update_parameters(self, model: nn.Module) -> None:
         if not self.is_begun:
-            super().update_parameters(model)
             self.is_begun = True
-            return
+            if self.n_averaged == 0:  # the first, unless the run is resumed
+                super().update_parameters(model)
+                return
         averaged, current = tensors(self.module), tensors(model)
         self.average(averaged[0], current[0], self.n_averaged)
         for count, latest in zip(averaged[1], current[1], strict=True):

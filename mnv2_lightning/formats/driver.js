@@ -1,5 +1,5 @@
 // For node, after the page's script: pictures.bin, uint8 -> results.bin, float32: the logits of each
-// picture, what the network saw, and the milliseconds that it took. Prints the number of pictures done, now and then.
+// picture, what the network saw, and the milliseconds that it took.
 const fs = require("fs");
 
 const [height, width] = process.argv.slice(2).map(Number);
@@ -10,5 +10,4 @@ for (let i = 0; i < count; i++) {
   const started = performance.now();
   const { logits, seen } = classify(pictures.subarray(i * size, (i + 1) * size), height, width);
   fs.writeSync(results, Float32Array.of(...logits, ...seen, performance.now() - started));
-  if ((i + 1) % 50 === 0 || i + 1 === count) console.log(i + 1);
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mnv2_lightning.formats import quiet
-from mnv2_lightning.formats.outputs import Outputs, Run, root_cause
-from mnv2_lightning.schema.errors import ConfigError
+from mnv2_lightning.formats import suppress_output
+from mnv2_lightning.formats.outputs import Outputs, Run
+from mnv2_lightning.schema.errors import ConfigError, root_cause
 from mnv2_lightning.system import durable_files
 
 if TYPE_CHECKING:
@@ -35,10 +36,11 @@ def write(
     (1, num_classes), and what the network saw, (1, 28, 28).
 
     Height and width are up to LARGEST; without the preparation, those of `calibration`, (N, H, W)
-    uint8 training images, which int8 is calibrated on. The format has no place for `metadata`.
-    ConfigError: the network cannot be exported. StorageError.
+    uint8 training images, which int8 is calibrated on. Each key of `metadata` becomes a method
+    that returns its value, as a number, or as text or JSON. ConfigError: the network cannot be
+    exported. StorageError.
     """
-    with quiet.libraries(), quiet.standard_error():
+    with suppress_output.of_libraries(), suppress_output.standard_error():
         from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
         from executorch.exir import to_edge_transform_and_lower
 
@@ -46,7 +48,13 @@ def write(
             if quantize == "int8":
                 model = _quantized(model, torch.tensor(calibration))
             exported = _export(model, calibration[:1])
-            lowered = to_edge_transform_and_lower(exported, partitioner=[XnnpackPartitioner()])
+            constants = {
+                key: value if isinstance(value, str | int | float) else json.dumps(value)
+                for key, value in metadata.items()
+            }
+            lowered = to_edge_transform_and_lower(
+                exported, partitioner=[XnnpackPartitioner()], constant_methods=constants
+            )
             content = lowered.to_executorch().buffer
         except Exception as error:  # of torch.export, of each pass, of XNNPACK
             cause = root_cause(error)
@@ -59,7 +67,7 @@ def write(
 def load(path: Path) -> Run:
     """A function of (B, H, W) uint8 that gives the logits and what the network saw."""
     # Loading the first program prints which files of ARM processors are not there.
-    with quiet.libraries(), quiet.standard_error():
+    with suppress_output.of_libraries(), suppress_output.standard_error():
         from executorch.runtime import Runtime
 
         method = Runtime.get().load_program(path).load_method("forward")
@@ -97,7 +105,7 @@ def _quantized(model: PictureClassifier, images: Tensor) -> PictureClassifier:
 
     settings = get_symmetric_quantization_config(is_per_channel=True)
     with torch.no_grad():
-        inputs = model.transform(model.prepare(images)[:, None] / 255)
+        inputs = model.inputs(model.prepare(images))
         network: nn.Module = torch.export.export(model.network, (inputs[:1],)).module()
         network = prepare_pt2e(network, XNNPACKQuantizer().set_global(settings))
         for x in inputs.split(1):

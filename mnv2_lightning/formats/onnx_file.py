@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mnv2_lightning.formats import onnx_graph, quiet
-from mnv2_lightning.formats.outputs import Outputs, Run, root_cause
-from mnv2_lightning.schema.errors import ConfigError
+from mnv2_lightning.formats import onnx_graph, suppress_output
+from mnv2_lightning.formats.outputs import Outputs, Run
+from mnv2_lightning.schema.errors import ConfigError, root_cause
 from mnv2_lightning.system import durable_files
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def _export(model: PictureClassifier, pictures: np.ndarray) -> onnx.ModelProto:
     dynamic = {axis: torch.export.Dim(name, min=1 + axis) for axis, name in enumerate(dimensions)}
     try:
         # The layers of networks/small_maps.py take other paths while gradients are on.
-        with torch.no_grad(), quiet.libraries():
+        with torch.no_grad(), suppress_output.of_libraries():
             program = torch.onnx.export(
                 model,
                 (torch.tensor(pictures),),

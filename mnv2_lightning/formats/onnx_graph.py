@@ -1,4 +1,4 @@
-"""ONNX graphs without what a runtime does not need."""
+"""Make ONNX files small and reproducible."""
 
 from __future__ import annotations
 

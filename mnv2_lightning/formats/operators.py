@@ -96,7 +96,7 @@ def _affine(x: Value, factor: float, summand: float) -> Operation:
 def _add(x: Value, y: Any, *, shape: tuple[int, ...], alpha: float = 1) -> Operation:
     if isinstance(y, int | float):
         return _affine(x, 1, alpha * y)
-    _require(x.shape == y.shape, alpha == 1)
+    _require(isinstance(x, Value), isinstance(y, Value), x.shape == y.shape, alpha == 1)
     return {"type": "add", "x": x, "y": y}
 
 

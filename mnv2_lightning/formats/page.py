@@ -19,8 +19,6 @@ from mnv2_lightning.schema.errors import ConfigError
 from mnv2_lightning.system import durable_files
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from mnv2_lightning.trained import TrainedNetwork
 
 SCRIPTS = ("network.js", "preparation.js")  # without the DOM, so that node runs them too
@@ -35,10 +33,10 @@ def write(
 ) -> None:
     """Write the page: it needs no other file, and no network. Equal models give equal bytes.
 
-    `metadata`, for the last line: run, checkpoint, accuracy (from 0 to 1), and the versions of
-    mnv2_lightning and torch; each may be missing. `examples`: pictures to choose from, (N, 28, 28)
-    uint8, light on dark; `labels`: their classes, (N,). ConfigError: the network uses an operator
-    that `network.js` does not have.
+    `metadata`, for the last line: run, checkpoint, torch_accuracy (from 0 to 1), and the versions
+    of mnv2_lightning and torch; each may be missing. `examples`: pictures to choose from,
+    (N, 28, 28) uint8, light on dark; `labels`: their classes, (N,). ConfigError: the network uses
+    an operator that `network.js` does not have.
     """
     from jinja2 import Template
     from markupsafe import Markup
@@ -71,7 +69,7 @@ def _describe(model: TrainedNetwork, metadata: dict[str, Any]) -> list[str]:
     parts = [type(model.network).__name__]
     if isinstance(parameters := model.record.get("parameters"), int):
         parts.append(f"{parameters:,} parameters")
-    if (accuracy := metadata.get("accuracy")) is not None:
+    if (accuracy := metadata.get("torch_accuracy")) is not None:
         parts.append(f"test accuracy {100 * accuracy:.2f} %")
     names = ("run", "checkpoint", "mnv2_lightning", "torch")
     return parts + [f"{name} {metadata[name]}" for name in names if metadata.get(name)]
@@ -82,17 +80,14 @@ def is_available() -> bool:
     return shutil.which("node") is not None
 
 
-def run(
-    path: Path, pictures: np.ndarray, progress: Callable[[int], None] | None = None
-) -> tuple[np.ndarray, np.ndarray]:
+def run(path: Path, pictures: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """What the page computes, by its own script in node: logits (N, C), and what the network saw,
     (N, 28, 28) from 0 to 255, both float32.
 
-    `pictures`: (N, H, W) uint8. `progress` gets the number of pictures done, many times. The script
-    of the page runs with the user's rights: run pages of `write` only. ConfigError: there is no
-    node, or the script fails.
+    `pictures`: (N, H, W) uint8. The script of the page runs with the user's rights: run pages of
+    `write` only. ConfigError: there is no node, or the script fails.
     """
-    results = _run_script(path, pictures, progress)[:, :-1]
+    results = _run_script(path, pictures)[:, :-1]
     seen = results[:, -28 * 28 :].reshape(-1, 28, 28)
     return results[:, : -28 * 28], seen
 
@@ -103,9 +98,7 @@ def measure_latency(path: Path, images: np.ndarray) -> float:
     return float(np.median(_run_script(path, pictures)[WARMUP:, -1]))
 
 
-def _run_script(
-    path: Path, pictures: np.ndarray, progress: Callable[[int], None] | None = None
-) -> np.ndarray:
+def _run_script(path: Path, pictures: np.ndarray) -> np.ndarray:
     """What `driver.js` writes, a row for each picture."""
     if (node := shutil.which("node")) is None:
         raise ConfigError("format=page: node, which runs the page's script, is not installed")
@@ -119,35 +112,13 @@ def _run_script(
         (folder / "script.js").write_text(f"{script}\n{_read('driver.js')}", encoding="utf-8")
         (folder / "model.json").write_text(model, encoding="utf-8")
         (folder / "pictures.bin").write_bytes(pictures.astype(np.uint8).tobytes())
-        size = [str(side) for side in pictures.shape[1:]]
-        with subprocess.Popen(
-            [node, "script.js", *size],
-            cwd=folder,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        ) as process:
-            try:
-                output = _follow(process, progress)
-            except BaseException:
-                process.kill()
-                raise
-        if process.returncode != 0:
-            message = next((line for line in output if "Error" in line), f"{process.returncode}")
+        command = [node, "script.js", *map(str, pictures.shape[1:])]
+        ended = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+        if ended.returncode != 0:
+            lines = ended.stderr.splitlines()
+            message = next((line for line in lines if "Error" in line), f"{ended.returncode}")
             raise ConfigError(f"{path}: the page's script failed in node: {message}")
         return np.fromfile(folder / "results.bin", "<f4").reshape(len(pictures), -1)
-
-
-def _follow(process: subprocess.Popen[str], progress: Callable[[int], None] | None) -> list[str]:
-    """The lines that are no numbers of pictures."""
-    assert process.stdout is not None
-    others = []
-    for line in process.stdout:
-        if not line.strip().isdigit():
-            others.append(line.strip())
-        elif progress is not None:
-            progress(int(line))
-    return others
 
 
 def _read(name: str) -> str:

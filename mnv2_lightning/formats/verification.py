@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-BATCH = 100  # images; 224 px of the widest network then take less than 1 GB
+BATCH = 50  # images
 TOLERANCE = 1e-4  # of logits in float32; the formats that were tried differ by 1.3e-5 at most
 AGREEMENT = 0.998  # least share of images on which an int8 file agrees with the network
 WARMUP, TIMED = 10, 100  # images, one at a time
@@ -91,14 +91,17 @@ def find_problem(
     if quantize == "none":
         if found.largest_difference <= TOLERANCE:
             return None
-        return f"logits differ by up to {found.largest_difference:.1e}, at most {TOLERANCE:.0e}"
+        difference = f"{found.largest_difference:.1e}; at most {TOLERANCE:.0e} is allowed"
+        return f"logits differ from PyTorch's by up to {difference}"
     loss = 100 * (reference.accuracy - found.accuracy)
     if not loss <= max_loss + 1e-9:
-        accuracies = f"{100 * found.accuracy:.2f} % for {100 * reference.accuracy:.2f} %"
-        return f"accuracy {accuracies}, a loss of {loss:.2f} points; max_loss={max_loss:g}"
+        accuracies = f"from {100 * reference.accuracy:.2f} % to {100 * found.accuracy:.2f} %"
+        allowed = f"max_loss={max_loss:g} allows less"
+        return f"accuracy falls {accuracies}, by {loss:.2f} points; {allowed}"
     if found.agreement < AGREEMENT:
         agreement = f"{100 * found.agreement:.2f} %"
-        return f"agrees with the network on {agreement} of images, at least {AGREEMENT:.1%}"
+        least = f"at least {100 * AGREEMENT:.1f} % is required"
+        return f"gives PyTorch's class on {agreement} of the test images; {least}"
     return None
 
 

@@ -1,4 +1,4 @@
-"""Grey pictures from image files and from what Pillow and NumPy hold."""
+"""Grey pictures from image files and Pillow's images."""
 
 from __future__ import annotations
 
@@ -25,17 +25,13 @@ PLAIN_SIDE = 28  # px
 SMALLEST_SPREAD = 0.03  # of the largest value: a deep picture with less is of one color
 
 
-def to_grey(
-    picture: Image.Image | np.ndarray, prepare: str, photo: bool | None = None
-) -> np.ndarray:
-    """(H, W) uint8 for `PictureClassifier`. An array keeps its values.
+def to_grey(picture: Image.Image, prepare: str, photo: bool | None = None) -> np.ndarray:
+    """(H, W) uint8 for `PictureClassifier`.
 
     `prepare`: "mnist", at most 512 px a side; "plain", 28 x 28. `photo`: whether to remove shadows
     and noise of the paper, for "mnist"; None: if it has any. PictureError: it cannot be read, is
     empty or shows several digits.
     """
-    if isinstance(picture, np.ndarray):
-        return np.ascontiguousarray(picture)
     grey = colors.to_grey(reduced(picture))
     if prepare == "plain":
         size = (PLAIN_SIDE, PLAIN_SIDE)

@@ -13,8 +13,8 @@ from mnv2_lightning.schema.errors import ConfigError
 def find(images: str | Sequence[str]) -> list[Path]:
     """Files; for a folder its image files, sorted, without hidden ones; for a glob what it matches.
 
-    A file is not opened, and need not exist if others do. ConfigError: none exists, or a folder or
-    glob has none.
+    In a glob, `**` stands for folders of any depth. A file is not opened, and need not exist if
+    others do. ConfigError: none exists, or a folder or glob has none.
     """
     found = [path for given in _as_list(images) for path in _find(given)]
     if not any(os.path.exists(path) for path in found):
@@ -36,7 +36,9 @@ def _find(given: str) -> list[Path]:
         return files
     if os.path.lexists(given) or not any(mark in given for mark in "*?["):
         return [Path(given)]
-    files = [Path(path) for path in sorted(glob.glob(given)) if os.path.isfile(path)]
+    files = [
+        Path(path) for path in sorted(glob.glob(given, recursive=True)) if os.path.isfile(path)
+    ]
     if not files:
         raise ConfigError(f"images={given}: no file matches")
     return files

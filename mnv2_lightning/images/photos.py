@@ -57,10 +57,13 @@ def blurred(x: np.ndarray) -> np.ndarray:
 
 
 def closing(x: np.ndarray, window: int) -> np.ndarray:
-    """Grey closing by a square of `window` px, an odd number: the maximum, then the minimum."""
+    """Grey closing by a square of `window` px, an odd number: the maximum, then the minimum.
+
+    Beyond the border the picture goes on as it ends, for both steps: an edge of a shadow that
+    leaves the picture is no ink.
+    """
+    x = np.pad(x, window - 1, "edge")
     for function in (np.max, np.min):
         for axis in (0, 1):
-            pad = [(window // 2,) * 2 if axis == i else (0, 0) for i in (0, 1)]
-            windows = sliding_window_view(np.pad(x, pad, "edge"), window, axis)
-            x = function(windows, -1)
+            x = function(sliding_window_view(x, window, axis), -1)
     return x

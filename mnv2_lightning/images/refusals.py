@@ -1,4 +1,4 @@
-"""Pictures that no class fits: empty ones, and those of several digits."""
+"""Refuse pictures that are empty or show several digits."""
 
 from __future__ import annotations
 

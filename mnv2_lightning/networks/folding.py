@@ -15,7 +15,9 @@ def fold_batch_norms(network: nn.Module) -> nn.Module:
         if not isinstance(module, nn.Sequential):
             continue
         for (name, conv), (after, norm) in pairwise(list(module.named_children())):
-            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+            if not isinstance(conv, nn.Conv2d) or not isinstance(norm, nn.BatchNorm2d):
+                continue
+            if norm.running_mean is not None:  # None: track_running_stats=False
                 setattr(module, name, fuse_conv_bn_eval(conv, norm))
                 setattr(module, after, nn.Identity())
     return network

@@ -1,10 +1,11 @@
-"""A picture of what `predict` was given, what the network saw, and the answers."""
+"""Contact sheet: each picture, what the network saw of it, and the prediction."""
 
 from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,8 +23,8 @@ PAPER, FRAME, INK, RED = "#ffffff", "#c8c8c8", "#202020", "#b00020"
 
 @dataclass(frozen=True)
 class Entry:
-    """`given`: None if it could not be read. `seen`: (28, 28) from 0 to 255, None without an
-    answer. `row`: as in `prediction_tables`.
+    """`given`: the picture; None if it could not be read. `seen`: (28, 28) from 0 to 255; None if
+    it was not classified. `row`: see `prediction_tables`.
     """
 
     given: Image.Image | None
@@ -66,7 +67,7 @@ def _draw_entry(sheet: Image.Image, left: int, top: int, entry: Entry) -> None:
         if picture is not None:
             width, height = picture.size
             sheet.paste(picture, (start + (SIDE - width) // 2, y + (SIDE - height) // 2))
-    name = printable(entry.row["image"])
+    name = printable(Path(entry.row["image"]).name)
     if len(name) > NAME_LENGTH:
         name = f"{name[: NAME_LENGTH // 2 - 2]} ... {name[-NAME_LENGTH // 2 + 2 :]}"
     lines = [(name, 12, INK)]

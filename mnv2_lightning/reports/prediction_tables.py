@@ -1,4 +1,4 @@
-"""The answers of `predict` as text."""
+"""Predictions as a table, CSV or JSON."""
 
 import csv
 import io
@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-# The keys of a row; of a picture without an answer all but the first and last are None.
+# The keys of a row. If a picture was not classified, only `image` and `reason` have values.
 COLUMNS = ("image", "class", "probability", "second", "second_probability", "reason")
 
 

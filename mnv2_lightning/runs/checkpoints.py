@@ -159,10 +159,14 @@ def load_weights(module: L.LightningModule, path: Path) -> dict[str, float]:
     try:
         module.load_state_dict(checkpoint["state_dict"])
     except (RuntimeError, AttributeError) as error:  # AttributeError: a key is not a string
-        # The first line of torch's message is a header; the last says enough.
-        why = " ".join(str(error).splitlines()[-1].split())[:200]
-        raise ConfigError(f"{path}: its weights do not fit the run's network ({why})") from error
+        raise does_not_fit(path, error) from error
     return checkpoint.get("validation", {})
+
+
+def does_not_fit(path: Path, error: Exception) -> ConfigError:
+    """`error`: of `load_state_dict`. Its first line is a header; the last says enough."""
+    why = " ".join(str(error).splitlines()[-1].split())[:200]
+    return ConfigError(f"{path}: its weights do not fit the run's network ({why})")
 
 
 def to_test(trainer: L.Trainer) -> Path | None:

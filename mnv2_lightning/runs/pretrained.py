@@ -63,7 +63,8 @@ def load(network: nn.Module, cfg: DictConfig) -> str | None:
     found = content.get("state_dict", content)
     if not isinstance(found, dict):
         raise ConfigError(f"{KEY}={path}: its state_dict is a {type(found).__name__}")
-    saved, prefix = weights_of(network, found, f"{KEY}={path}")
+    hint = "; choose the same by model= or experiment="
+    saved, prefix = weights_of(network, found, f"{KEY}={path}", hint)
     initial = {k: v for k, v in network.state_dict().items() if torch.is_tensor(v)}
     head, classes = _head(network), len(cfg.data.classes)
     differing = [name for name, tensor in initial.items() if saved[name].shape != tensor.shape]
@@ -85,11 +86,11 @@ def load(network: nn.Module, cfg: DictConfig) -> str | None:
 
 
 def weights_of(
-    network: nn.Module, state_dict: Mapping[Any, Any], source: str
+    network: nn.Module, state_dict: Mapping[Any, Any], source: str, hint: str = ""
 ) -> tuple[dict[str, Tensor], str]:
     """The tensors of `network` by its own names, and the prefix that they have in `state_dict`.
 
-    ConfigError: it holds another network; the message begins with `source`.
+    ConfigError: it holds another network; the message begins with `source` and ends with `hint`.
     """
     import torch
 
@@ -100,10 +101,7 @@ def weights_of(
     for name in initial | saved:
         if name not in saved or name not in initial:
             has = "the network" if name in saved else "the file"
-            raise ConfigError(
-                f"{source}: holds another network ({has} has no {name}); choose the same by "
-                "model= or experiment="
-            )
+            raise ConfigError(f"{source}: holds another network ({has} has no {name}){hint}")
     return saved, prefix
 
 

@@ -91,3 +91,10 @@ def one_line(error: BaseException) -> str:
 def is_of_storage(error: BaseException) -> bool:
     """Whether the cause is the disk, as a StorageError or an OSError."""
     return isinstance(error, StorageError) or getattr(error, "errno", None) in STORAGE
+
+
+def root_cause(error: BaseException) -> str:
+    """The message of the first exception of a chain, on one line."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return one_line(error)

@@ -6,10 +6,10 @@ from tests.evidence.markdown import RECORDS, page, prose, read, spread, table
 
 
 def gpu() -> str:
-    said = (RECORDS / "gpu" / "fast.txt").read_text(encoding="utf-8")
-    accuracy = [float(found) for found in re.findall(r"test accuracy +([\d.]+) %\n", said)]
-    seconds = [float(found) for found in re.findall(r"training +([\d.]+) s\n", said)]
-    (versions,) = re.findall(r"python [\d.]+, (torch [\d.]+).*(lightning [\d.]+)", said)
+    output = (RECORDS / "gpu" / "fast.txt").read_text(encoding="utf-8")
+    accuracy = [float(found) for found in re.findall(r"test accuracy +([\d.]+) %\n", output)]
+    seconds = [float(found) for found in re.findall(r"training +([\d.]+) s\n", output)]
+    (versions,) = re.findall(r"python [\d.]+, (torch [\d.]+).*(lightning [\d.]+)", output)
     rows = []
     for row in read(RECORDS / "gpu" / "speed.json"):
         bare = row.get("bare_images_per_second")

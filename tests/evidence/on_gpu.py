@@ -1,4 +1,4 @@
-"""Measure on a GPU: `python -m tests.evidence.on_gpu FOLDER [PART ...]` writes outputs/records/gpu.
+"""Measure on a GPU: `python -m tests.evidence.on_gpu FOLDER PART [PART ...]` writes into FOLDER.
 
 The parts run one after the other, and one that fails does not keep the next from running.
 """

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 
 @contextlib.contextmanager
-def libraries() -> Iterator[None]:
+def of_libraries() -> Iterator[None]:
     """Without warnings, log messages but for errors, and what Python prints on standard error.
 
     onnxscript logs each step; torchao and executorch use what torch deprecates; torch prints the
