@@ -42,8 +42,8 @@ BELOW: dict[str, set[str]] = {
     "sweeps": {"cli", "reports", "runs", "schema", "system"},
     "formats": {"schema", "system", "trained"},
     "benchmarks": {
-        *("build", "cli", "data", "export", "formats", "networks", "runs", "system", "train"),
-        "trained",
+        *("build", "cli", "data", "export", "formats", "networks", "runs", "schema", "system"),
+        *("train", "trained"),
     },
 }
 COMMANDS = {command: {*BELOW, "train"} for command in BY_COMMAND}
