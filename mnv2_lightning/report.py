@@ -21,7 +21,7 @@ def report(cfg: DictConfig) -> dict[str, Any]:
     from mnv2_lightning.reports import collect, tables, write
 
     cfg = from_python.checked(COMMAND, cfg)
-    folders = _folders(cfg)
+    folders = folders_of(cfg)
     rows = write.report(folders, Path(cfg.out))
     log.info("%s", tables.run(rows[0]) if collect.is_run(folders) else tables.sweep(rows))
     log.info("written: %s", Path(cfg.out) / "report.html")
@@ -30,16 +30,20 @@ def report(cfg: DictConfig) -> dict[str, Any]:
 
 def check_job(job: Job) -> None:
     """ConfigError where there is nothing to report on."""
+    check_folders(job.cfg)
+
+
+def check_folders(cfg: DictConfig) -> None:
+    """ConfigError: `run_dir` and `runs` name no folders of runs."""
     from mnv2_lightning.reports import collect
     from mnv2_lightning.runs.folder import check_links
     from mnv2_lightning.runs.record import RECORD
 
-    cfg = job.cfg
     if cfg.run_dir is None and cfg.runs is None:
         raise ConfigError("run_dir: the folder of a run or a sweep is needed, or runs=[A,B]")
     if cfg.run_dir is not None and cfg.runs is not None:
         raise ConfigError("runs: takes all folders; leave run_dir out")
-    for folder in _folders(cfg):
+    for folder in folders_of(cfg):
         if not folder.is_dir():
             raise ConfigError(f"{folder}: there is no such folder")
         if not collect.runs(folder):
@@ -48,7 +52,7 @@ def check_job(job: Job) -> None:
         check_links(Path(cfg.run_dir))
 
 
-def _folders(cfg: DictConfig) -> list[Path]:
+def folders_of(cfg: DictConfig) -> list[Path]:
     return [Path(folder) for folder in cfg.runs or [cfg.run_dir]]
 
 

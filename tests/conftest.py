@@ -186,7 +186,7 @@ def rows(run: Path) -> list[dict[str, str]]:
 COMMANDS = {
     name: import_module(f"mnv2_lightning.{name}").COMMAND
     for name in (
-        *("benchmark", "devices", "evaluate", "export", "predict"),
+        *("benchmark", "compare", "devices", "evaluate", "export", "predict"),
         *("relu_collapse", "report", "search", "train"),
     )
 }

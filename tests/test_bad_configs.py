@@ -174,6 +174,7 @@ EMPTY = {  # where a variable of the shell is not set
     "evaluate": ("run_dir", "run_dir=. split", "run_dir=. hydra.run.dir", "-m run_dir"),
     "export": ("run_dir", "run_dir=. format", "run_dir=. out", "run_dir=. hydra.run.dir"),
     "report": ("run_dir", "out", "hydra.run.dir"),
+    "compare": ("run_dir", "out", "hydra.run.dir"),
     "predict": ("images", "images=a run_dir", "images=a onnx", "images=a out"),
     "search": ("search.name", "search.storage", "resume", "sweep", "hydra.run.dir"),
     "benchmark": ("data.dir", "hydra.run.dir"),

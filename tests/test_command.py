@@ -171,8 +171,8 @@ def test_no_logger(typed: str, call: Call, tmp_path: Path) -> None:
     ended = call("train", *FULL, typed, "hydra.run.dir=a", "trainer.max_epochs=1")
     assert ended.status == 0, ended.err
     there = {path.name for path in (tmp_path / "a").iterdir() if not path.name.startswith(".")}
-    figures = {"confusion_matrix.png", "most_confidently_wrong.png"}
-    assert there == {"checkpoints", "config.yaml", "result.json", "train.log"} | figures
+    of_test = {"confusion_matrix.png", "most_confidently_wrong.png", "test_predictions.csv"}
+    assert there == {"checkpoints", "config.yaml", "result.json", "train.log"} | of_test
     record = json.loads((tmp_path / "a" / "result.json").read_text())
     assert record["test_accuracy"] is not None
     ended = call("train", "resume=a", typed, "trainer.max_epochs=2")

@@ -38,6 +38,7 @@ def test_leaves_a_whole_run(run: Path) -> None:
         "metrics.csv",
         "most_confidently_wrong.png",
         "result.json",
+        "test_predictions.csv",
         "checkpoints/last.ckpt",
         "checkpoints/previous.ckpt",
         "checkpoints/best.ckpt",

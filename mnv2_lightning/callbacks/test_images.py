@@ -7,14 +7,15 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from mnv2_lightning.callbacks.predictions import Predictions
+from mnv2_lightning.runs.prediction_file import PREDICTIONS, write_predictions
 from mnv2_lightning.system.durable_files import write_bytes
 
 
 class TestImages(Callback):
     """After a test, draw the confusion matrix and the `images` most confidently wrong images.
 
-    Writes confusion_matrix.png and most_confidently_wrong.png into `trainer.default_root_dir`, and
-    the same figures to TensorBoard if it is a logger. StorageError.
+    Writes confusion_matrix.png, most_confidently_wrong.png and test_predictions.csv into
+    `trainer.default_root_dir`, and the figures to TensorBoard if it is a logger. StorageError.
     The wrong images need a data module with the method `images(split)`, as MNISTDataModule has.
     """
 
@@ -35,6 +36,8 @@ class TestImages(Callback):
         labels, probabilities = predicted.labels, predicted.probabilities
         data = trainer.datamodule  # type: ignore[attr-defined]
         classes = pl_module.hparams["data"]["classes"]
+        folder = Path(trainer.default_root_dir)
+        write_predictions(folder / PREDICTIONS, labels, probabilities)
         matrix = figures.confusion_matrix(labels, probabilities)
         drawn = {"confusion_matrix": figures.draw_confusion(matrix, classes)}
         if hasattr(data, "images"):
@@ -44,7 +47,7 @@ class TestImages(Callback):
             )
         for name, figure in drawn.items():
             png, pixels = figures.png_and_pixels(figure)
-            write_bytes(Path(trainer.default_root_dir) / f"{name}.png", png)
+            write_bytes(folder / f"{name}.png", png)
             for logger in trainer.loggers:
                 if isinstance(logger, TensorBoardLogger):  # in a group below the curves
                     board, step = logger.experiment, trainer.global_step

@@ -38,6 +38,7 @@ FOLDER_KEYS = {
     "export": "run_dir",
     "predict": "run_dir",
     "report": "run_dir",
+    "compare": "run_dir",
 }
 TAKES_CHECKPOINT = ("evaluate", "export", "predict")
 QUOTES = "'\""

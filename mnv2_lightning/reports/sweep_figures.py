@@ -20,6 +20,7 @@ from matplotlib.transforms import Bbox
 
 from mnv2_lightning.reports import curve_figures, leaderboard
 from mnv2_lightning.reports.collect import Row
+from mnv2_lightning.reports.comparison import Pair
 from mnv2_lightning.reports.figures import GREY, INK, RED, chart, cut, legend_below
 from mnv2_lightning.reports.leaderboard import SEED, Group, short, value
 from mnv2_lightning.runs.config import short_value
@@ -66,6 +67,22 @@ def draw(rows: Sequence[Row], search: dict[str, Any] | None = None) -> dict[str,
         if (figure := curve_figures.draw(rows, metric)) is not None:
             drawn[metric] = figure
     return drawn
+
+
+def draw_differences(pairs: Sequence[Pair]) -> Figure:
+    """The mean difference of each pair in percentage points, with its interval."""
+    names = [f"{cut(pair.a.name, 40)}\nminus {cut(pair.b.name, 40)}" for pair in pairs]
+    figure, (axes,) = chart(8, 1.2 + 0.5 * len(pairs))
+    for row, pair in enumerate(pairs):
+        found = pair.difference
+        is_clear = "better" in pair.verdict
+        if found.low is not None and found.high is not None:
+            axes.plot([100 * found.low, 100 * found.high], [row, row], color=GREY, linewidth=3)
+        axes.plot(100 * found.mean, row, "o", color=RED if is_clear else INK)
+    axes.axvline(0, color=INK, linewidth=1)
+    axes.set_yticks(range(len(pairs)), names, fontsize=8)
+    axes.set(ylim=(len(pairs) - 0.5, -0.5), xlabel="difference in accuracy, percentage points")
+    return figure
 
 
 def _is_grid(rows: Sequence[Row], keys: Sequence[str]) -> bool:

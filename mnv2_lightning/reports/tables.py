@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 from mnv2_lightning.reports import leaderboard
 from mnv2_lightning.reports.collect import Row
 from mnv2_lightning.reports.sections import (
+    Section,
     failed_rows,
     leaderboard_section,
     number,
@@ -79,6 +80,12 @@ def sweep(rows: Sequence[Row]) -> str:
     long = [f"  {key} {name}: {value}" for key, name, value in leaderboard.long_values(rows)]
     failed = [f"  {name}  {status}: {reason}" for name, status, reason in failed_rows(rows)]
     return "\n".join([summary(rows), *_aligned([head, *cells]), *long, *failed])
+
+
+def comparison(shown: Sequence[Section]) -> str:
+    """The arms and their differences."""
+    lines = [[title, *_aligned([head, *cells])] for title, head, cells in shown]
+    return "\n".join(line for table in lines for line in table)
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:

@@ -15,11 +15,17 @@ from urllib.parse import quote
 from jinja2 import Template
 from matplotlib.figure import Figure
 
-from mnv2_lightning.reports import collect, curve_figures, leaderboard, sections, sweep_figures
+from mnv2_lightning.reports import (
+    collect,
+    comparison,
+    curve_figures,
+    leaderboard,
+    sections,
+    sweep_figures,
+)
 from mnv2_lightning.reports.collect import NUMBERS, Row
 from mnv2_lightning.runs import config
 from mnv2_lightning.runs.record import SEARCH, read_dict
-from mnv2_lightning.schema.errors import ConfigError
 
 TITLES = {  # of the figures
     "loss": "Loss",
@@ -28,6 +34,7 @@ TITLES = {  # of the figures
     "slices": "Accuracy over each key, whatever the others",
     "configurations": "Accuracy of each configuration",
     "costs": "Accuracy against cost",
+    "differences": "Differences by seed, with intervals",
     "curves": "Validation accuracy by epoch, mean over seeds",
     "history": "Trials in their order",
     "importances": "Importance of the parameters",
@@ -115,19 +122,14 @@ def _test_images(folder: Path) -> Iterator[tuple[str, Path]]:
 def _of_several(rows: Sequence[Row], folders: Sequence[Path]) -> Content:
     shown = sections.sections(rows)
     if len(folders) > 1 and len(rows) <= curve_figures.MANY:
-        configs = [_config(Path(row["folder"])) for row in rows]
+        configs = [config.of_run(Path(row["folder"])) for row in rows]
         shown[1:1] = sections.differences(rows, configs) if all(configs) else []
     trials = read_dict(folders[0] / SEARCH) if len(folders) == 1 else {}
     figures = sweep_figures.draw(rows, trials or None)
+    if not trials and (pairs := comparison.pairs_of_seeds(rows)):
+        shown.insert(1, comparison.comparison_section(pairs))
+        figures["differences"] = sweep_figures.draw_differences(pairs)
     return Content(sections.summary(rows), shown, figures, [], "")
-
-
-def _config(folder: Path) -> dict[str, Any]:
-    """The part of the run's config that its result depends on, flat; empty if it is unreadable."""
-    try:
-        return config.reproducibility_config(config.read(folder / "config.yaml"))
-    except (ConfigError, OSError):
-        return {}
 
 
 def _url(path: Path, out: Path) -> str | None:

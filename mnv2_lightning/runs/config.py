@@ -192,6 +192,14 @@ def reproducibility_config(config: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def of_run(folder: Path) -> dict[str, Any]:
+    """`reproducibility_config` of the run in `folder`; empty if its config cannot be read."""
+    try:
+        return reproducibility_config(read(folder / "config.yaml"))
+    except (ConfigError, OSError):
+        return {}
+
+
 def override_values(overrides: Sequence[str]) -> dict[str, Any]:
     """The values by key of the overrides in which runs can be compared."""
     from hydra.core.override_parser.overrides_parser import OverridesParser

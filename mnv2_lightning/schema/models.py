@@ -163,6 +163,11 @@ class ReportConfig(CommandConfig, command="report"):
     out: Text
 
 
+class CompareConfig(ReportConfig, command="compare"):
+    by: Annotated[list[Text], Field(min_length=1)] | None
+    metric: Literal["val_accuracy", "test_accuracy"] | None
+
+
 class ReluCollapseConfig(FolderConfig, command="relu_collapse"):
     dimensions: Annotated[list[Annotated[int, Field(ge=2, le=1000)]], Field(min_length=1)]
     points: Annotated[int, Field(ge=10, le=100_000)]

@@ -1,0 +1,230 @@
+"""Arms of an experiment, compared in pairs by seed."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mnv2_lightning.reports import leaderboard
+from mnv2_lightning.reports.collect import Row
+from mnv2_lightning.reports.leaderboard import SEED, Group
+from mnv2_lightning.reports.sections import Section, share
+from mnv2_lightning.reports.significance import (
+    LEAST,
+    LEVEL,
+    Difference,
+    holm,
+    mcnemar_p,
+    paired_difference,
+)
+from mnv2_lightning.runs import config
+from mnv2_lightning.runs.prediction_file import PREDICTIONS, read_predictions
+from mnv2_lightning.schema.errors import ConfigError
+
+METHOD = (
+    "Differences are paired by seed. The intervals are Student's and hold together (Bonferroni). "
+    "p is of the sign-flip permutation test, corrected by Holm; of n seeds it is at least 2/2^n."
+)
+MCNEMAR = (
+    "The last p is McNemar's, of the test images that one arm alone gets wrong, summed over the "
+    "seeds; as these share their images, it is rather too small."
+)
+MOST_ARMS = 6  # of which a report compares all pairs
+MOST_KEYS = 2  # in which arms may differ, beside the seed
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two arms, and the difference of their accuracies by seed.
+
+    `holm_p`: corrected for the number of pairs. `only_a_wrong`, `only_b_wrong`: images of the test
+    set that one of them gets wrong, summed over the seeds; None without predictions.
+    """
+
+    a: Group
+    b: Group
+    seeds: list[int]
+    difference: Difference
+    holm_p: float | None = None
+    only_a_wrong: int | None = None
+    only_b_wrong: int | None = None
+
+    @property
+    def mcnemar_p(self) -> float | None:
+        if self.only_a_wrong is None or self.only_b_wrong is None:
+            return None
+        return mcnemar_p(self.only_a_wrong, self.only_b_wrong)
+
+    @property
+    def verdict(self) -> str:
+        """In words; "better" only if the interval excludes 0."""
+        found = self.difference
+        if found.low is None or found.high is None or found.n < LEAST:
+            return f"too few seeds in common ({found.n}; {LEAST} are needed)"
+        if found.low > 0:
+            return f"{self.a.name} is better"
+        if found.high < 0:
+            return f"{self.b.name} is better"
+        return f"no difference larger than {100 * max(-found.low, found.high):.2f} points"
+
+
+def pairs(rows: Sequence[Row], metric: str) -> list[Pair]:
+    """All pairs of arms, the better arms first. Runs without the metric are left out."""
+    arms = [group for group in leaderboard.groups(rows) if group.numbers(metric)]
+    arms.sort(key=lambda arm: -(arm.mean(metric) or 0))
+    shared = [
+        (a, b, seeds)
+        for a, b in combinations(arms, 2)
+        if (seeds := sorted(_by_seed(a).keys() & _by_seed(b).keys()))
+    ]
+    found = [_pair(a, b, seeds, metric, len(shared)) for a, b, seeds in shared]
+    tested = [pair.difference.p for pair in found if pair.difference.p is not None]
+    corrected = iter(holm(tested))
+    return [
+        pair if pair.difference.p is None else replace(pair, holm_p=next(corrected))
+        for pair in found
+    ]
+
+
+def pairs_of_seeds(rows: Sequence[Row]) -> list[Pair]:
+    """`pairs` by the metric of the leaderboard, for a report: those of few arms, alike but for what
+    is compared, that have enough seeds; else none.
+    """
+    groups = leaderboard.groups(rows)
+    if not 1 < len(groups) <= MOST_ARMS or min(len(group.runs) for group in groups) < LEAST:
+        return []
+    try:
+        require_alike(rows, None)
+    except ConfigError:
+        return []
+    return pairs(rows, leaderboard.metric(rows))
+
+
+def _pair(a: Group, b: Group, seeds: list[int], metric: str, count: int) -> Pair:
+    runs = [(_by_seed(a)[seed], _by_seed(b)[seed]) for seed in seeds]
+    values = ([run[metric] for run in side] for side in zip(*runs, strict=True))
+    difference = paired_difference(*values, comparisons=count)
+    wrong = np.zeros(2, int)
+    for pair in runs:
+        first, second = (read_predictions(Path(run["folder"]) / PREDICTIONS) for run in pair)
+        if first is None or second is None or not np.array_equal(first[0], second[0]):
+            return Pair(a, b, seeds, difference)
+        errors = [labels != predicted for labels, predicted in (first, second)]
+        wrong += [np.sum(errors[0] & ~errors[1]), np.sum(errors[1] & ~errors[0])]
+    return Pair(a, b, seeds, difference, only_a_wrong=int(wrong[0]), only_b_wrong=int(wrong[1]))
+
+
+def _by_seed(group: Group) -> dict[int, Row]:
+    return {run["seed"]: run for run in group.runs}
+
+
+def require_alike(rows: Sequence[Row], by: Sequence[str] | None) -> None:
+    """Check that finished runs differ in the keys of `by` and in the seed alone.
+
+    A key stands for all below it: `model` for `model.expand_ratio`. None: the keys that were
+    overridden differently, two at most. ConfigError: they differ in others too; the message names
+    them.
+    """
+    rows = leaderboard.finished(rows)
+    keys = [key for key in leaderboard.swept(rows) if key != SEED] if by is None else list(by)
+    if by is None and len(keys) > MOST_KEYS:
+        raise ConfigError(
+            f"by: the runs differ in {', '.join(keys)}; name the {MOST_KEYS} keys to compare at "
+            f"most, such as by=[{keys[0]}], and take runs that are alike in the others"
+        )
+    configs = [config.of_run(Path(row["folder"])) for row in rows]
+    for row, found in zip(rows, configs, strict=True):
+        if not found:
+            raise ConfigError(f"{row['folder']}: has no config.yaml that can be read")
+    names = dict.fromkeys(key for found in configs for key in found)
+    # An experiment stands for all keys; what follows from the seed is not compared.
+    different = [
+        name
+        for name in names
+        if len({str(found.get(name)) for found in configs}) > 1
+        and name.rpartition(".")[2] != SEED
+        and not any(key == "experiment" or f"{name}.".startswith(f"{key}.") for key in keys)
+    ]
+    if different:
+        also = f" beside {', '.join(keys)}" if keys else ""
+        raise ConfigError(
+            f"by: the runs differ in {', '.join(different)}{also}; compare runs that are alike in "
+            "all but the keys of by"
+        )
+
+
+def comparison_section(found: Sequence[Pair]) -> Section:
+    """A row for each pair."""
+    several = f", together for {len(found)} pairs" if len(found) > 1 else ""
+    head = ["arm", "compared with", "n", "difference, points"]
+    head += [f"{LEVEL:.0%} interval{several}", "p" + ", Holm" * (len(found) > 1)]
+    head += ["wrong in one only", "p, McNemar"] * any(p.mcnemar_p is not None for p in found)
+    head += ["verdict"]
+    return "Differences", head, [_cells(pair, len(head)) for pair in found]
+
+
+def _cells(pair: Pair, columns: int) -> list[str]:
+    found = pair.difference
+    row = [pair.a.name, pair.b.name, str(found.n), _points(found.mean)]
+    has_interval = found.low is not None and found.high is not None
+    row += [f"{_points(found.low)} to {_points(found.high)}" if has_interval else "-"]
+    row += [_p(pair.holm_p)]
+    if columns == 9:
+        wrong, p = (pair.only_a_wrong, pair.only_b_wrong), pair.mcnemar_p
+        row += ["-" if p is None else f"{wrong[0]}, {wrong[1]}", _p(p)]
+    return [*row, pair.verdict]
+
+
+def _p(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def method(found: Sequence[Pair]) -> str:
+    """How the numbers of `comparison_section` were computed."""
+    has_predictions = any(pair.mcnemar_p is not None for pair in found)
+    return f"{METHOD} {MCNEMAR}" if has_predictions else METHOD
+
+
+def _points(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:+.2f}"
+
+
+def arms_section(found: Sequence[Pair], metric: str) -> Section:
+    """A row for each arm, in the order in which they are compared."""
+    arms = {arm.name: arm for pair in found for arm in (pair.a, pair.b)}
+    head = ["arm", metric.replace("_", " "), "n", "parameters", "multiply-adds", "images/s"]
+    rows = [
+        [
+            name,
+            share(arm.mean(metric), arm.spread(metric)),
+            str(len(arm.runs)),
+            *(_count(arm.mean(key)) for key in ("parameters", "multiply_adds")),
+            _count(arm.mean("images_per_second")),
+        ]
+        for name, arm in arms.items()
+    ]
+    return "Arms", head, rows
+
+
+def _count(value: float | None) -> str:
+    return "-" if value is None else f"{value:,.0f}"
+
+
+def as_dict(pair: Pair) -> dict[str, Any]:
+    """For a JSON file."""
+    return {
+        "a": pair.a.name,
+        "b": pair.b.name,
+        "seeds": pair.seeds,
+        **vars(pair.difference),
+        "holm_p": pair.holm_p,
+        "only_a_wrong": pair.only_a_wrong,
+        "only_b_wrong": pair.only_b_wrong,
+        "mcnemar_p": pair.mcnemar_p,
+        "verdict": pair.verdict,
+    }
