@@ -81,7 +81,8 @@ def test_inference_of_a_run(call: Call, run: Path, small_data: Path, tmp_path: P
     assert {"eager", "folded", "onnx float32", "onnx int8"} <= row["sides"].keys()
     for name, file in row["files"].items():
         assert row["sides"][name][0]["images_per_second"] > 0
-        assert Path(file["path"]).stat().st_size == file["bytes"]
+        assert file["bytes"] > 1_000
+        assert "path" not in file
         assert 0 <= file["accuracy"] <= 1
     table = (tmp_path / "b" / "benchmark.md").read_text()
     (line,) = [line for line in table.splitlines() if "| onnx int8 |" in line]
