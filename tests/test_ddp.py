@@ -161,7 +161,8 @@ def test_a_dead_rank_in_a_sweep(tmp_path: Path) -> None:
     place = with_site(tmp_path, DIES)
     sweep = (*TRAIN, "-m", *FEW, "trainer.devices=2", "seed=1,2", "sweep=s")
     out, err = end(start(tmp_path, *sweep, environment=place), status=1)
-    assert err == "error: rank 1 was killed by SIGKILL\n"
+    # A rank that is ended while Python collects garbage has that reported before ("ignored in").
+    assert err.endswith("error: rank 1 was killed by SIGKILL\n")
     assert "1 of 2 runs finished" in out
     folder = tmp_path / "outputs" / "sweeps" / "s"
     assert record(folder / "seed-1")["status"] == "failed"
