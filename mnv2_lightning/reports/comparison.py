@@ -80,7 +80,9 @@ def pairs(rows: Sequence[Row], metric: str) -> list[Pair]:
         for a, b in combinations(arms, 2)
         if (seeds := sorted(_by_seed(a).keys() & _by_seed(b).keys()))
     ]
-    found = [_pair(a, b, seeds, metric, len(shared)) for a, b, seeds in shared]
+    # The test set is for a comparison by test accuracy: choices are made without it.
+    wrong = _wrong_images(arms) if metric == "test_accuracy" else {}
+    found = [_pair(a, b, seeds, metric, len(shared), wrong) for a, b, seeds in shared]
     tested = [pair.difference.p for pair in found if pair.difference.p is not None]
     corrected = iter(holm(tested))
     return [
@@ -103,18 +105,38 @@ def pairs_of_seeds(rows: Sequence[Row]) -> list[Pair]:
     return pairs(rows, leaderboard.metric(rows))
 
 
-def _pair(a: Group, b: Group, seeds: list[int], metric: str, count: int) -> Pair:
-    runs = [(_by_seed(a)[seed], _by_seed(b)[seed]) for seed in seeds]
-    values = ([run[metric] for run in side] for side in zip(*runs, strict=True))
+def _wrong_images(arms: Sequence[Group]) -> dict[str, np.ndarray]:
+    """By the folder of each run: which test images it gets wrong, (N,) bool.
+
+    Empty unless all runs have kept their predictions, of the same images.
+    """
+    found, images = {}, None
+    for run in (run for arm in arms for run in arm.runs):
+        read = read_predictions(Path(run["folder"]) / PREDICTIONS)
+        if read is None or (images is not None and not np.array_equal(images, read[0])):
+            return {}
+        images, predicted = read
+        found[run["folder"]] = images != predicted
+    return found
+
+
+def _pair(
+    a: Group,
+    b: Group,
+    seeds: list[int],
+    metric: str,
+    count: int,
+    wrong: dict[str, np.ndarray],
+) -> Pair:
+    """`count`: of all pairs. `wrong`: see `_wrong_images`."""
+    sides = [[_by_seed(arm)[seed] for seed in seeds] for arm in (a, b)]
+    values = ([run[metric] for run in side] for side in sides)
     difference = paired_difference(*values, comparisons=count)
-    wrong = np.zeros(2, int)
-    for pair in runs:
-        first, second = (read_predictions(Path(run["folder"]) / PREDICTIONS) for run in pair)
-        if first is None or second is None or not np.array_equal(first[0], second[0]):
-            return Pair(a, b, seeds, difference)
-        errors = [labels != predicted for labels, predicted in (first, second)]
-        wrong += [np.sum(errors[0] & ~errors[1]), np.sum(errors[1] & ~errors[0])]
-    return Pair(a, b, seeds, difference, only_a_wrong=int(wrong[0]), only_b_wrong=int(wrong[1]))
+    if not wrong:
+        return Pair(a, b, seeds, difference)
+    first, second = (np.stack([wrong[run["folder"]] for run in side]) for side in sides)
+    only = (int(np.sum(x & ~y)) for x, y in ((first, second), (second, first)))
+    return Pair(a, b, seeds, difference, None, *only)
 
 
 def _by_seed(group: Group) -> dict[int, Row]:
