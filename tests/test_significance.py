@@ -19,9 +19,9 @@ def within_binomial_error(count: int, trials: int, probability: float) -> bool:
     return bool(low <= count <= high)
 
 
-@pytest.mark.parametrize("n", [3, 5, 10])
+@pytest.mark.parametrize("n", [3, 5, 8])
 def test_the_interval_covers_the_truth_as_often_as_it_says(n: int) -> None:
-    rng, trials, covered = np.random.default_rng(n), 2_000, 0
+    rng, trials, covered = np.random.default_rng(n), 1_000, 0
     for _ in range(trials):
         seeds = rng.normal(0.993, 0.001, n)  # what both arms share
         a, b = (seeds + rng.normal(shift, 0.0005, n) for shift in (0.0003, 0.0))
@@ -34,7 +34,7 @@ def test_the_interval_covers_the_truth_as_often_as_it_says(n: int) -> None:
 
 def test_intervals_of_several_pairs_cover_together() -> None:
     """Of three arms without a difference, in at least 95 % of studies no interval excludes 0."""
-    rng, studies, wrong = np.random.default_rng(0), 1_000, 0
+    rng, studies, wrong = np.random.default_rng(0), 500, 0
     for _ in range(studies):
         arms = rng.normal(0, 1, (3, 5))
         pairs = [
