@@ -155,7 +155,8 @@ def check_job(job: Job) -> None:
             if cfg[key] is not None:
                 raise ConfigError(f"{key}: is for run_dir=; the file of onnx= has its own")
         if not Path(cfg.onnx).is_file():
-            others = ", ".join(sorted(path.name for path in Path(cfg.onnx).parent.glob("*.onnx*")))
+            beside = Path(cfg.onnx).parent.glob("*.onnx*")
+            others = ", ".join(sorted(path.name for path in beside if path.suffix != ".json"))
             there = f"; beside it: {others}" if others else ""
             raise ConfigError(f"onnx={cfg.onnx}: there is no such file{there}")
         return
