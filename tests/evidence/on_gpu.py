@@ -128,7 +128,6 @@ def profiled() -> Any:
                 longest = sorted(device, key=lambda key: -device[key])[:8]
                 self.found = {
                     "profiled_seconds_a_step": seconds / 10,
-                    "kernel_seconds_a_step": sum(device.values()) / 1e6 / 10,
                     "calls_a_step": {
                         key: event.count / 10
                         for key, event in events.items()
