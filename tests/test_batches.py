@@ -10,7 +10,7 @@ from PIL import Image
 
 from mnv2_lightning.build import build_datamodule
 from mnv2_lightning.callbacks.predictions import positions
-from mnv2_lightning.data.batches import Batches, split
+from mnv2_lightning.data.batches import Batches, split, stratified
 from mnv2_lightning.data.datamodule import MNISTDataModule
 from mnv2_lightning.schema.check import smallest_batch
 from tests.conftest import SMALL, Configure
@@ -71,6 +71,25 @@ def test_split_is_disjoint_and_by_seed() -> None:
     assert len(val) == 30
     assert val.tolist() != split(100, 30, seed=1)[1].tolist()
     assert len(split(100, 0, seed=0)[1]) == 0
+
+
+@pytest.mark.parametrize(("size", "counts"), [(1000, (500, 300, 200)), (7, (4, 2, 1)), (1, (1,))])
+def test_stratified(size: int, counts: tuple[int, ...]) -> None:
+    """Each class has its share, rounded, and another seed draws others."""
+    labels = torch.tensor([0] * 5000 + [1] * 3000 + [2] * 2000)[torch.randperm(10_000)]
+    drawn = stratified(labels, size, seed=0)
+    assert tuple(labels[drawn].bincount().tolist()) == counts
+    assert len(drawn.unique()) == size
+    assert drawn.tolist() == stratified(labels, size, seed=0).tolist()
+    assert drawn.tolist() != stratified(labels, size, seed=1).tolist()
+
+
+def test_train_size_leaves_the_validation_images_out(configure: Configure) -> None:
+    data = build_datamodule(configure("data.train_size=100", "data.val_size=50"))
+    data.setup()
+    train, val = (set(data.indices[split].tolist()) for split in ("train", "val"))
+    assert (len(train), len(val), len(train & val)) == (100, 50, 0)
+    assert sum(len(labels) for _, labels in data.train_dataloader()) == 100
 
 
 def test_global_random_state_is_left_alone(configure: Configure) -> None:

@@ -78,3 +78,19 @@ def split(count: int, held_out: int, seed: int) -> tuple[Tensor, Tensor]:
     """Sorted indices of the training images and of the `held_out` validation images."""
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
     return order[held_out:].sort().values, order[:held_out].sort().values
+
+
+def stratified(labels: Tensor, size: int, seed: int) -> Tensor:
+    """Sorted positions of `size` of the (N,) `labels`, with the share of each class as in all.
+
+    Drawn by `seed`; a class is rounded by the largest remainder.
+    """
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
+    counts = labels.bincount()
+    quotas = counts.double() * size / len(labels)
+    taken = quotas.floor().long()
+    largest = (quotas - taken).sort(descending=True, stable=True).indices
+    taken[largest[: size - int(taken.sum())]] += 1
+    drawn = labels[order]
+    positions = [order[drawn == label][:count] for label, count in enumerate(taken.tolist())]
+    return torch.cat(positions).sort().values

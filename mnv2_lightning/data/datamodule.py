@@ -8,7 +8,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from mnv2_lightning.data.affine import RandomAffine
-from mnv2_lightning.data.batches import Batches, InMemoryImages, split
+from mnv2_lightning.data.batches import Batches, InMemoryImages, split, stratified
 from mnv2_lightning.data.idx_files import load
 from mnv2_lightning.data.input_transform import InputTransform
 
@@ -20,7 +20,8 @@ class MNISTDataModule(L.LightningDataModule):
 
     The whole data set, 55 MB, is in the memory of the training device, where batches are made.
     `batch_size` is the sum over all ranks. `seed` chooses `val_size` validation images from the
-    training set; the test set is the official one. `dir` is the folder of the files, see
+    training set, and `train_size` of the others, as many of each class as their share; None: all.
+    The test set is the official one. `dir` is the folder of the files, see
     `idx_files.load`.
     """
 
@@ -30,6 +31,7 @@ class MNISTDataModule(L.LightningDataModule):
         dataset: str = "mnist",
         dir: str | None = None,
         batch_size: int = 128,
+        train_size: int | None = None,
         val_size: int = 5000,
         crop: int = 28,
         image_size: int = 28,
@@ -41,7 +43,8 @@ class MNISTDataModule(L.LightningDataModule):
     ) -> None:
         super().__init__()
         self.dataset, self.dir = dataset, dir
-        self.batch_size, self.val_size, self.seed = batch_size, val_size, seed
+        self.batch_size, self.seed = batch_size, seed
+        self.train_size, self.val_size = train_size, val_size
         self.image_size = image_size
         self.transform = InputTransform(crop=crop, image_size=image_size, mean=mean, std=std)
         self.classes = classes or [str(digit) for digit in range(10)]
@@ -58,6 +61,9 @@ class MNISTDataModule(L.LightningDataModule):
             self.arrays = {k: v.long() if k.endswith("labels") else v for k, v in arrays.items()}
             count = len(self.arrays["train-labels"])
             train, val = split(count, self.val_size, self.seed)
+            if self.train_size is not None:
+                labels = self.arrays["train-labels"][train]
+                train = train[stratified(labels, self.train_size, self.seed)]
             self.indices = {"train": train, "val": val}
             self.indices["test"] = torch.arange(len(self.arrays["t10k-labels"]))
         if self.trainer is not None:

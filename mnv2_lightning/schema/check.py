@@ -228,10 +228,14 @@ def check_batches(
     count, batch_size = images - data["val_size"], data["batch_size"]
     if count < 1:
         raise ConfigError(f"data.val_size={data['val_size']}: must be less than {images}")
+    size_key, of = "data.val_size", f"that data.val_size={data['val_size']} leaves"
+    if (train_size := data.get("train_size")) is not None:
+        if train_size > count:
+            raise ConfigError(f"data.train_size={train_size}: there are {count} images {of}")
+        size_key, count, of = "data.train_size", train_size, f"of data.train_size={train_size}"
     if batch_size > count:
         raise ConfigError(
-            f"data.batch_size={batch_size}: larger than the {count} training images that "
-            f"data.val_size={data['val_size']} leaves"
+            f"data.batch_size={batch_size}: larger than the {count} training images {of}"
         )
     smallest, least = smallest_batch(count, batch_size), devices * (2 if needs_two else 1)
     if smallest >= least:
@@ -241,12 +245,14 @@ def check_batches(
         few += f", too few for each of {devices} devices"
     sizes = range(batch_size + 1, count + 1)
     enough = next((size for size in sizes if smallest_batch(count, size) >= least), None)
-    remedies = [f"data.batch_size={enough} or more"] if enough else ["a smaller data.val_size"]
+    other = "a smaller data.val_size" if size_key == "data.val_size" else "a larger data.train_size"
+    remedies = [f"data.batch_size={enough} or more"] if enough else [other]
     if enough and batch_size >= least:
-        remedies.append("another data.val_size")
+        remedies.append(f"another {size_key}")
     if devices > 1:
         remedies.append(f"fewer trainer.{'devices' if trainer['num_nodes'] == 1 else 'num_nodes'}")
-    key = f"data.batch_size={batch_size}" if enough else f"data.val_size={data['val_size']}"
+    name = size_key.removeprefix("data.")
+    key = f"data.batch_size={batch_size}" if enough else f"{size_key}={data[name]}"
     why = f"; {needs_two}" if needs_two else ""
     raise ConfigError(f"{key}: {few}{why}; take {', or '.join(remedies)}")
 

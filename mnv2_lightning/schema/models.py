@@ -227,6 +227,7 @@ class MNISTConfig(TargetConfig, target="mnv2_lightning.data.datamodule.MNISTData
     dataset: Text
     dir: str | None
     batch_size: PositiveInt
+    train_size: PositiveInt | None = None  # older runs lack it
     val_size: NonNegativeInt
     crop: Pixels
     image_size: Pixels
