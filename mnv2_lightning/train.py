@@ -290,6 +290,8 @@ def check_job(job: Job) -> None:
         raise ConfigError(f"sweep={cfg.sweep}: names a sweep, which -m starts")
     if cfg.fail_fast and not job.is_swept:
         raise ConfigError("fail_fast=true: is for a sweep, which -m starts")
+    if not job.is_swept:
+        _check_study(job)
     config.require_inside(config.plain(cfg))
 
     images = _training_images(cfg)
@@ -310,6 +312,20 @@ def check_job(job: Job) -> None:
         check_batches(config.plain(cfg), images, devices, needs_two=needs_two)
     if resuming.is_new(cfg) and cfg.model.get("weights") is not None:
         pretrained.load(build.build_network(cfg), cfg)
+
+
+def _check_study(job: Job) -> None:
+    """ConfigError: a study, which is a sweep, is run as a single run of no arm."""
+    from hydra.core.hydra_config import HydraConfig
+
+    hydra = HydraConfig.get()
+    given = {folder.key_of(override) for override in job.overrides}
+    missing = [key for key in hydra.sweeper.get("params") or () if key not in given]
+    if (study := hydra.runtime.choices.get("study")) and missing:
+        raise ConfigError(
+            f"study={study}: is a sweep over {', '.join(missing)}; add -m, or for a single run "
+            f"{missing[0]}=VALUE"
+        )
 
 
 def _training_images(cfg: DictConfig) -> int | None:

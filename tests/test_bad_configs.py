@@ -43,6 +43,13 @@ BAD = {
     "model=tutorial data.batch_size=1 data.val_size=59999": r"data\.val_size=59999: .* has 1 "
     r"image; .*; take a smaller data\.val_size",
     "data.val_size=60000": r"data\.val_size=60000: must be less than 60000",
+    "data.train_size=55001": r"data\.train_size=55001: there are 55000 images that data\.val_size",
+    "data.train_size=100": r"larger than the 100 training images of data\.train_size=100",
+    "model=tutorial data.train_size=3 data.batch_size=2": r"take data\.batch_size=3 or more, or "
+    r"another data\.train_size",
+    "study=shortcut model.shortcut=none": r"study=shortcut: is a sweep over seed; add -m",
+    "study=shortcuts": r"study=shortcuts: there is none such; did you mean shortcut\?",
+    "study=expand_ratio_equal_macs seed=0 model.expand_ratio=5": r"5: must be one of 1, 2, 3, 4",
     "data.image_size=28.5": r"data\.image_size=28\.5: must be an integer",
     "data.augment.scale=1": r"data\.augment\.scale=1: must be less than 1",
     "+data.augment.rotate=1": r"data\.augment\.rotate: unknown key",

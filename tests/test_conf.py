@@ -1,24 +1,30 @@
 """`conf/`, the schema and the code agree."""
 
 import inspect
+import itertools
 import re
 from pathlib import Path
 from typing import Any, get_args
 
 import lightning.pytorch as L
 import pytest
+import torch
 import yaml
+from hydra import compose as compose_hydra
 from lightning.pytorch.strategies import StrategyRegistry
 
 import mnv2_lightning
 from mnv2_lightning import build
+from mnv2_lightning.cli import conf_files
 from mnv2_lightning.cli.conf_files import config_dir
+from mnv2_lightning.networks import complexity
 from mnv2_lightning.runs.config import config_hash, plain, reproducibility_config
 from mnv2_lightning.schema.check import check
 from mnv2_lightning.schema.errors import ConfigError
 from mnv2_lightning.schema.models import BY_COMMAND, BY_TARGET, STRATEGIES, TargetConfig
 from mnv2_lightning.schema.nearest import did_you_mean
 from mnv2_lightning.schema.targets import check_targets, resolve
+from mnv2_lightning.system import hydra_compat
 from mnv2_lightning.train import train
 from tests.conftest import SMALL, Configure
 
@@ -96,6 +102,39 @@ def test_every_experiment_says_what_it_claims_and_costs(name: str) -> None:
     text = (config_dir() / "experiment" / f"{name}.yaml").read_text()
     for part in ("# Expected: ", "# Cost: ", "# Command: python -m mnv2_lightning.train"):
         assert part in text
+
+
+@pytest.mark.parametrize("name", choices("study"))
+def test_every_study_says_what_it_asks_claims_and_costs(name: str) -> None:
+    header = conf_files.header(config_dir() / "study" / f"{name}.yaml")
+    assert re.search(r"\?( |$)", header[1])
+    for part in ("Claim: ", "Cost: ", f"Command: python -m mnv2_lightning.train -m study={name}"):
+        assert any(line.startswith(part) for line in header)
+
+
+@pytest.mark.parametrize("name", choices("study"))
+def test_every_arm_of_every_study_composes(name: str, configure: Configure) -> None:
+    """Also on other data, with few labels; those of equal multiply-adds have them."""
+    with hydra_compat.initialize(str(config_dir())):
+        params = compose_hydra("train", [f"study={name}"], return_hydra_config=True).hydra.sweeper
+    multiply_adds = []
+    for arm in itertools.product(
+        *(
+            [f"{k}={v}" for v in values.split(",")]
+            for k, values in params["params"].items()
+            if k != "seed"
+        )
+    ):
+        cfg = configure(f"study={name}", *arm, "data.train_size=1000", "data=fashion_mnist")
+        check("train", plain(cfg))
+        with torch.device("meta"):
+            network = build.build_network(cfg)
+        size = cfg.data.image_size
+        multiply_adds.append(
+            complexity.measure(network, in_channels=1, image_size=size).multiply_adds
+        )
+    if name in ("expand_ratio_equal_macs", "v1_v2", "depthwise_activation"):
+        assert max(multiply_adds) < 1.011 * min(multiply_adds)
 
 
 def test_tutorial_is_the_tutorials_recipe(configure: Configure) -> None:

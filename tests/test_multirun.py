@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from mnv2_lightning.reports import collect
+from mnv2_lightning.runs import config
 from tests.conftest import SMALL, Call, load, record
 from tests.test_resume import assert_same, comparable
 
@@ -27,6 +28,8 @@ BAD = "optimizer.lr=-1"  # the first job is refused, and named
         (("-m", "seed=range(3,5)"), "seed-3"),
         (("hydra.mode=MULTIRUN", "seed=3,4"), "seed-3"),
         (("-m", "callbacks=[default],[default,ema]"), "callbacks--default"),
+        (("-m", "study=shortcut"), "shortcut-identity_seed-0"),
+        (("-m", "study=v1_v2", "seed=7"), "model-mobilenet_v1_small"),
     ],
     ids=str,
 )
@@ -67,6 +70,20 @@ def test_an_experiment_that_sweeps(call: Call, tmp_path: Path) -> None:
     assert sorted(path.parent.name for path in folder.glob("*/result.json")) == ["seed-1", "seed-2"]
     assert "--config-dir" in record(folder / "seed-1")["command"]
     assert "optimizer.lr=0.1" in record(folder / "seed-1")["command"]
+
+
+def test_a_study_names_its_sweep_and_its_jobs_are_commands(call: Call, tmp_path: Path) -> None:
+    short = [o for o in (*SMALL, "trainer.max_steps=2") if "width_mult" not in o]
+    name, arms = "expand_ratio_equal_macs", "model.expand_ratio=2,6"
+    ended = call("train", "-m", f"study={name}", arms, "seed=3,4", *short)
+    assert ended.status == 0, ended.err
+    folder = tmp_path / "outputs" / "sweeps" / name
+    runs = [folder / f"expand_ratio-{ratio}_seed-3" for ratio in (2, 6)]
+    widths = [config.read(run / "config.yaml")["model"]["width_mult"] for run in runs]
+    assert widths == [1.188, 0.715]
+    assert f"model.expand_ratio=2 seed=3 study={name}" in record(runs[0])["command"]
+    # The width follows from the ratio, so that runs that differ in both are compared.
+    assert call("compare", f"run_dir={folder}").status == 0
 
 
 def test_a_multirun_that_is_refused_ends_without_a_sweep(call: Call, tmp_path: Path) -> None:

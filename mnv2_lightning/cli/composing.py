@@ -39,6 +39,13 @@ OF_A_SWEEP = (
 )
 
 
+def lookup(key: Any, table: dict[Any, Any]) -> Any:
+    """`table[key]`, for a value of a study that follows from another. ValueError: no such key."""
+    if key not in table:
+        raise ValueError(f"{key}: must be one of {', '.join(map(str, table))}")
+    return table[key]
+
+
 # Resolvers that `conf/` uses, registered on import because workers of launchers need them too.
 for resolver in (
     folder.folder_name,
@@ -46,6 +53,7 @@ for resolver in (
     folder.report_folder,
     folder.job_folder,
     len,
+    lookup,
 ):
     hydra_compat.register_resolver(resolver.__name__, resolver, replace=True)
 

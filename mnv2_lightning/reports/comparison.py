@@ -22,6 +22,7 @@ from mnv2_lightning.reports.significance import (
 )
 from mnv2_lightning.runs import config
 from mnv2_lightning.runs.prediction_file import PREDICTIONS, read_predictions
+from mnv2_lightning.runs.record import SWEEP, read_dict
 from mnv2_lightning.schema.errors import ConfigError
 
 METHOD = (
@@ -147,8 +148,8 @@ def require_alike(rows: Sequence[Row], by: Sequence[str] | None) -> None:
     """Check that finished runs differ in the keys of `by` and in the seed alone.
 
     A key stands for all below it: `model` for `model.expand_ratio`. None: the keys that were
-    overridden differently, two at most. ConfigError: they differ in others too; the message names
-    them.
+    overridden differently, two at most, and in a sweep those that follow from them. ConfigError:
+    they differ in others too; the message names them.
     """
     rows = leaderboard.finished(rows)
     keys = [key for key in leaderboard.swept(rows) if key != SEED] if by is None else list(by)
@@ -162,6 +163,10 @@ def require_alike(rows: Sequence[Row], by: Sequence[str] | None) -> None:
         if not found:
             raise ConfigError(f"{row['folder']}: has no config.yaml that can be read")
     names = dict.fromkeys(key for found in configs for key in found)
+    sweeps = {Path(row["folder"]).parent for row in rows}
+    if by is None and len(sweeps) == 1:
+        shared = read_dict(sweeps.pop() / SWEEP).get("base")
+        names = {name: None for name in names if not shared or name in shared}
     # An experiment stands for all keys; what follows from the seed is not compared.
     different = [
         name

@@ -32,8 +32,9 @@ def run_id() -> str:
     return ranks.shared_id() or f"{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
 
 
-def folder_name(name: Any = None) -> str:
-    """The folder's name for a sweep or search called `name`; the run ID by default."""
+def folder_name(*names: Any) -> str:
+    """The folder's name for a sweep or search: the first of `names` that is set, or the run ID."""
+    name = next((name for name in names if name is not None), None)
     return run_id() if name is None else _safe_name(name)
 
 
