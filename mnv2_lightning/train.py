@@ -318,6 +318,8 @@ def _check_study(job: Job) -> None:
     """ConfigError: a study, which is a sweep, is run as a single run of no arm."""
     from hydra.core.hydra_config import HydraConfig
 
+    if not HydraConfig.initialized():  # called from Python
+        return
     hydra = HydraConfig.get()
     given = {folder.key_of(override) for override in job.overrides}
     missing = [key for key in hydra.sweeper.get("params") or () if key not in given]

@@ -50,9 +50,10 @@ def digits(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def idx(array: np.ndarray) -> bytes:
-    """An array in the IDX format."""
-    magic = bytes([0, 0, 8, array.ndim])
-    return magic + b"".join(n.to_bytes(4, "big") for n in array.shape) + array.tobytes()
+    """An array of bytes or of integers in the IDX format."""
+    magic = bytes([0, 0, 8 if array.dtype == np.uint8 else 12, array.ndim])
+    big = array if array.dtype == np.uint8 else array.astype(">i4")
+    return magic + b"".join(n.to_bytes(4, "big") for n in array.shape) + big.tobytes()
 
 
 @pytest.fixture(scope="session")

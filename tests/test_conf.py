@@ -117,7 +117,7 @@ def test_every_arm_of_every_study_composes(name: str, configure: Configure) -> N
     """Also on other data, with few labels; those of equal multiply-adds have them."""
     with hydra_compat.initialize(str(config_dir())):
         params = compose_hydra("train", [f"study={name}"], return_hydra_config=True).hydra.sweeper
-    multiply_adds = []
+    multiply_adds: list[int] = []
     for arm in itertools.product(
         *(
             [f"{k}={v}" for v in values.split(",")]

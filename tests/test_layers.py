@@ -29,7 +29,7 @@ BELOW: dict[str, set[str]] = {
     "reports": {"runs", "schema"},
     "schedules": set(),
     "__main__": {"cli", "schema"},
-    "data": {"schema", "system"},
+    "data": {"images", "schema", "system"},
     "classifier": {"data"},
     "callbacks": {"classifier", "reports", "runs", "schema", "system"},
     "runs": {"data", "schema", "system"},

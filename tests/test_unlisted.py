@@ -73,7 +73,7 @@ UNFIT: dict[str, tuple[dict[str, np.ndarray], str]] = {
         {TRAIN_LABELS: np.zeros(60, np.uint8), TEST_LABELS: np.zeros(30, np.uint8)},
         "labels run from 0 to 0, but data.classes has 3",
     ),
-    "dimensions": ({TEST_LABELS: np.zeros((30, 1), np.uint8)}, "bytes in 1 dimensions"),
+    "dimensions": ({TEST_LABELS: np.zeros((30, 1), np.uint8)}, "of labels, in 1 dimension"),
 }
 
 
@@ -151,6 +151,67 @@ def test_trained_resumed_and_evaluated(call: Call, own: Path) -> None:
     ended = call("evaluate", "run_dir=run")
     assert (ended.status, ended.err.count("\n")) == (2, 1)
     assert call("evaluate", "run_dir=run", "data.dir=moved").status == 0
+
+
+def ten_classes(prefix: str, side: int = 28) -> dict[str, np.ndarray]:
+    """Made files as QMNIST's, KMNIST's or EMNIST's are."""
+    rng, made = np.random.default_rng(0), {}
+    for split, count in COUNTS.items():
+        name = "t10k" if prefix == "" and split == "test" else split
+        images = rng.integers(0, 256, (count, side, side)).astype(np.uint8)
+        labels = (np.arange(count) % 10).astype(np.uint8)
+        made[f"{name}-images-idx3-ubyte"] = images
+        if prefix == "qmnist-":  # the class, and seven other numbers
+            others = rng.integers(0, 100_000, (count, 7))
+            made[f"{name}-labels-idx2-int"] = np.hstack([labels[:, None], others]).astype(np.int32)
+        else:
+            made[f"{name}-labels-idx1-ubyte"] = labels
+    return made
+
+
+@pytest.mark.parametrize(
+    ("data", "prefix"), [("qmnist", "qmnist-"), ("kmnist", ""), ("emnist_digits", "emnist-digits-")]
+)
+def test_known_sets_from_their_own_files(
+    data: str, prefix: str, call: Call, tmp_path: Path
+) -> None:
+    """Their sizes are those in the files. EMNIST's images are stored transposed."""
+    files = ten_classes(prefix)
+    write(tmp_path / "files", files, prefix)
+    dataset = data.replace("_", "-")
+    found = idx_files.load(dataset, str(tmp_path / "files"))
+    assert found["train-labels"].tolist() == [i % 10 for i in range(60)]
+    stored = files["train-images-idx3-ubyte"]
+    assert (
+        found["train-images"]
+        == (stored.transpose(0, 2, 1) if data.startswith("emnist") else stored)
+    ).all()
+    place = (f"data={data}", "data.dir=files")
+    ended = call("train", *place, *SHORT, "hydra.run.dir=run", "model.width_mult=0.25")
+    assert ended.status == 0, ended.err
+    assert call("evaluate", "run_dir=run", *place).status == 0
+    assert (tmp_path / "run" / "evaluation" / f"best-{dataset}-test.json").is_file()
+
+
+def test_a_run_on_another_set(call: Call, run: Path, tmp_path: Path) -> None:
+    """Prepared as the run's; where its own are is not used."""
+    write(tmp_path / "files", ten_classes("qmnist-"), "qmnist-")
+    ended = call("evaluate", f"run_dir={run}", "data=qmnist", "data.dir=files")
+    assert ended.status == 0, ended.err
+    assert "on 30 test images" in ended.out
+    ended = call("evaluate", f"run_dir={run}", "data=qmnist", "data.dir=null")
+    assert (ended.status, ended.err.count("\n")) == (2, 1)
+
+
+def test_scikit_learns_digits(call: Call, run: Path) -> None:
+    pytest.importorskip("sklearn", reason="needs scikit-learn")
+    ended = call("evaluate", f"run_dir={run}", "data=digits")
+    assert ended.status == 0, ended.err
+    assert "on 1,797 test images" in ended.out
+    ended = call("train", "data=digits")
+    assert (ended.status, ended.err.count("\n")) == (2, 1)
+    assert "has test images only" in ended.err
+    assert idx_files.load("digits", None)["t10k-images"].max() > 200
 
 
 @pytest.mark.parametrize("typed", BAD)

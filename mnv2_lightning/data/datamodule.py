@@ -5,6 +5,7 @@ from typing import Any
 import lightning.pytorch as L
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from mnv2_lightning.data.affine import RandomAffine
@@ -85,6 +86,15 @@ class MNISTDataModule(L.LightningDataModule):
     def images(self, split: str) -> np.ndarray:
         """(N, 28, 28) uint8 images of the files, in the order in which `split` is evaluated."""
         return self.arrays[f"{FILES[split]}-images"].cpu()[self.indices[split]].numpy()
+
+    def evaluation_loader(self, split: str, images: Tensor) -> DataLoader[Any]:
+        """Batches of other images, (N, H, W) uint8, with the labels of `images(split)`."""
+        labels = self.arrays[f"{FILES[split]}-labels"]
+        labels = labels[self.indices[split].to(labels.device)]
+        indices = torch.arange(len(labels), device=labels.device)
+        batches = Batches(indices, self.batch_size, shuffle=False)
+        dataset = InMemoryImages(images.to(labels.device), labels, self.transform)
+        return DataLoader(dataset, sampler=batches, batch_size=None)
 
     def _loader(
         self, split: str, *, augment: RandomAffine | None = None, shuffle: bool = False

@@ -21,7 +21,7 @@ from filelock import AcquireReturnProxy, FileLock, Timeout
 from platformdirs import user_cache_path
 
 from mnv2_lightning.data import unlisted
-from mnv2_lightning.data.sets import DATA_DIR, DATA_SETS, IdxFile
+from mnv2_lightning.data.sets import DATA_DIR, DATA_SETS, DIGITS, IdxFile
 from mnv2_lightning.schema.errors import ConfigError, DataError, StorageError, empty
 from mnv2_lightning.system.durable_files import remove_unfinished, write_bytes
 
@@ -39,9 +39,13 @@ def load(dataset: str, directory: str | None, classes: int = 10) -> dict[str, np
     The files may be raw or .gz and have any name, in `directory`, in its subfolder named after the
     data set, or in the one of torchvision. Files that are missing, or whose size or SHA-256 is
     wrong, are downloaded into the first subfolder. `directory` None: the user's cache folder.
-    See `unlisted.load` for a data set that is not in `sets.py`. ConfigError: no such folder.
-    DataError: a file cannot be downloaded.
+    See `sklearn_digits.load` for digits, `unlisted.load` for data sets that are not in `sets.py`.
+    ConfigError: no such folder. DataError: a file cannot be downloaded.
     """
+    if dataset == DIGITS:
+        from mnv2_lightning.data import sklearn_digits  # late: imports torch
+
+        return sklearn_digits.load()
     require_folder(directory)
     root = Path(directory).expanduser() if directory else user_cache_path("mnv2_lightning")
     if dataset not in DATA_SETS:

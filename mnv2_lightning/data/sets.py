@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 DATA_DIR = "MNV2_DATA_DIR"  # the environment variable that conf/data/ reads
+DIGITS = "digits"  # scikit-learn's, which have no files of their own, and no training images
 TRAIN, TEST, SIDE = 60_000, 10_000, 28  # number of images of each split, and their side in px
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 
 INK, RED, GREY = "#1f2937", "#c2410c", "#94a3b8"
 
@@ -110,6 +111,40 @@ def draw_wrong(
         axes.text(4, 13, "none is wrong")
     axes.imshow(canvas, cmap="gray_r", vmin=0, vmax=255, aspect="auto")
     figure.suptitle("Most confidently wrong: true class, predicted class, its probability")
+    return figure
+
+
+def draw_corruptions(rows: Sequence[dict[str, Any]], examples: Sequence[np.ndarray]) -> Figure:
+    """The accuracy on each kind of corrupted images, beside an example, (H, W) uint8, of each.
+
+    A mark shows the accuracy of the baseline, if there is one.
+    """
+    order = sorted(range(len(rows)), key=lambda i: rows[i]["accuracy"])
+    figure, (axes,) = chart(7.5, 0.8 + 0.42 * len(rows))
+    accuracies = [100 * rows[i]["accuracy"] for i in order]
+    axes.barh(range(len(rows)), accuracies, height=0.7, color=GREY)
+    for place, (index, accuracy) in enumerate(zip(order, accuracies, strict=True)):
+        axes.text(accuracy + 0.7, place, f"{accuracy:.2f}", va="center", size=9, color=INK)
+        image = OffsetImage(examples[index], zoom=0.85, cmap="gray_r")
+        image.image.set_clim(0, 255)
+        axes.add_artist(
+            AnnotationBbox(image, (0, place), (-16, 0), boxcoords="offset points", frameon=False)
+        )
+    before = [value for i in order if (value := rows[i].get("baseline_accuracy")) is not None]
+    if len(before) == len(rows):
+        axes.vlines(
+            [100 * value for value in before],
+            [place - 0.42 for place in range(len(rows))],
+            [place + 0.42 for place in range(len(rows))],
+            color=RED,
+            label="baseline",
+        )
+        axes.legend(loc="lower right", frameon=False)
+    axes.set_yticks(range(len(rows)), [rows[i]["kind"].replace("_", " ") for i in order])
+    axes.tick_params("y", length=0, pad=32)
+    axes.grid(visible=False, axis="y")
+    axes.set(xlim=(0, 112), xticks=range(0, 101, 20), xlabel="accuracy, %")
+    axes.set_ylim(-0.7, len(rows) - 0.3)
     return figure
 
 

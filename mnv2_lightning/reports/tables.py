@@ -145,6 +145,20 @@ def evaluation(result: dict[str, Any]) -> str:
     return "\n".join([start, *(_aligned(rows) if result["classes"] else [])])
 
 
+def corruptions(result: dict[str, Any]) -> str:
+    """The accuracy on each kind of corrupted images, and the mean."""
+    means = [result["corrupted_accuracy"], result["relative_error"]]
+    found = [(row["kind"], row["accuracy"], row["relative_error"]) for row in result["corruptions"]]
+    rows = [
+        ["corruption", "accuracy", "relative error"],
+        *([kind, share(value), number(error, ".2f")] for kind, value, error in found),
+        ["mean", share(means[0]), number(means[1], ".2f")],
+    ]
+    if result["relative_error"] is None:
+        rows = [row[:2] for row in rows]
+    return "\n".join(_aligned(rows))
+
+
 def export(result: dict[str, Any]) -> str:
     """What an exported file computes beside PyTorch."""
     kind = "float32" if result["quantize"] == "none" else result["quantize"]

@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from mnv2_lightning.data.sets import DATA_SETS, SIDE, TRAIN
+from mnv2_lightning.data.sets import DATA_SETS, DIGITS, SIDE, TRAIN
 from mnv2_lightning.networks.strides import resolve_strides
 from mnv2_lightning.schema.errors import ConfigError, empty
 from mnv2_lightning.schema.models import (
@@ -166,6 +166,8 @@ def has_idx_files(data: Mapping[Any, Any]) -> bool:
 def _check_idx_files(data: dict[str, Any]) -> None:
     """ConfigError: values that do not fit a listed data set, or no folder of another one."""
     name, classes = data["dataset"], len(data["classes"])
+    if name == DIGITS:
+        raise ConfigError(f"data.dataset={DIGITS}: has test images only; it is for evaluate")
     if name not in DATA_SETS:
         if data["dir"] is None:
             raise ConfigError(

@@ -121,12 +121,34 @@ class AffineConfig(Config):
     shear: UpToOne = 0.0
 
 
+# The kinds of `data.corruptions`.
+Corruption = Literal[
+    "shot_noise",
+    "impulse_noise",
+    "glass_blur",
+    "motion_blur",
+    "shear",
+    "scale",
+    "rotate",
+    "brightness",
+    "translate",
+    "stripe",
+    "fog",
+    "spatter",
+    "dotted_line",
+    "zigzag",
+    "canny_edges",
+]
+
+
 class EvaluateConfig(FolderConfig, command="evaluate"):
     trust: list[str] | None
     checkpoint: Literal["best", "last", "previous"] | None
     split: Literal["test", "val"]
+    corruptions: Literal["all"] | Annotated[list[Corruption], Field(min_length=1)] | None
+    baseline: Text | None
     test_time_augmentation: AffineConfig | None
-    data: DataFolderConfig
+    data: DataFolderConfig | Node
     accelerator: ACCELERATORS
 
 
