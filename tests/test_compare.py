@@ -64,6 +64,43 @@ def test_verdicts(tmp_path: Path) -> None:
             assert pair.mcnemar_p == 1
 
 
+def test_interaction(tmp_path: Path) -> None:
+    """A ReLU6 costs 0.4 points without shortcuts and 0.1 with them: by 0.3 points less."""
+    for seed in range(4):
+        for activation, shortcut, loss in (
+            ("linear", "identity", 0.0),
+            ("relu6", "identity", 0.001),
+            ("linear", "none", 0.002),
+            ("relu6", "none", 0.006),
+        ):
+            run = tmp_path / f"{activation}-{shortcut}-{seed}"
+            arm = {"model.bottleneck_activation": activation, "model.shortcut": shortcut}
+            job(run, arm | {"seed": seed}, seed=seed, test_accuracy=0.99 - loss + 1e-5 * seed)
+    rows = collect.rows([tmp_path])
+    found = comparison.interaction(rows, "test_accuracy")
+    assert found is not None
+    names = "bottleneck_activation linear - relu6: with shortcut identity minus with shortcut none"
+    assert found.text == names
+    assert found.difference.mean == pytest.approx(-0.003)
+    assert comparison.interaction(rows[:3], "test_accuracy") is None
+    assert comparison.interaction_section(found)[2][0][2] == "-0.30"
+
+
+def test_by_accuracy_on_corrupted_images(tmp_path: Path, call: Call) -> None:
+    folder = study(tmp_path / "s", 3)
+    ended = call("compare", f"run_dir={folder}", "metric=corrupted_accuracy")
+    assert ended.status == 2
+    assert "corrupted_accuracy" in ended.err
+    for run in folder.iterdir():
+        (run / "evaluation").mkdir()
+        path = run / "evaluation" / "last-test-corruptions.json"
+        path.write_text(json.dumps({"corrupted_accuracy": 0.7 + 0.1 * ("none" in run.name)}))
+    assert call("compare", f"run_dir={folder}", "metric=corrupted_accuracy").status == 0
+    found = json.loads((folder / "report" / "comparison.json").read_text())
+    assert found["pairs"][0]["a"] == "shortcut none"
+    assert found["pairs"][0]["mcnemar_p"] is None
+
+
 def test_too_few_seeds(tmp_path: Path) -> None:
     rows = collect.rows([study(tmp_path / "s", 2)])
     for pair in comparison.pairs(rows, "val_accuracy"):
@@ -117,7 +154,7 @@ def test_runs_that_differ_in_more(tmp_path: Path, call: Call) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("run_dir=s", "metric=loss"), "metric=loss: must be 'val_accuracy' or 'test_accuracy'"),
+        (("run_dir=s", "metric=loss"), "metric=loss: must be 'val_accuracy', 'test_accuracy'"),
         (("run_dir=nowhere",), "nowhere: there is no such folder"),
         ((), "run_dir: the folder of a run or a sweep is needed"),
         (("run_dir=one",), "one: no two arms with a seed in common"),

@@ -9,6 +9,7 @@ from mnv2_lightning.reports.significance import (
     holm,
     mcnemar_p,
     paired_difference,
+    power,
     sign_flip_p,
 )
 
@@ -56,6 +57,22 @@ def test_the_permutation_test_is_wrong_as_seldom_as_it_says(n: int) -> None:
 def test_the_permutation_test_finds_what_there_is() -> None:
     assert sign_flip_p(np.array([0.1, 0.2, 0.15, 0.12, 0.18])) == pytest.approx(2 / 2**5)
     assert sign_flip_p(np.array([0.1, -0.1, 0.2, -0.2])) == 1
+
+
+@pytest.mark.parametrize(("effect", "comparisons"), [(0.001, 1), (0.0005, 1), (0.001, 3)])
+def test_power_is_how_often_the_interval_excludes_0(effect: float, comparisons: int) -> None:
+    deviation, n, studies = 0.0007, 5, 800
+    differences = np.random.default_rng(0).normal(effect, deviation, (studies, n))
+    found = [paired_difference(d, np.zeros(n), comparisons=comparisons) for d in differences]
+    excluded = sum(not (f.low or 0) <= 0 <= (f.high or 0) for f in found)
+    expected = power(deviation, n, effect=effect, comparisons=comparisons)
+    assert within_binomial_error(excluded, studies, expected)
+
+
+def test_power_at_the_ends() -> None:
+    assert power(0.0, 5) == 1
+    assert power(1e-9, 5) == pytest.approx(1)
+    assert power(10.0, 5) == pytest.approx(0.05, abs=1e-3)
 
 
 def test_few_pairs() -> None:

@@ -30,8 +30,9 @@ DICTS = ("overrides", "versions", "hardware")
 def rows(folders: Sequence[Path]) -> list[Row]:
     """A row for each run in `folders`, each of which is a run or a sweep.
 
-    A row is the run's record with `name`, `folder` and `curves`, a Curve for each of CURVES that
-    was logged. A job of a sweep without a record has the status "not started" and `overrides` None.
+    A row is the run's record with `name`, `folder`, `curves`, a Curve for each of CURVES that was
+    logged, and `corrupted_accuracy`, None unless `evaluate` has measured it. A job of a sweep
+    without a record has the status "not started" and `overrides` None.
     """
     found = [_row(run) for folder in folders for run in runs(folder)]
     for parts in (2, 3, 4):  # runs of several sweeps may have the same name
@@ -60,6 +61,7 @@ def runs(folder: Path) -> list[Path]:
 def _row(run: Path) -> Row:
     row: Row = {"name": run.name, "folder": str(run), "status": "not started", "error": None}
     row |= {"overrides": None, "curves": _curves(run / "metrics.csv")}
+    row["corrupted_accuracy"] = _corrupted_accuracy(run / "evaluation")
     if not (run / RECORD).is_file():
         return row
     record = {key: value for key, value in read_record(run).items() if key in EMPTY}
@@ -68,6 +70,15 @@ def _row(run: Path) -> Row:
     if record["status"] == "running" and not _is_locked(run):
         record |= {"status": "interrupted", "error": "its process was killed"}
     return row | record
+
+
+def _corrupted_accuracy(folder: Path) -> float | None:
+    """The mean accuracy on corrupted test images, of the best checkpoint, or else of the last."""
+    for checkpoint in ("best", "last"):
+        found = read_dict(folder / f"{checkpoint}-test-corruptions.json").get("corrupted_accuracy")
+        if isinstance(found, float):
+            return found
+    return None
 
 
 def _is_valid(record: dict[str, Any]) -> bool:

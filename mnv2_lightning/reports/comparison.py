@@ -13,6 +13,7 @@ from mnv2_lightning.reports.collect import Row
 from mnv2_lightning.reports.leaderboard import SEED, Group
 from mnv2_lightning.reports.sections import Section, share
 from mnv2_lightning.reports.significance import (
+    EFFECT,
     LEAST,
     LEVEL,
     Difference,
@@ -27,7 +28,9 @@ from mnv2_lightning.schema.errors import ConfigError
 
 METHOD = (
     "Differences are paired by seed. The intervals are Student's and hold together (Bonferroni). "
-    "p is of the sign-flip permutation test, corrected by Holm; of n seeds it is at least 2/2^n."
+    "p is of the sign-flip permutation test, corrected by Holm; of n seeds it is at least 2/2^n. "
+    f"Power: the probability that the interval excludes 0 where the difference is {100 * EFFECT:g} "
+    "points and varies between seeds as measured."
 )
 MCNEMAR = (
     "The last p is McNemar's, of the test images that one arm alone gets wrong, summed over the "
@@ -187,7 +190,7 @@ def comparison_section(found: Sequence[Pair]) -> Section:
     """A row for each pair."""
     several = f", together for {len(found)} pairs" if len(found) > 1 else ""
     head = ["arm", "compared with", "n", "difference, points"]
-    head += [f"{LEVEL:.0%} interval{several}", "p" + ", Holm" * (len(found) > 1)]
+    head += [f"{LEVEL:.0%} interval{several}", "p" + ", Holm" * (len(found) > 1), "power"]
     head += ["wrong in one only", "p, McNemar"] * any(p.mcnemar_p is not None for p in found)
     head += ["verdict"]
     return "Differences", head, [_cells(pair, len(head)) for pair in found]
@@ -198,8 +201,8 @@ def _cells(pair: Pair, columns: int) -> list[str]:
     row = [pair.a.name, pair.b.name, str(found.n), _points(found.mean)]
     has_interval = found.low is not None and found.high is not None
     row += [f"{_points(found.low)} to {_points(found.high)}" if has_interval else "-"]
-    row += [_p(pair.holm_p)]
-    if columns == 9:
+    row += [_p(pair.holm_p), "-" if found.power is None else f"{found.power:.0%}"]
+    if columns == 10:
         wrong, p = (pair.only_a_wrong, pair.only_b_wrong), pair.mcnemar_p
         row += ["-" if p is None else f"{wrong[0]}, {wrong[1]}", _p(p)]
     return [*row, pair.verdict]
@@ -209,6 +212,48 @@ def _p(value: float | None) -> str:
     if value is None:
         return "-"
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+@dataclass(frozen=True)
+class Interaction:
+    """The difference that the values of one key make, where another key has one value or another.
+
+    `text`: what is subtracted from what.
+    """
+
+    text: str
+    difference: Difference
+
+
+def interaction(rows: Sequence[Row], metric: str) -> Interaction | None:
+    """Of two keys with two values each; None for other arms, or without a seed in common."""
+    arms = [group for group in leaderboard.groups(rows) if group.numbers(metric)]
+    keys = list(arms[0].values) if arms else []
+    values = [list(dict.fromkeys(arm.values[key] for arm in arms)) for key in keys]
+    if len(arms) != 4 or list(map(len, values)) != [2, 2]:
+        return None
+    by_values = {tuple(arm.values.values()): _by_seed(arm) for arm in arms}
+    seeds = sorted(set.intersection(*(set(runs) for runs in by_values.values())))
+    if not seeds or len(by_values) != 4:
+        return None
+    (a, b), (c, d) = values
+    gains = [
+        [by_values[a, with_][seed][metric] - by_values[b, with_][seed][metric] for seed in seeds]
+        for with_ in (c, d)
+    ]
+    first, second = map(leaderboard.short, keys)
+    text = f"{first} {a} - {b}: with {second} {c} minus with {second} {d}"
+    return Interaction(text, paired_difference(*gains))
+
+
+def interaction_section(found: Interaction) -> Section:
+    """A row for the interaction."""
+    of = found.difference
+    head = ["difference of differences", "n", "points", f"{LEVEL:.0%} interval", "p", "power"]
+    has_interval = of.low is not None and of.high is not None
+    interval = f"{_points(of.low)} to {_points(of.high)}" if has_interval else "-"
+    row = [found.text, str(of.n), _points(of.mean), interval, _p(of.p)]
+    return "Interaction", head, [[*row, "-" if of.power is None else f"{of.power:.0%}"]]
 
 
 def method(found: Sequence[Pair]) -> str:

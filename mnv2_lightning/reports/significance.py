@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 LEVEL = 0.95  # probability with which all intervals of a comparison hold
+EFFECT = 0.001  # difference for which `Difference.power` is given
 LEAST = 3  # pairs, below which neither a p-value nor a verdict is given
 
 
@@ -13,7 +14,9 @@ LEAST = 3  # pairs, below which neither a p-value nor a verdict is given
 class Difference:
     """The mean of n paired differences, with its confidence interval and p-value.
 
-    `low`, `high`: None for one pair. `p`: of no difference; None for fewer than LEAST pairs.
+    `low`, `high`: None for one pair. `p`: of no difference. `power`: the probability that the
+    interval excludes 0 where the true difference is EFFECT. Both are None for fewer than LEAST
+    pairs.
     """
 
     n: int
@@ -21,6 +24,7 @@ class Difference:
     low: float | None
     high: float | None
     p: float | None
+    power: float | None
 
 
 def paired_difference(
@@ -32,16 +36,37 @@ def paired_difference(
     probability LEVEL (Bonferroni). The p-value is that of the sign-flip permutation test, which
     assumes no distribution and cannot be below 2 / 2**n; it is not corrected.
     """
-    from scipy import stats
-
     differences = np.subtract(a, b)
     n, mean = len(differences), float(differences.mean())
     if n == 1:
-        return Difference(1, mean, None, None, None)
-    error = float(differences.std(ddof=1)) / np.sqrt(n)
-    half = error * float(stats.t.ppf(1 - (1 - LEVEL) / comparisons / 2, n - 1))
-    p = None if n < LEAST else sign_flip_p(differences)
-    return Difference(n, mean, mean - half, mean + half, p)
+        return Difference(1, mean, None, None, None, None)
+    deviation = float(differences.std(ddof=1))
+    half = deviation / np.sqrt(n) * _quantile(n, comparisons)
+    if n < LEAST:
+        return Difference(n, mean, mean - half, mean + half, None, None)
+    found = power(deviation, n, comparisons=comparisons)
+    return Difference(n, mean, mean - half, mean + half, sign_flip_p(differences), found)
+
+
+def _quantile(n: int, comparisons: int) -> float:
+    """Of Student's distribution, for one of `comparisons` intervals that hold together."""
+    from scipy import stats
+
+    return float(stats.t.ppf(1 - (1 - LEVEL) / comparisons / 2, n - 1))
+
+
+def power(deviation: float, n: int, *, effect: float = EFFECT, comparisons: int = 1) -> float:
+    """The probability that an interval of `paired_difference` excludes 0.
+
+    `deviation`: the standard deviation of the n differences, whose mean is `effect`.
+    """
+    from scipy import stats
+
+    if deviation == 0:
+        return float(effect != 0)
+    shift, limit = effect * np.sqrt(n) / deviation, _quantile(n, comparisons)
+    beyond = stats.nct.sf(limit, n - 1, shift), stats.nct.cdf(-limit, n - 1, shift)
+    return min(1.0, float(np.nansum(beyond)))  # far from 0, scipy's cdf is NaN
 
 
 def sign_flip_p(differences: np.ndarray) -> float:

@@ -187,7 +187,7 @@ class ReportConfig(CommandConfig, command="report"):
 
 class CompareConfig(ReportConfig, command="compare"):
     by: Annotated[list[Text], Field(min_length=1)] | None
-    metric: Literal["val_accuracy", "test_accuracy"] | None
+    metric: Literal["val_accuracy", "test_accuracy", "corrupted_accuracy"] | None
 
 
 class ReluCollapseConfig(FolderConfig, command="relu_collapse"):
