@@ -187,7 +187,7 @@ def rows(run: Path) -> list[dict[str, str]]:
 COMMANDS = {
     name: import_module(f"mnv2_lightning.{name}").COMMAND
     for name in (
-        *("benchmark", "compare", "devices", "evaluate", "export", "predict"),
+        *("activations", "benchmark", "compare", "devices", "evaluate", "export", "predict"),
         *("relu_collapse", "report", "search", "train"),
     )
 }

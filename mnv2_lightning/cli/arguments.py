@@ -34,13 +34,14 @@ FLAGS = {
 OPTIONS = WITH_VALUE | INFO | FLAGS
 FOLDER_KEYS = {
     "train": "resume",
+    "activations": "run_dir",
     "evaluate": "run_dir",
     "export": "run_dir",
     "predict": "run_dir",
     "report": "run_dir",
     "compare": "run_dir",
 }
-TAKES_CHECKPOINT = ("evaluate", "export", "predict")
+TAKES_CHECKPOINT = ("activations", "evaluate", "export", "predict")
 QUOTES = "'\""
 
 

@@ -159,6 +159,21 @@ def corruptions(result: dict[str, Any]) -> str:
     return "\n".join(_aligned(rows))
 
 
+def activations(result: dict[str, Any]) -> str:
+    """A row for each block."""
+    initial, after = ({row["block"]: row for row in of} for of in result["positive"].values())
+    rows = [["block", "threshold", "initial", "trained", "below it", "negative", "with ReLU6"]]
+    for row in result["bottlenecks"]:
+        shown = [number(None, "")] * 4
+        if (of := after.get(row["block"])) is not None:
+            shares = of["threshold"], initial[row["block"]]["mean"], of["mean"], of["below"]
+            shown = [f"{value:.1%}" for value in shares]
+        rows.append([row["block"], *shown, f"{row['negative']:.1%}", share(row["accuracy"])])
+    every = share(result["accuracy_with_all"])
+    start = f"accuracy {share(result['accuracy'])}; with a ReLU6 in every bottleneck {every}"
+    return "\n".join([start, *_aligned(rows)])
+
+
 def export(result: dict[str, Any]) -> str:
     """What an exported file computes beside PyTorch."""
     kind = "float32" if result["quantize"] == "none" else result["quantize"]

@@ -163,6 +163,13 @@ class ExportConfig(FolderConfig, command="export"):
     trust: list[str] | None
 
 
+class ActivationsConfig(FolderConfig, command="activations"):
+    checkpoint: Literal["best", "last", "previous"] | None
+    data: DataFolderConfig
+    out: Text
+    trust: list[str] | None
+
+
 BenchmarkPart = Literal[
     "limits", "same_work", "loop", "input_pipeline", "inference", "growth", "time_to_accuracy"
 ]

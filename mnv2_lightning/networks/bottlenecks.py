@@ -1,0 +1,149 @@
+"""What the inverted residuals of a network do to the information that passes them."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mnv2_lightning.networks.blocks import InvertedResidual
+
+
+@dataclass(frozen=True)
+class PositiveShare:
+    """The share of an expansion's channels that are positive before its ReLU6, over positions.
+
+    `threshold`: the block's input channels divided by the expanded ones. Where fewer are positive,
+    the ReLU6 cannot be inverted (lemma 2 of arXiv 1801.04381); `below`: the share of positions.
+    """
+
+    block: str
+    in_channels: int
+    channels: int
+    threshold: float
+    mean: float
+    deviation: float
+    least: float
+    most: float
+    below: float
+
+
+@dataclass(frozen=True)
+class Bottleneck:
+    """The output of a block's projection, and what a ReLU6 there would do.
+
+    `negative`, `above_6`: the share of values that ReLU6 changes. `lost`: the mean square of the
+    change, divided by that of the output. `accuracy`: of the network with a ReLU6 there alone.
+    """
+
+    block: str
+    channels: int
+    negative: float
+    above_6: float
+    lost: float
+    accuracy: float
+
+
+def blocks(network: nn.Module) -> dict[str, InvertedResidual]:
+    """By name."""
+    found = network.named_modules()
+    return {name: block for name, block in found if isinstance(block, InvertedResidual)}
+
+
+@torch.no_grad()
+def positive_shares(network: nn.Module, batches: Iterable[Tensor]) -> list[PositiveShare]:
+    """Of each block that expands. `batches`: (B, C, H, W) inputs, of which there is one or more."""
+    expanding = {k: b for k, b in blocks(network).items() if isinstance(b.expand, nn.Sequential)}
+    counts: dict[str, list[Tensor]] = {name: [] for name in expanding}  # positions by their share
+
+    def count(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
+            positive = (output > 0).sum(1).flatten()
+            counts[name].append(positive.bincount(minlength=output.shape[1] + 1))
+
+        return hook
+
+    norms: dict[str, Any] = {name: block.expand.norm for name, block in expanding.items()}
+    hooks = [norm.register_forward_hook(count(name)) for name, norm in norms.items()]
+    try:
+        for batch in batches:
+            network(batch)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return [_share(name, expanding[name], torch.stack(of).sum(0)) for name, of in counts.items()]
+
+
+def _share(name: str, block: InvertedResidual, positions: Tensor) -> PositiveShare:
+    """`positions`: how many have 0, 1, 2, ... positive channels."""
+    channels = len(positions) - 1
+    in_channels: int = block.expand.conv.in_channels  # type: ignore[union-attr, assignment]
+    shares, weights = torch.arange(channels + 1) / channels, positions.double() / positions.sum()
+    mean = float((shares * weights).sum())
+    there = positions.nonzero()
+    return PositiveShare(
+        block=name,
+        in_channels=in_channels,
+        channels=channels,
+        threshold=in_channels / channels,
+        mean=mean,
+        deviation=float(((shares - mean) ** 2 * weights).sum().sqrt()),
+        least=float(shares[there.min()]),
+        most=float(shares[there.max()]),
+        below=float(weights[:in_channels].sum()),
+    )
+
+
+@contextmanager
+def relu6_after(modules: Sequence[nn.Module]) -> Iterator[None]:
+    """Apply a ReLU6 to the outputs of `modules`."""
+    hooks = [m.register_forward_hook(lambda _, inputs, output: F.relu6(output)) for m in modules]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+@contextmanager
+def outputs_of(module: nn.Module) -> Iterator[list[Tensor]]:
+    """Collect the outputs of `module`."""
+    found: list[Tensor] = []
+    hook = module.register_forward_hook(lambda _, inputs, output: found.append(output))
+    try:
+        yield found
+    finally:
+        hook.remove()
+
+
+@torch.no_grad()
+def accuracy(network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> float:
+    """`batches`: inputs and labels."""
+    found = [(network(x).argmax(1) == labels) for x, labels in batches]
+    return float(torch.cat(found).float().mean())
+
+
+@torch.no_grad()
+def measure_bottleneck(
+    network: nn.Module, name: str, batches: Sequence[tuple[Tensor, Tensor]]
+) -> Bottleneck:
+    """Of the block `name`."""
+    project = blocks(network)[name].project
+    sums = torch.zeros(4, dtype=torch.double)  # negative, above 6, changes squared, values squared
+    count = 0
+    with outputs_of(project) as outputs:
+        for x, _ in batches:
+            network(x)
+            y = outputs.pop()
+            change = (y - F.relu6(y)).square().sum(dtype=torch.double)
+            of_batch = [(y < 0).sum(), (y > 6).sum(), change, y.square().sum(dtype=torch.double)]
+            sums += torch.stack([value.double() for value in of_batch])
+            count += y.numel()
+    with relu6_after([project]):
+        found = accuracy(network, batches)
+    negative, above, change, square = sums.tolist()
+    lost = change / square if square else 0.0
+    return Bottleneck(name, y.shape[1], negative / count, above / count, lost, found)
