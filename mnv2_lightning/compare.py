@@ -43,7 +43,7 @@ def compare(cfg: DictConfig) -> dict[str, Any]:
     if not found:
         raise ConfigError(f"{folders_of(cfg)[0]}: no two arms with a seed in common and {metric}")
     shown = [comparison.arms_section(found, metric), comparison.comparison_section(found)]
-    result = {"metric": metric, "pairs": [comparison.as_dict(pair) for pair in found]}
+    result = comparison.as_dict(found, metric)
     if (interaction := comparison.interaction(rows, metric)) is not None:
         shown.append(comparison.interaction_section(interaction))
         result["interaction"] = {"text": interaction.text, **vars(interaction.difference)}

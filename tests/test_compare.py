@@ -1,6 +1,7 @@
 """Arms compared by seed: from records to a verdict."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -173,7 +174,9 @@ def test_of_a_real_sweep(call: Call, tmp_path: Path) -> None:
     """Runs leave the predictions that the pooled test needs."""
     small = [override for override in SMALL if not override.startswith("callbacks.")]
     sweep = ("seed=0,1,2", "model.expand_ratio=2,3", "trainer.max_epochs=1", "sweep=s")
-    assert call("train", "-m", *small, *sweep).status == 0
+    ended = call("train", "-m", *small, *sweep)
+    assert ended.status == 0
+    assert re.search(r"expand_ratio \d - expand_ratio \d: .* points \(.*, n = 3\): ", ended.out)
     ended = call("compare", "run_dir=outputs/sweeps/s", "metric=test_accuracy")
     assert ended.status == 0, ended.err
     (pair,) = json.loads((tmp_path / "outputs/sweeps/s/report/comparison.json").read_text())[

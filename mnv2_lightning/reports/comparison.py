@@ -186,6 +186,13 @@ def require_alike(rows: Sequence[Row], by: Sequence[str] | None) -> None:
         )
 
 
+def sentence(pair: Pair) -> str:
+    """`A - B: +0.13 points (+0.02 to +0.24, n = 5): A is better`."""
+    of = pair.difference
+    interval = f"{_points(of.low)} to {_points(of.high)}, n = {of.n}"
+    return f"{pair.a.name} - {pair.b.name}: {_points(of.mean)} points ({interval}): {pair.verdict}"
+
+
 def comparison_section(found: Sequence[Pair]) -> Section:
     """A row for each pair."""
     several = f", together for {len(found)} pairs" if len(found) > 1 else ""
@@ -268,7 +275,6 @@ def _points(value: float | None) -> str:
 
 def arms_section(found: Sequence[Pair], metric: str) -> Section:
     """A row for each arm, in the order in which they are compared."""
-    arms = {arm.name: arm for pair in found for arm in (pair.a, pair.b)}
     head = ["arm", metric.replace("_", " "), "n", "parameters", "multiply-adds", "images/s"]
     rows = [
         [
@@ -278,17 +284,37 @@ def arms_section(found: Sequence[Pair], metric: str) -> Section:
             *(_count(arm.mean(key)) for key in ("parameters", "multiply_adds")),
             _count(arm.mean("images_per_second")),
         ]
-        for name, arm in arms.items()
+        for name, arm in _arms(found).items()
     ]
     return "Arms", head, rows
+
+
+def _arms(found: Sequence[Pair]) -> dict[str, Group]:
+    """By name."""
+    return {arm.name: arm for pair in found for arm in (pair.a, pair.b)}
 
 
 def _count(value: float | None) -> str:
     return "-" if value is None else f"{value:,.0f}"
 
 
-def as_dict(pair: Pair) -> dict[str, Any]:
+def as_dict(found: Sequence[Pair], metric: str) -> dict[str, Any]:
     """For a JSON file."""
+    costs = ("parameters", "multiply_adds", "images_per_second", "train_seconds")
+    arms = [
+        {
+            "name": name,
+            "n": len(arm.runs),
+            "mean": arm.mean(metric),
+            "deviation": arm.spread(metric),
+            **{key: arm.mean(key) for key in costs},
+        }
+        for name, arm in _arms(found).items()
+    ]
+    return {"metric": metric, "arms": arms, "pairs": [_pair_as_dict(pair) for pair in found]}
+
+
+def _pair_as_dict(pair: Pair) -> dict[str, Any]:
     return {
         "a": pair.a.name,
         "b": pair.b.name,

@@ -55,11 +55,13 @@ def _is_optional(key: str, swept: list[str]) -> bool:
 
 def end(jobs: list[Job]) -> bool:
     """Write the report on the whole sweep, and return whether all of these jobs have finished."""
-    from mnv2_lightning.reports import tables, write
+    from mnv2_lightning.reports import comparison, tables, write
 
     folder = _folder(jobs)
     rows = write.report([folder], folder / "report")
     log.info("%s", tables.sweep(rows))
+    for pair in comparison.pairs_of_seeds(rows):
+        log.info("  %s", comparison.sentence(pair))
     log.info("report: %s", folder / "report" / "report.html")
     mine = {job.folder.name for job in jobs}
     return all(row["status"] == "finished" for row in rows if row["name"] in mine)
