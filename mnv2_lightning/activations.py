@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import asdict
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,20 +21,18 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-BATCH = 500  # images
-SHOWN = 4  # batches whose features are drawn
+PIXELS = 400_000  # of a batch; 510 images of 28 px, 7 of 224 px
+SHOWN = 2_000  # images whose features are drawn
 
 
 def activations(cfg: DictConfig) -> dict[str, Any]:
     """Figure 7 of arXiv 1801.04381 for a run, and what a ReLU6 in each bottleneck would do.
 
-    Over all test images: the share of positive channels before the ReLU6 of each expansion, with
-    the initial weights (and batch statistics) and with the trained ones; and of each block's
-    output, what a ReLU6 would change, and the accuracy with it. Writes activations.json and
-    activations.png into `cfg.out`. ConfigError, DataError.
+    Over the test images, or the first `cfg.images` of them: the share of positive channels before
+    the ReLU6 of each expansion, with the initial weights (and batch statistics) and the trained
+    ones; what a ReLU6 would change in each block's output, and the accuracy with it. Writes
+    activations.json and activations.png into `cfg.out`. ConfigError, DataError.
     """
-    import torch
-
     from mnv2_lightning import trained
     from mnv2_lightning.cli import from_python
     from mnv2_lightning.data import idx_files
@@ -44,71 +43,86 @@ def activations(cfg: DictConfig) -> dict[str, Any]:
     cfg = from_python.checked(COMMAND, cfg)
     net = trained.load(cfg.run_dir, checkpoint=cfg.checkpoint, fold=False, trust=cfg.trust)
     network, data = net.network, net.config["data"]
-    names = list(bottlenecks.blocks(network))
-    if not names:
+    if not (blocks := bottlenecks.blocks(network)):
         raise ConfigError(f"run_dir={cfg.run_dir}: its network has no inverted residuals")
     arrays = idx_files.load(data["dataset"], cfg.data.dir or data["dir"], len(net.classes))
-    batches = _batches(net, arrays["t10k-images"], arrays["t10k-labels"])
-    inputs = [x for x, _ in batches]
+    images, labels = (arrays[f"t10k-{kind}"][: cfg.images] for kind in ("images", "labels"))
+    batches = _Batches(net, images, labels)
     log.info("positive channels, with the initial and the trained weights ...")
-    initial = initial_network(net)
     shares = {
-        "initial": bottlenecks.positive_shares(initial, inputs),
-        "trained": bottlenecks.positive_shares(network, inputs),
+        "initial": bottlenecks.positive_shares(initial_network(net), batches.inputs()),
+        "trained": bottlenecks.positive_shares(network, batches.inputs()),
     }
-    log.info("a ReLU6 in each of %d bottlenecks ...", len(names))
-    clean, found = bottlenecks.accuracy(network, batches), []
-    for name in names:
-        found.append(bottlenecks.measure_bottleneck(network, name, batches))
-        log.info("  %s: %.2f %%", name, 100 * found[-1].accuracy)
-    with bottlenecks.relu6_after([b.project for b in bottlenecks.blocks(network).values()]):
+    log.info("a ReLU6 in each of %d bottlenecks ...", len(blocks))
+    rows = []
+    for loss in bottlenecks.losses(network, batches.inputs()):
+        with bottlenecks.relu6_after([blocks[loss.block].project]):
+            rows.append(asdict(loss) | {"accuracy": bottlenecks.accuracy(network, batches)})
+        log.info("  %s: %.2f %%", loss.block, 100 * rows[-1]["accuracy"])
+    with bottlenecks.relu6_after([block.project for block in blocks.values()]):
         with_all = bottlenecks.accuracy(network, batches)
-    worst = min(found, key=lambda bottleneck: bottleneck.accuracy)
-    project = bottlenecks.blocks(network)[worst.block].project
-    with bottlenecks.outputs_of(project) as outputs, torch.no_grad():
-        for x in inputs[:SHOWN]:
-            network(x)
-    features = torch.cat(outputs).flatten(1)
     result = {
         "run": Path(cfg.run_dir).resolve().name,
         "checkpoint": net.checkpoint.stem,
-        "images": len(arrays["t10k-labels"]),
+        "images": len(labels),
         "positive": {name: [asdict(share) for share in of] for name, of in shares.items()},
-        "accuracy": clean,
-        "bottlenecks": [asdict(bottleneck) for bottleneck in found],
+        "accuracy": bottlenecks.accuracy(network, batches),
+        "bottlenecks": rows,
         "accuracy_with_all": with_all,
     }
     out = Path(cfg.out)
     durable_files.make_folder(out)
     durable_files.write_json(out / "activations.json", result)
-    labels = arrays["t10k-labels"][: len(features)]
-    figure = activation_figures.draw(result, worst.block, features.numpy(), labels, net.classes)
-    figure.savefig(out / "activations.png")
+    worst = min(rows, key=lambda row: row["accuracy"])["block"]
+    shown = _Batches(net, images[:SHOWN], labels[:SHOWN])
+    before, after = bottlenecks.features(network, worst, shown.inputs())
+    activation_figures.draw(
+        result, worst, before.numpy(), after.numpy(), labels[:SHOWN], net.classes
+    ).savefig(out / "activations.png")
     log.info("%s", tables.activations(result))
     log.info("written: %s, activations.json", out / "activations.png")
     return result
 
 
-def _batches(
-    net: TrainedNetwork, images: np.ndarray, labels: np.ndarray
-) -> list[tuple[Tensor, Tensor]]:
-    """Inputs of the network and labels."""
-    import torch
+@dataclass(frozen=True)
+class _Batches:
+    """Batches of inputs of the network and labels, made anew each time; all of a similar size."""
 
-    assert net.input_transform is not None  # see `check_job`
-    x = net.input_transform(torch.tensor(images)[:, None].float() / 255)
-    return list(zip(x.split(BATCH), torch.tensor(labels).long().split(BATCH), strict=True))
+    net: TrainedNetwork
+    images: np.ndarray
+    labels: np.ndarray
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        import torch
+
+        transform = self.net.input_transform
+        assert transform is not None  # see `check_job`
+        size = max(1, PIXELS // transform.image_size**2)
+        parts = -(-len(self.labels) // size)
+        images, labels = torch.tensor(self.images), torch.tensor(self.labels).long()
+        for x, y in zip(images.tensor_split(parts), labels.tensor_split(parts), strict=True):
+            yield transform(x[:, None].float() / 255), y
+
+    def inputs(self) -> Iterator[Tensor]:
+        return (x for x, _ in self)
 
 
 def initial_network(net: TrainedNetwork) -> nn.Module:
-    """The network before training: the run's initial weights, batch norms with batch statistics."""
+    """The network as the run began, in training mode: batch norms take the batch's statistics.
+
+    ConfigError: it began with the weights of a file that is gone.
+    """
     import torch
     from omegaconf import OmegaConf
 
     from mnv2_lightning import build
+    from mnv2_lightning.runs import pretrained
 
-    torch.manual_seed(net.config["seed"])
-    return build.build_network(OmegaConf.create(net.config)).train().requires_grad_(False)
+    cfg = OmegaConf.create(net.config)
+    torch.manual_seed(cfg.seed)
+    network = build.build_network(cfg)
+    pretrained.load(network, cfg)
+    return network.train().requires_grad_(False)
 
 
 def check_job(job: Job) -> None:

@@ -15,14 +15,16 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+CORRUPTED = "corrupted_accuracy"
+
 
 def compare(cfg: DictConfig) -> dict[str, Any]:
     """Whether arms, the runs that differ in their seed only, differ in accuracy.
 
     For each pair of arms: the mean difference by seed with its confidence interval and p-value, the
     images that one of them gets wrong, and a verdict. Writes comparison.json, comparison.md and
-    comparison.png into `cfg.out`. ConfigError: the runs differ in more than `cfg.by` and the seed,
-    or there is no pair.
+    comparison.png into `cfg.out`; for corrupted images, comparison-corrupted.*. ConfigError: the
+    runs differ in more than `cfg.by` and the seed, or there is no pair.
     """
     from mnv2_lightning.cli import from_python
     from mnv2_lightning.reports import (
@@ -39,25 +41,40 @@ def compare(cfg: DictConfig) -> dict[str, Any]:
     rows = collect.rows(folders_of(cfg))
     comparison.require_alike(rows, cfg.by)
     metric = cfg.metric or leaderboard.metric(rows)
+    if metric == CORRUPTED:
+        _require_measured(rows)
     found = comparison.pairs(rows, metric)
     if not found:
         raise ConfigError(f"{folders_of(cfg)[0]}: no two arms with a seed in common and {metric}")
     shown = [comparison.arms_section(found, metric), comparison.comparison_section(found)]
     result = comparison.as_dict(found, metric)
-    if (interaction := comparison.interaction(rows, metric)) is not None:
-        shown.append(comparison.interaction_section(interaction))
-        result["interaction"] = {"text": interaction.text, **vars(interaction.difference)}
-    out = Path(cfg.out)
+    if effects := comparison.effects(rows, metric):
+        shown.append(comparison.effects_section(effects))
+        result["effects"] = [{"text": e.text, **vars(e.difference)} for e in effects]
+    out, name = Path(cfg.out), "comparison" + "-corrupted" * (metric == CORRUPTED)
     durable_files.make_folder(out)
-    durable_files.write_json(out / "comparison.json", result)
+    durable_files.write_json(out / f"{name}.json", result)
     markdown = "\n\n".join(map(sections.markdown_section, shown))
     method = comparison.method(found)
-    durable_files.write_text(out / "comparison.md", f"{markdown}\n\n{method}\n")
-    sweep_figures.draw_differences(found).savefig(out / "comparison.png")
+    durable_files.write_text(out / f"{name}.md", f"{markdown}\n\n{method}\n")
+    sweep_figures.draw_differences(found).savefig(out / f"{name}.png")
     log.info("%s", tables.comparison(shown))
     log.info("%s", method)
-    log.info("written: %s, comparison.json, comparison.png", out / "comparison.md")
+    log.info("written: %s, %s.json, %s.png", out / f"{name}.md", name, name)
     return result
+
+
+def _require_measured(rows: list[dict[str, Any]]) -> None:
+    """ConfigError: `evaluate` has not measured the accuracy on corrupted images of all runs."""
+    from mnv2_lightning.reports import leaderboard
+
+    missing = [row["name"] for row in leaderboard.finished(rows) if row[CORRUPTED] is None]
+    if missing:
+        raise ConfigError(
+            f"metric={CORRUPTED}: not measured of {', '.join(missing[:3])}"
+            + (f" and {len(missing) - 3} others" if len(missing) > 3 else "")
+            + "; run python -m mnv2_lightning.evaluate run_dir=... corruptions=all"
+        )
 
 
 def check_job(job: Job) -> None:

@@ -10,8 +10,8 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from mnv2_lightning.cli.command import Command, Job, announce_imports
-from mnv2_lightning.data.sets import SIDE
 from mnv2_lightning.runs import folder, stored_config
+from mnv2_lightning.runs.record import read_record
 from mnv2_lightning.schema.check import has_idx_files
 from mnv2_lightning.schema.errors import ConfigError
 
@@ -30,30 +30,55 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
     """Accuracy, loss, and precision, recall and F1 of each class on `cfg.split`.
 
     Writes them as JSON, the confusion matrix as CSV and PNG, and the most confidently wrong images
-    as PNG into `run_dir`/evaluation/; the rest of the run stays as it was. `cfg.corruptions` adds
-    the accuracy on corrupted images. Of a sweep, all runs that have a checkpoint are evaluated, and
-    the result is {"runs": [...]}. Of a LightningModule whose step does not return logits, (B,
-    num_classes), only what it logs is known; the images need a data module with `images(split)`, as
-    MNISTDataModule has. ConfigError, DataError.
+    as PNG into `run_dir`/evaluation/, in a folder of their own for another data set; the rest of
+    the run stays as it was. `cfg.corruptions` adds the accuracy on corrupted images. Of a sweep,
+    the runs that have the checkpoint are evaluated, and the result is {"runs": [...]}. Of a
+    LightningModule whose step does not return logits, (B, num_classes), only what it logs is known;
+    the images need a data module with `images(split)`, as MNISTDataModule has. ConfigError,
+    DataError.
     """
     from mnv2_lightning.cli import from_python
-    from mnv2_lightning.system import warning_filters
+    from mnv2_lightning.reports import tables
+    from mnv2_lightning.system import durable_files, warning_filters
 
     cfg = from_python.checked(COMMAND, cfg)
     warning_filters.install()
-    runs, corrupted = _runs(cfg), _CorruptedImages(cfg)
-    results = [_evaluate_run(cfg, run, corrupted) for run in runs]
-    return results[0] if runs == [Path(cfg.run_dir)] else {"runs": results}
+    runs, robustness = _runs(cfg), _Robustness(cfg)
+    results = []
+    for run in runs:
+        if len(runs) > 1:
+            log.info("%s", run)
+        results.append(_evaluate_run(cfg, run, robustness))
+    if runs == [Path(cfg.run_dir)]:
+        return results[0]
+    log.info("%s", tables.evaluations(results))
+    durable_files.write_json(Path(cfg.run_dir) / "evaluation" / "runs.json", {"runs": results})
+    return {"runs": results}
 
 
 def _runs(cfg: DictConfig) -> list[Path]:
-    """`cfg.run_dir`, or the runs with checkpoints of the sweep that is there. ConfigError."""
+    """`cfg.run_dir`, or the runs of the sweep that is there. ConfigError: none has the checkpoint.
+
+    Runs of a sweep without the checkpoint are left out.
+    """
     from mnv2_lightning.reports import collect
 
     place = Path(cfg.run_dir)
-    runs = [run for run in collect.runs(place) if any((run / "checkpoints").glob("*.ckpt"))]
-    if (place / "config.yaml").is_file() or not runs:
+    jobs = [] if (place / "config.yaml").is_file() else collect.runs(place)
+    if not jobs:
         return [folder.require_run("run_dir", cfg.run_dir)]
+    folder.check_links(place)
+    names = [cfg.checkpoint] if cfg.checkpoint else ["best", "last"]
+    runs = [
+        job
+        for job in jobs
+        if any((job / "checkpoints" / f"{name}.ckpt").is_file() for name in names)
+    ]
+    missing = ", ".join(job.name for job in jobs if job not in runs)
+    if not runs:
+        raise ConfigError(f"run_dir={place}: no run has a checkpoint {' or '.join(names)}")
+    if missing:
+        log.warning("without a checkpoint %s, left out: %s", " or ".join(names), missing)
     return [folder.require_run("run_dir", str(run)) for run in runs]
 
 
@@ -67,6 +92,12 @@ class _Loaded:
     datamodule: Any
     trainer: L.Trainer
     predictions: Predictions
+
+    def measure(self, split: str, **data: Any) -> dict[str, float]:
+        """`data`: `datamodule` or `dataloaders`."""
+        measure = self.trainer.test if split == "test" else self.trainer.validate
+        (metrics,) = measure(self.classifier, verbose=False, **data)
+        return dict(metrics)
 
 
 def _load(cfg: DictConfig, run: Path) -> _Loaded:
@@ -108,34 +139,38 @@ def _load(cfg: DictConfig, run: Path) -> _Loaded:
 
 
 def _run_config(cfg: DictConfig, run: Path) -> DictConfig:
-    """The run's config with the images of `cfg.data`. ConfigError: they have other classes."""
+    """The run's config with the images of `cfg.data`. ConfigError: they do not fit the run."""
     run_cfg = stored_config.config_to_evaluate(run, cfg.trust)
-    data = cfg.data
+    data, before = cfg.data, run_cfg.data
     if "_target_" not in data:
         if data.dir is not None:
-            run_cfg.data.dir = data.dir
+            if "dir" not in before:
+                raise ConfigError(f"data.dir: {before._target_} has no such option")
+            before.dir = data.dir
         return run_cfg
-    if list(data.classes) != list(run_cfg.data.classes):
-        classes = [", ".join(found.classes) for found in (data, run_cfg.data)]
+    if list(data.classes) != list(before.classes):
+        classes = [", ".join(found.classes) for found in (data, before)]
         raise ConfigError(f"data: its classes are {classes[0]}, those of {run}: {classes[1]}")
-    if has_idx_files(data) and has_idx_files(run_cfg.data):  # prepared as in the run
-        run_cfg.data.dataset, run_cfg.data.dir = data.dataset, data.dir
-        run_cfg.data.train_size = None
-    else:
+    if has_idx_files(data) != has_idx_files(before):
+        raise ConfigError(f"data: is of {data._target_}, that of {run} of {before._target_}")
+    if not has_idx_files(data):
         run_cfg.data = data
+        return run_cfg
+    if data.dir is not None or data.dataset != before.dataset:
+        before.dir = data.dir
+    before.dataset, before.train_size = data.dataset, None
     return run_cfg
 
 
-def _evaluate_run(cfg: DictConfig, run: Path, corrupted: _CorruptedImages) -> dict[str, Any]:
+def _evaluate_run(cfg: DictConfig, run: Path, robustness: _Robustness) -> dict[str, Any]:
     from mnv2_lightning.classifier import Classifier
     from mnv2_lightning.reports import figures, tables
     from mnv2_lightning.runs import config
     from mnv2_lightning.system import durable_files
 
     loaded = _load(cfg, run)
-    trainer, datamodule, predictions = loaded.trainer, loaded.datamodule, loaded.predictions
-    measure = trainer.test if cfg.split == "test" else trainer.validate
-    (metrics,) = measure(loaded.classifier, datamodule=datamodule, verbose=False)
+    datamodule, predictions = loaded.datamodule, loaded.predictions
+    metrics = loaded.measure(cfg.split, datamodule=datamodule)
 
     images = datamodule.images(cfg.split) if hasattr(datamodule, "images") else None
     counted = images if predictions.predicted is None else predictions.predicted.labels
@@ -143,13 +178,15 @@ def _evaluate_run(cfg: DictConfig, run: Path, corrupted: _CorruptedImages) -> di
     ranges = config.plain(loaded.config)["classifier"].get("test_time_augmentation") or {}
     names = [f"{key}-{value:g}" for key, value in sorted(ranges.items()) if value]
     dataset = loaded.config.data.get("dataset")
-    other = [] if "_target_" not in cfg.data else [str(dataset or "data")]
     out = run / "evaluation"
-    name = "-".join([loaded.checkpoint.stem, *other, cfg.split, *names])
+    if "_target_" in cfg.data:
+        out /= folder.folder_name(dataset or loaded.config.data._target_)
+    name = "-".join([loaded.checkpoint.stem, cfg.split, *names])
     result: dict[str, Any] = {
         "run": run.name,
         "checkpoint": loaded.checkpoint.stem,
-        "precision": trainer.precision,
+        "epochs": read_record(run).get("epochs"),
+        "precision": loaded.trainer.precision,
         "dataset": dataset,
         "split": cfg.split,
         "views": len(loaded.classifier.views) if isinstance(loaded.classifier, Classifier) else 1,
@@ -166,32 +203,37 @@ def _evaluate_run(cfg: DictConfig, run: Path, corrupted: _CorruptedImages) -> di
         written += _write_figures(out / name, matrix, predicted, classes, images)
     durable_files.write_json(out / written[0], result)
     log.info("%s", tables.evaluation(result))
-    if cfg.corruptions is not None:
-        head = ("run", "checkpoint", "precision", "dataset", "split", "images", "accuracy")
-        result |= (of_corrupted := corrupted.result(loaded))
-        written += [f"{name}-corruptions.json", f"{name}-corruptions.png"]
-        durable_files.write_json(out / written[-2], {k: result[k] for k in head} | of_corrupted)
-        examples = corrupted.examples(loaded)
-        figures.draw_corruptions(result["corruptions"], examples).savefig(out / written[-1])
-        log.info("%s", tables.corruptions(result))
+    if robustness.kinds:
+        name = f"{name}-corruptions{robustness.suffix}"
+        written += [f"{name}.json", f"{name}.png"]
+        found = {key: value for key, value in result.items() if key not in ("loss", "classes")}
+        found |= robustness.measure(loaded)
+        durable_files.write_json(out / f"{name}.json", found)
+        examples = robustness.examples(loaded)
+        figures.draw_corruptions(found["corruptions"], examples).savefig(out / f"{name}.png")
+        log.info("%s", tables.corruptions(found))
+        result |= found
     log.info("written to %s: %s", out, ", ".join(written))
     return result
 
 
-class _CorruptedImages:
-    """The accuracy of runs on images that are corrupted once for all runs."""
+class _Robustness:
+    """Measures runs on images that are corrupted once for all of them."""
 
     def __init__(self, cfg: DictConfig) -> None:
-        from mnv2_lightning.data.corruptions import CORRUPTIONS
-
-        self.kinds = list(CORRUPTIONS) if cfg.corruptions == "all" else list(cfg.corruptions or [])
+        self.kinds = _kinds(cfg)
+        self.suffix = "" if cfg.corruptions == "all" else "".join(f"-{kind}" for kind in self.kinds)
         self.split = cfg.split
         self.images: dict[tuple[str, int], Tensor] = {}  # by kind and checksum of the images
         self.baseline: dict[str, float] | None = None  # accuracy by kind
+        self.baseline_name: str | None = None
         if cfg.baseline is not None:
-            self.baseline = self.accuracies(_load(cfg, Path(cfg.baseline)))
+            loaded = _load(cfg, Path(cfg.baseline))
+            log.info("the baseline, %s", cfg.baseline)
+            self.baseline = self._accuracies(loaded)
+            self.baseline_name = f"{Path(cfg.baseline).resolve().name}, {loaded.checkpoint.stem}"
 
-    def corrupted(self, kind: str, images: np.ndarray) -> Tensor:
+    def _corrupted(self, kind: str, images: np.ndarray) -> Tensor:
         """(N, 28, 28) uint8."""
         import torch
 
@@ -202,42 +244,52 @@ class _CorruptedImages:
             self.images[key] = corrupt(torch.tensor(images), kind)
         return self.images[key]
 
-    def accuracies(self, loaded: _Loaded) -> dict[str, float]:
+    def _accuracies(self, loaded: _Loaded) -> dict[str, float]:
+        """ConfigError: the LightningModule logs no accuracy."""
         datamodule = loaded.datamodule
         datamodule.setup()
         images, found = datamodule.images(self.split), {}
-        if self.kinds and images.shape[1:] != (SIDE, SIDE):
-            size = " x ".join(map(str, images.shape[1:]))
-            raise ConfigError(f"corruptions: are for images of 28 x 28 px, not of {size}")
         for kind in self.kinds:
-            loader = datamodule.evaluation_loader(self.split, self.corrupted(kind, images))
-            measure = loaded.trainer.test if self.split == "test" else loaded.trainer.validate
-            (metrics,) = measure(loaded.classifier, dataloaders=loader, verbose=False)
-            found[kind] = metrics[f"{self.split}/accuracy"]
+            loader = datamodule.evaluation_loader(self.split, self._corrupted(kind, images))
+            metrics = loaded.measure(self.split, dataloaders=loader)
+            if (name := f"{self.split}/accuracy") not in metrics:
+                raise ConfigError(f"corruptions: {type(loaded.classifier).__name__} logs no {name}")
+            found[kind] = metrics[name]
         return found
 
-    def result(self, loaded: _Loaded) -> dict[str, Any]:
-        """`corruptions`: kind, accuracy, and the error divided by that of the baseline; the means.
+    def measure(self, loaded: _Loaded) -> dict[str, Any]:
+        """`corruptions`: accuracy by kind, and the error divided by the baseline's; their means.
 
-        A quotient is None where the baseline makes no error, and is left out of the mean.
+        A ratio is None where the baseline makes no error, and is left out of the mean.
         """
         rows: list[dict[str, Any]] = []
-        for kind, accuracy in self.accuracies(loaded).items():
+        for kind, accuracy in self._accuracies(loaded).items():
             before = None if self.baseline is None else self.baseline[kind]
-            relative = None if before in (None, 1.0) else (1 - accuracy) / (1 - before)
+            ratio = None if before in (None, 1.0) else (1 - accuracy) / (1 - before)
             row = {"kind": kind, "accuracy": accuracy, "baseline_accuracy": before}
-            rows.append(row | {"relative_error": relative})
-        quotients = [row["relative_error"] for row in rows if row["relative_error"] is not None]
+            rows.append(row | {"error_ratio": ratio})
+        ratios = [row["error_ratio"] for row in rows if row["error_ratio"] is not None]
         return {
+            "baseline": self.baseline_name,
             "corruptions": rows,
             "corrupted_accuracy": fmean(row["accuracy"] for row in rows),
-            "relative_error": fmean(quotients) if quotients else None,
+            "error_ratio": fmean(ratios) if ratios else None,
         }
 
     def examples(self, loaded: _Loaded) -> list[np.ndarray]:
         """An image of each kind, (28, 28) uint8."""
         images = loaded.datamodule.images(self.split)
-        return [self.corrupted(kind, images)[0].numpy() for kind in self.kinds]
+        return [self._corrupted(kind, images)[0].numpy() for kind in self.kinds]
+
+
+def _kinds(cfg: DictConfig) -> list[str]:
+    """The kinds of corruption that `cfg` asks for."""
+    if cfg.corruptions == "all":
+        from mnv2_lightning.data.corruptions import CORRUPTIONS
+
+        return list(CORRUPTIONS)
+    given = [cfg.corruptions] if isinstance(cfg.corruptions, str) else cfg.corruptions or []
+    return list(dict.fromkeys(given))
 
 
 def _write_figures(
@@ -266,40 +318,55 @@ def _write_figures(
 
 
 def check_job(job: Job) -> None:
-    """Check what needs the disk or torch. ConfigError."""
+    """Check what needs the disk or torch. ConfigError, DataError."""
     from mnv2_lightning.data import idx_files
     from mnv2_lightning.system import accelerators
 
     cfg = job.cfg
-    if cfg.baseline is not None and cfg.corruptions is None:
-        raise ConfigError("baseline: is for corruptions=all, or some kinds such as [fog]")
-    runs = _runs(cfg) + (
-        [] if cfg.baseline is None else [folder.require_run("baseline", cfg.baseline)]
-    )
-    for run in runs:
-        _check_run(cfg, run)
-    idx_files.require_folder(cfg.data.dir if "dir" in cfg.data else None)
+    idx_files.require_folder(cfg.data.get("dir"))
+    for override in job.overrides:
+        key = folder.key_of(override)
+        if "_target_" in cfg.data and key.startswith("data.") and key != "data.dir":
+            raise ConfigError(f"{key}: is as in the run; only data.dir can be set")
+    sets = {_check_run(cfg, "run_dir", run) for run in _runs(cfg)}
+    if cfg.baseline is not None:
+        if cfg.corruptions is None:
+            raise ConfigError("baseline: is for corruptions=all, or some kinds such as [fog]")
+        sets.add(_check_run(cfg, "baseline", folder.require_run("baseline", cfg.baseline)))
+        if len(sets) > 1:
+            images = " and ".join(sorted(map(str, sets)))
+            raise ConfigError(f"baseline: the runs are measured on different images, {images}")
     announce_imports()
     accelerators.check_accelerator("accelerator", cfg.accelerator)
 
 
-def _check_run(cfg: DictConfig, run: Path) -> None:
+def _check_run(cfg: DictConfig, key: str, run: Path) -> tuple[Any, ...]:
+    """Return what the images to measure on depend on. `key`: of the config, which names the run."""
+    from mnv2_lightning.data import idx_files, sets
     from mnv2_lightning.runs import config
     from mnv2_lightning.schema.targets import check_targets
 
-    folder.require_checkpoint("run_dir", run, cfg.checkpoint)
+    folder.require_checkpoint(key, run, cfg.checkpoint)
     run_config = config.plain(_run_config(cfg, run))
     data, target = run_config["data"], run_config["classifier"]["_target_"]
     if cfg.test_time_augmentation is not None and not target.startswith("mnv2_lightning."):
         raise ConfigError(f"test_time_augmentation: {target} has no such option")
-    if cfg.corruptions is not None and not has_idx_files(data):
-        raise ConfigError(f"corruptions: are for images of 28 x 28 px, not of {data['_target_']}")
-    if "_target_" not in cfg.data and cfg.data.dir is not None and "dir" not in data:
-        raise ConfigError(f"data.dir: {data['_target_']} has no such option")
+    is_idx = has_idx_files(data)
+    if cfg.corruptions is not None and not is_idx:
+        raise ConfigError(f"corruptions: are for images of MNISTDataModule, not {data['_target_']}")
     if cfg.split == "val" and data.get("val_size") == 0:
-        raise ConfigError("split=val: the run held out no images (data.val_size=0)")
+        raise ConfigError(f"split=val: {run} held out no images (data.val_size=0)")
+    if cfg.split == "val" and data.get("dataset") == sets.DIGITS:
+        raise ConfigError(f"split=val: {sets.DIGITS} has test images only")
     config.require_inside(run_config)
     check_targets(run_config)
+    if is_idx and data["dataset"] not in sets.DATA_SETS:  # others may have to be downloaded
+        found = idx_files.load(data["dataset"], data["dir"], len(data["classes"]))
+        side = found["t10k-images"].shape[1]
+        if cfg.corruptions is not None and side != sets.SIDE:
+            raise ConfigError(f"corruptions: are for images of 28 x 28 px, not {side} x {side}")
+    split = (data.get("val_size"), data.get("seed")) if cfg.split == "val" else ()
+    return (data.get("dataset", data["_target_"]), *split)
 
 
 COMMAND = Command("evaluate", evaluate, check_job=check_job)

@@ -197,10 +197,11 @@ def check_job(job: Job) -> None:
     from mnv2_lightning.schema.targets import check_targets
 
     cfg = job.cfg
-    for key in ("resume", "sweep", "trust"):
-        if cfg[key] is not None:
+    overridden = {key_of(override): override for override in cfg.overrides}
+    for key in ("resume", "study", "sweep", "trust"):
+        if key in overridden:
             raise ConfigError(
-                f"{key}={cfg[key]}: is an option of train; search.name=NAME resumes a search"
+                f"{overridden[key]}: is an option of train; search.name=NAME resumes a search"
             )
     if cfg.fail_fast:
         raise ConfigError("fail_fast=true: is for sweeps of train; a search goes on")
@@ -224,7 +225,6 @@ def check_job(job: Job) -> None:
 
     from mnv2_lightning import build
 
-    overridden = {key_of(override) for override in cfg.overrides}
     for key in space:
         if key in overridden:
             raise ConfigError(f"{key}: is set by an override, and searched in search.space")

@@ -258,6 +258,7 @@ def final_config(cfg: DictConfig, overrides: list[str]) -> DictConfig:
     from mnv2_lightning.cli import composing
 
     hydra = HydraConfig.get()
+    _check_study(hydra, overrides)
     if cfg.resume:
         resumed = stored_config.resumed_config(cfg, overrides)
         resumed.sweep, resumed.fail_fast = cfg.sweep, cfg.fail_fast  # which `check_job` refuses
@@ -276,6 +277,15 @@ def final_config(cfg: DictConfig, overrides: list[str]) -> DictConfig:
     return cfg
 
 
+def _check_study(hydra: Any, overrides: list[str]) -> None:
+    """ConfigError: a study, which is a sweep, is started as a run of no arm."""
+    given = {folder.key_of(override) for override in overrides}
+    keys = [key for key in hydra.sweeper.get("params") or () if key not in {*given, "seed"}]
+    if (study := hydra.runtime.choices.get("study")) and keys:
+        values = " ".join(f"{key}=VALUE" for key in keys)
+        raise ConfigError(f"study={study}: is a sweep; add -m, or for a single run {values}")
+
+
 def job_overrides(cfg: DictConfig) -> list[str]:
     """One device for each job of a sweep by default, so that jobs can run side by side."""
     return ["trainer.devices=1"] if cfg.trainer.devices == "auto" else []
@@ -290,8 +300,6 @@ def check_job(job: Job) -> None:
         raise ConfigError(f"sweep={cfg.sweep}: names a sweep, which -m starts")
     if cfg.fail_fast and not job.is_swept:
         raise ConfigError("fail_fast=true: is for a sweep, which -m starts")
-    if not job.is_swept:
-        _check_study(job)
     config.require_inside(config.plain(cfg))
 
     images = _training_images(cfg)
@@ -312,22 +320,6 @@ def check_job(job: Job) -> None:
         check_batches(config.plain(cfg), images, devices, needs_two=needs_two)
     if resuming.is_new(cfg) and cfg.model.get("weights") is not None:
         pretrained.load(build.build_network(cfg), cfg)
-
-
-def _check_study(job: Job) -> None:
-    """ConfigError: a study, which is a sweep, is run as a single run of no arm."""
-    from hydra.core.hydra_config import HydraConfig
-
-    if not HydraConfig.initialized():  # called from Python
-        return
-    hydra = HydraConfig.get()
-    given = {folder.key_of(override) for override in job.overrides}
-    missing = [key for key in hydra.sweeper.get("params") or () if key not in given]
-    if (study := hydra.runtime.choices.get("study")) and missing:
-        raise ConfigError(
-            f"study={study}: is a sweep over {', '.join(missing)}; add -m, or for a single run "
-            f"{missing[0]}=VALUE"
-        )
 
 
 def _training_images(cfg: DictConfig) -> int | None:

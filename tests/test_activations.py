@@ -7,6 +7,7 @@ from typing import Any
 import lightning.pytorch as L
 import pytest
 import torch
+import torch.nn.functional as F
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 
@@ -50,7 +51,10 @@ def test_positive_shares(network: Any, batches: list[tuple[Tensor, Tensor]]) -> 
 
 
 def test_bottleneck(network: Any, batches: list[tuple[Tensor, Tensor]]) -> None:
-    found = bottlenecks.measure_bottleneck(network, "stages.1.1", batches)
+    found = bottlenecks.losses(network, [x for x, _ in batches])[-1]
+    with bottlenecks.relu6_after([network.stages[1][1].project]):
+        accuracy = bottlenecks.accuracy(network, batches)
+    features = bottlenecks.features(network, "stages.1.1", [x for x, _ in batches], side=2)
     with torch.no_grad():
         block = network.stages[1][1]
         before = torch.cat(
@@ -65,7 +69,9 @@ def test_bottleneck(network: Any, batches: list[tuple[Tensor, Tensor]]) -> None:
     assert found.above_6 == pytest.approx(float((y > 6).float().mean()))
     lost = (y - y.clamp(0, 6)).square().sum() / y.square().sum()
     assert found.lost == pytest.approx(float(lost), rel=1e-5)
-    assert found.accuracy == pytest.approx(float((logits.argmax(1) == labels).float().mean()))
+    assert accuracy == pytest.approx(float((logits.argmax(1) == labels).float().mean()))
+    for pooled, of in zip(features, (y, y.clamp(0, 6)), strict=True):
+        assert torch.allclose(pooled, F.adaptive_avg_pool2d(of, 2).flatten(1), atol=1e-6)
 
 
 def test_a_measurement_leaves_the_network_alone(
@@ -73,10 +79,17 @@ def test_a_measurement_leaves_the_network_alone(
 ) -> None:
     x, labels = batches[0]
     before = network(x)
-    for name in bottlenecks.blocks(network):
-        bottlenecks.measure_bottleneck(network, name, batches)
-    with pytest.raises(RuntimeError):
-        bottlenecks.measure_bottleneck(network, "stages.0.0", [(x[:, :, :0], labels)])
+    wrong = [x[:, :, :0]]
+    modules = [block.project for block in bottlenecks.blocks(network).values()]
+    for measure in (
+        lambda: bottlenecks.losses(network, wrong),
+        lambda: bottlenecks.positive_shares(network, wrong),
+        lambda: bottlenecks.features(network, "stages.0.0", wrong),
+    ):
+        with pytest.raises(RuntimeError):
+            measure()
+    with pytest.raises(RuntimeError), bottlenecks.relu6_after(modules):
+        bottlenecks.accuracy(network, [(wrong[0], labels)])
     assert torch.equal(network(x), before)
 
 
@@ -103,6 +116,33 @@ def test_the_command(call: Call, run: Path) -> None:
     assert len(found["positive"]["initial"]) == len(found["positive"]["trained"]) == 5
     record = json.loads((run / "result.json").read_text())
     assert found["accuracy"] == pytest.approx(record["test_accuracy"])
+
+
+def test_initial_weights_may_be_trained_ones(
+    configure: Configure, run: Path, tmp_path: Path
+) -> None:
+    """Those of `model.weights`."""
+    train(configure(*FULL, f"model.weights={run}", "trainer.max_steps=1", "model.dropout=0.1"))
+    again = initial_network(trained.load(tmp_path / "run", fold=False)).state_dict()
+    source = trained.load(run, fold=False).network.state_dict()
+    assert all(torch.equal(again[name], source[name]) for name in source)
+
+
+def test_few_images_in_whole_batches(call: Call, run: Path, tmp_path: Path) -> None:
+    ended = call("activations", f"run_dir={run}", "images=51", f"out={tmp_path / 'a'}")
+    assert ended.status == 0, ended.err
+    assert json.loads((tmp_path / "a" / "activations.json").read_text())["images"] == 51
+
+
+def test_blocks_without_expansion(call: Call, tmp_path: Path) -> None:
+    short = (*FULL, "model.expand_ratio=1", "trainer.max_steps=1", "hydra.run.dir=flat")
+    assert call("train", *short).status == 0
+    ended = call("activations", "run_dir=flat")
+    assert ended.status == 0, ended.err
+    assert json.loads((tmp_path / "flat/activations/activations.json").read_text())["positive"] == {
+        "initial": [],
+        "trained": [],
+    }
 
 
 def test_only_of_inverted_residuals(call: Call, tmp_path: Path) -> None:

@@ -47,9 +47,12 @@ BAD = {
     "data.train_size=100": r"larger than the 100 training images of data\.train_size=100",
     "model=tutorial data.train_size=3 data.batch_size=2": r"take data\.batch_size=3 or more, or "
     r"another data\.train_size",
-    "study=shortcut model.shortcut=none": r"study=shortcut: is a sweep over seed; add -m",
+    "study=linear_bottleneck": r"is a sweep; add -m, or for a single run "
+    r"model\.bottleneck_activation=VALUE model\.shortcut=VALUE",
+    "study=expand_ratio_equal_macs": r"is a sweep; add -m, or for a single run model\.expand_ratio",
+    "-m study=shortcut,v1_v2": r"study=\w+: is a sweep; add -m, .*",
     "study=shortcuts": r"study=shortcuts: there is none such; did you mean shortcut\?",
-    "study=expand_ratio_equal_macs seed=0 model.expand_ratio=5": r"5: must be one of 1, 2, 3, 4",
+    "study=expand_ratio_equal_macs seed=0 model.expand_ratio=5": r"5 is not in .* table: 1",
     "data.image_size=28.5": r"data\.image_size=28\.5: must be an integer",
     "data.augment.scale=1": r"data\.augment\.scale=1: must be less than 1",
     "+data.augment.rotate=1": r"data\.augment\.rotate: unknown key",

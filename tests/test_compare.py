@@ -65,8 +65,8 @@ def test_verdicts(tmp_path: Path) -> None:
             assert pair.mcnemar_p == 1
 
 
-def test_interaction(tmp_path: Path) -> None:
-    """A ReLU6 costs 0.4 points without shortcuts and 0.1 with them: by 0.3 points less."""
+def test_effects_of_two_keys(tmp_path: Path) -> None:
+    """A ReLU6 costs 0.4 points without shortcuts and 0.1 with them."""
     for seed in range(4):
         for activation, shortcut, loss in (
             ("linear", "identity", 0.0),
@@ -78,13 +78,17 @@ def test_interaction(tmp_path: Path) -> None:
             arm = {"model.bottleneck_activation": activation, "model.shortcut": shortcut}
             job(run, arm | {"seed": seed}, seed=seed, test_accuracy=0.99 - loss + 1e-5 * seed)
     rows = collect.rows([tmp_path])
-    found = comparison.interaction(rows, "test_accuracy")
-    assert found is not None
-    names = "bottleneck_activation linear - relu6: with shortcut identity minus with shortcut none"
-    assert found.text == names
-    assert found.difference.mean == pytest.approx(-0.003)
-    assert comparison.interaction(rows[:3], "test_accuracy") is None
-    assert comparison.interaction_section(found)[2][0][2] == "-0.30"
+    found = comparison.effects(rows, "test_accuracy")
+    assert [effect.text for effect in found] == [
+        "bottleneck_activation linear - relu6",
+        "shortcut identity - none",
+        "interaction: bottleneck_activation linear - relu6 with shortcut identity, minus with "
+        "shortcut none",
+    ]
+    means = [effect.difference.mean for effect in found]
+    assert means == pytest.approx([0.0025, 0.0035, -0.003])
+    assert comparison.effects(rows[:3], "test_accuracy") == []
+    assert comparison.effects_section(found)[2][2][2] == "-0.30"
 
 
 def test_by_accuracy_on_corrupted_images(tmp_path: Path, call: Call) -> None:
@@ -92,12 +96,14 @@ def test_by_accuracy_on_corrupted_images(tmp_path: Path, call: Call) -> None:
     ended = call("compare", f"run_dir={folder}", "metric=corrupted_accuracy")
     assert ended.status == 2
     assert "corrupted_accuracy" in ended.err
-    for run in folder.iterdir():
+    for run in folder.glob("shortcut-*"):
         (run / "evaluation").mkdir()
-        path = run / "evaluation" / "last-test-corruptions.json"
-        path.write_text(json.dumps({"corrupted_accuracy": 0.7 + 0.1 * ("none" in run.name)}))
+        kept = json.loads((run / "result.json").read_text())
+        path = run / "evaluation" / f"{kept.get('tested_checkpoint')}-test-corruptions.json"
+        found = {"corrupted_accuracy": 0.7 + 0.1 * ("none" in run.name)}
+        path.write_text(json.dumps(found | {"epochs": kept.get("epochs")}))
     assert call("compare", f"run_dir={folder}", "metric=corrupted_accuracy").status == 0
-    found = json.loads((folder / "report" / "comparison.json").read_text())
+    found = json.loads((folder / "report" / "comparison-corrupted.json").read_text())
     assert found["pairs"][0]["a"] == "shortcut none"
     assert found["pairs"][0]["mcnemar_p"] is None
 

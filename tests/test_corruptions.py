@@ -1,6 +1,7 @@
 """MNIST-C's corruptions, and runs that are evaluated on them."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import get_args
 
@@ -11,8 +12,9 @@ from scipy import ndimage
 from torch import Tensor
 
 from mnv2_lightning.data.corruptions import CORRUPTIONS, corrupt, gaussian, zigzag
+from mnv2_lightning.reports import collect
 from mnv2_lightning.schema.models import Corruption
-from tests.conftest import Call
+from tests.conftest import SMALL, Call
 
 RANDOM = set(CORRUPTIONS) - {"scale", "brightness", "stripe", "canny_edges"}
 
@@ -70,6 +72,14 @@ def test_gaussian_as_scipy(digits: Tensor) -> None:
     assert np.abs(gaussian(x, 0.7).numpy() - expected).max() < 1e-3
 
 
+def test_glass_blur_is_along_columns(digits: Tensor) -> None:
+    """As the published code blurs."""
+    x = torch.zeros(1, 28, 28)
+    x[:, 14] = 1
+    expected = ndimage.gaussian_filter(x[0].numpy(), (0.7, 0), mode="nearest")
+    assert np.abs(gaussian(x, (0.7, 0.0))[0].numpy() - expected).max() < 1e-6
+
+
 def test_translate_moves_by_three_pixels(digits: Tensor) -> None:
     for image, moved in zip(digits, corrupt(digits, "translate"), strict=True):
         shifts = [(a, b) for a in (-3, 3) for b in (-3, 3)]
@@ -117,17 +127,54 @@ def test_evaluated_on(call: Call, run: Path, tmp_path: Path) -> None:
     """The run is its own baseline: the same errors."""
     ended = call("evaluate", f"run_dir={run}", "corruptions=[stripe,shear]", f"baseline={run}")
     assert ended.status == 0, ended.err
-    found = json.loads((run / "evaluation" / "best-test-corruptions.json").read_text())
+    found = json.loads((run / "evaluation" / "best-test-corruptions-stripe-shear.json").read_text())
     assert [row["kind"] for row in found["corruptions"]] == ["stripe", "shear"]
     accuracies = [row["accuracy"] for row in found["corruptions"]]
     assert found["corrupted_accuracy"] == pytest.approx(np.mean(accuracies))
-    assert found["relative_error"] == pytest.approx(1) or set(accuracies) == {1.0}
-    assert (run / "evaluation" / "best-test-corruptions.png").is_file()
+    assert found["error_ratio"] == pytest.approx(1) or set(accuracies) == {1.0}
+    assert (run / "evaluation" / "best-test-corruptions-stripe-shear.png").is_file()
     assert "stripe" in ended.out + ended.err
+
+
+def test_some_kinds_are_not_taken_for_all(call: Call, run: Path) -> None:
+    assert call("evaluate", f"run_dir={run}", "corruptions=stripe").status == 0
+    assert (run / "evaluation" / "best-test-corruptions-stripe.json").is_file()
+    (row,) = collect.rows([run])
+    assert row["corrupted_accuracy"] is None
+
+
+def test_a_sweep(call: Call, tmp_path: Path) -> None:
+    """Runs without a checkpoint are left out; a run that was resumed since is not as measured."""
+    sweep = ("-m", "seed=0,1", "sweep=s", "trainer.max_epochs=1")
+    assert call("train", *SMALL, *sweep).status == 0
+    folder = tmp_path / "outputs" / "sweeps" / "s"
+    shutil.copytree(folder / "seed-1", folder / "seed-2")
+    shutil.rmtree(folder / "seed-2" / "checkpoints")
+    ended = call("evaluate", f"run_dir={folder}", "corruptions=all")
+    assert ended.status == 0, ended.err
+    assert "left out: seed-2" in ended.err + ended.out
+    found = json.loads((folder / "evaluation" / "runs.json").read_text())["runs"]
+    assert [result["run"] for result in found] == ["seed-0", "seed-1"]
+    rows = collect.rows([folder])
+    assert [row["corrupted_accuracy"] for row in rows[:2]] == [
+        result["corrupted_accuracy"] for result in found
+    ]
+    ended = call("evaluate", f"run_dir={folder}", "checkpoint=previous")
+    assert (ended.status, ended.err.count("\n")) == (2, 1)
+    assert "no run has a checkpoint previous" in ended.err
+    assert call("train", f"resume={folder / 'seed-0'}", "trainer.max_epochs=2").status == 0
+    assert collect.rows([folder / "seed-0"])[0]["corrupted_accuracy"] is None
+    ended = call("compare", f"run_dir={folder}", "metric=corrupted_accuracy")
+    assert ended.status == 2
+    assert "not measured of seed-0" in ended.err
 
 
 @pytest.mark.parametrize(("typed", "message"), [
     ("corruptions=[smoke]", "corruptions"),
+    ("data=digits split=val", "split=val: digits has test images only"),
+    ("data=mnist data.crop=20", "data.crop: is as in the run"),
+    ("+data.foo=1", "data.foo: unknown key"),
+    ("data=qmnist", "data.dir: must hold the four files of qmnist"),
     ("corruptions=some", "corruptions=some: must be 'all' or"),
     ("baseline=here", "baseline: is for corruptions=all"),
     ("corruptions=all baseline=nowhere", "baseline=nowhere: there is no such folder"),

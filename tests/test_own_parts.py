@@ -174,7 +174,7 @@ def test_trust_is_for_a_folder(call: Call, own: Path) -> None:
     ended = call("train", *FIRST, "trust=[mine]")
     assert ended.status == 2
     assert ended.err == "error: trust: is for the config in a run's folder, with resume=RUN_DIR\n"
-    assert "trust=['mine']: is an option of train" in call("search", "trust=[mine]").err
+    assert "trust=[mine]: is an option of train" in call("search", "trust=[mine]").err
 
 
 OTHERS = {

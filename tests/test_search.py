@@ -305,6 +305,7 @@ BAD = {
     "search.storage=sqlite:///x.db": "search.name: a study in search.storage needs a name",
     "fail_fast=true": "fail_fast=true: is for sweeps of train",
     "sweep=s": "sweep=s: is an option of train",
+    "study=shortcut": "study=shortcut: is an option of train",
     "trainer.devices=2 trainer.strategy=ddp trainer.accelerator=cpu": "a trial is one process",
     "search/sampler=foo": "search/sampler=foo: there is none such",
 }

@@ -190,7 +190,7 @@ def test_known_sets_from_their_own_files(
     ended = call("train", *place, *SHORT, "hydra.run.dir=run", "model.width_mult=0.25")
     assert ended.status == 0, ended.err
     assert call("evaluate", "run_dir=run", *place).status == 0
-    assert (tmp_path / "run" / "evaluation" / f"best-{dataset}-test.json").is_file()
+    assert (tmp_path / "run" / "evaluation" / dataset / "best-test.json").is_file()
 
 
 def test_a_run_on_another_set(call: Call, run: Path, tmp_path: Path) -> None:
@@ -199,8 +199,11 @@ def test_a_run_on_another_set(call: Call, run: Path, tmp_path: Path) -> None:
     ended = call("evaluate", f"run_dir={run}", "data=qmnist", "data.dir=files")
     assert ended.status == 0, ended.err
     assert "on 30 test images" in ended.out
-    ended = call("evaluate", f"run_dir={run}", "data=qmnist", "data.dir=null")
+    write(tmp_path / "small", ten_classes("qmnist-", side=20), "qmnist-")
+    place = ("data=qmnist", "data.dir=small", "corruptions=all")
+    ended = call("evaluate", f"run_dir={run}", *place)
     assert (ended.status, ended.err.count("\n")) == (2, 1)
+    assert "are for images of 28 x 28 px, not 20 x 20" in ended.err
 
 
 def test_scikit_learns_digits(call: Call, run: Path) -> None:

@@ -42,7 +42,7 @@ OF_A_SWEEP = (
 def lookup(key: Any, table: dict[Any, Any]) -> Any:
     """`table[key]`, for a value of a study that follows from another. ValueError: no such key."""
     if key not in table:
-        raise ValueError(f"{key}: must be one of {', '.join(map(str, table))}")
+        raise ValueError(f"{key} is not in the study's table: {', '.join(map(str, table))}")
     return table[key]
 
 

@@ -83,8 +83,10 @@ def split(count: int, held_out: int, seed: int) -> tuple[Tensor, Tensor]:
 def stratified(labels: Tensor, size: int, seed: int) -> Tensor:
     """Sorted positions of `size` of the (N,) `labels`, with the share of each class as in all.
 
-    Drawn by `seed`; a class is rounded by the largest remainder.
+    Drawn by `seed`; a class is rounded by the largest remainder. ValueError: there are too few.
     """
+    if size > len(labels):
+        raise ValueError(f"train_size={size}: there are {len(labels)} images")
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
     counts = labels.bincount()
     quotas = counts.double() * size / len(labels)

@@ -1,7 +1,7 @@
 """The fifteen corruptions of MNIST-C (Mu and Gilmer, arXiv 1906.02337), on whole batches.
 
-Written anew from the description, with the strengths of the published code; the random numbers are
-others, so the images are in the style of MNIST-C, not its files.
+Written anew, with the strengths of the published code (github.com/google-research/mnist-c); the
+random numbers are others, so the images are in the style of MNIST-C, not its files.
 """
 
 import math
@@ -39,8 +39,8 @@ def impulse_noise(x: Tensor, generator: Generator) -> Tensor:
 
 
 def glass_blur(x: Tensor, generator: Generator) -> Tensor:
-    """Blur, exchange pixels with neighbors twice, blur."""
-    sigma, count = 0.7, len(x)
+    """Blur, exchange pixels with neighbors twice, blur; along columns only, as published."""
+    sigma, count = (0.7, 0.0), len(x)  # of rows and of columns
     x = (gaussian(x, sigma) * 255).floor() / 255
     every = torch.arange(count)
     for _ in range(2):
@@ -212,13 +212,17 @@ CORRUPTIONS: dict[str, Callable[[Tensor, Generator], Tensor]] = {
 }
 
 
-def gaussian(x: Tensor, sigma: float, mode: str = "replicate") -> Tensor:
-    """(N, H, W) convolved with a Gaussian, up to four `sigma`."""
-    radius = int(4 * sigma + 0.5)
-    weights = torch.exp(-0.5 * (torch.arange(-radius, radius + 1) / sigma) ** 2)
-    weights /= weights.sum()
-    padded = F.pad(x[:, None], (radius, radius, radius, radius), mode=mode)
-    return F.conv2d(F.conv2d(padded, weights.view(1, 1, -1, 1)), weights.view(1, 1, 1, -1))[:, 0]
+def gaussian(x: Tensor, sigma: float | tuple[float, float], mode: str = "replicate") -> Tensor:
+    """(N, H, W) convolved with a Gaussian, up to four `sigma`, which may differ by dimension."""
+    sigmas = sigma if isinstance(sigma, tuple) else (sigma, sigma)
+    y = x[:, None]
+    for dimension, width in enumerate(sigmas):
+        if radius := int(4 * width + 0.5):
+            weights = torch.exp(-0.5 * (torch.arange(-radius, radius + 1) / width) ** 2)
+            kernel = (weights / weights.sum()).view(1, 1, *((-1, 1) if dimension == 0 else (1, -1)))
+            pad = (0, 0, radius, radius) if dimension == 0 else (radius, radius, 0, 0)
+            y = F.conv2d(F.pad(y, pad, mode=mode), kernel)
+    return y[:, 0]
 
 
 def _uniform(shape: tuple[int, ...], generator: Generator) -> Tensor:

@@ -89,18 +89,23 @@ class MNISTDataModule(L.LightningDataModule):
 
     def evaluation_loader(self, split: str, images: Tensor) -> DataLoader[Any]:
         """Batches of other images, (N, H, W) uint8, with the labels of `images(split)`."""
-        labels = self.arrays[f"{FILES[split]}-labels"]
-        labels = labels[self.indices[split].to(labels.device)]
-        indices = torch.arange(len(labels), device=labels.device)
-        batches = Batches(indices, self.batch_size, shuffle=False)
-        dataset = InMemoryImages(images.to(labels.device), labels, self.transform)
-        return DataLoader(dataset, sampler=batches, batch_size=None)
+        return self._loader(split, images=images)
 
     def _loader(
-        self, split: str, *, augment: RandomAffine | None = None, shuffle: bool = False
+        self,
+        split: str,
+        *,
+        images: Tensor | None = None,
+        augment: RandomAffine | None = None,
+        shuffle: bool = False,
     ) -> DataLoader[Any]:
-        images, labels = (self.arrays[f"{FILES[split]}-{kind}"] for kind in ("images", "labels"))
+        labels = self.arrays[f"{FILES[split]}-labels"]
         indices, trainer = self.indices[split].to(labels.device), self.trainer
+        if images is None:
+            images = self.arrays[f"{FILES[split]}-images"]
+        else:
+            labels, images = labels[indices], images.to(labels.device)
+            indices = torch.arange(len(labels), device=labels.device)
         batches = Batches(
             indices,
             self.batch_size,

@@ -49,6 +49,8 @@ def load(dataset: str, directory: str | None, classes: int = 10) -> dict[str, np
     require_folder(directory)
     root = Path(directory).expanduser() if directory else user_cache_path("mnv2_lightning")
     if dataset not in DATA_SETS:
+        if directory is None:
+            raise ConfigError(f"data.dir: must hold the four files of {dataset}: data.dir=PATH")
         return unlisted.load(dataset, root, classes)
     files = DATA_SETS[dataset].files
     raw = _read_all(dataset, root)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 DATA_DIR = "MNV2_DATA_DIR"  # the environment variable that conf/data/ reads
 DIGITS = "digits"  # scikit-learn's, which have no files of their own, and no training images
+OWN_FILES = ("emnist-digits", "kmnist", "qmnist")  # in conf/data, without checksums or mirrors
 TRAIN, TEST, SIDE = 60_000, 10_000, 28  # number of images of each split, and their side in px
 
 

@@ -16,7 +16,7 @@ from mnv2_lightning.schema.nearest import did_you_mean
 # Kind -> the end of its files' names. QMNIST's labels have eight numbers each, the class first.
 KINDS = {"images": ("idx3-ubyte",), "labels": ("idx1-ubyte", "idx2-int")}
 TYPES = {8: ">u1", 12: ">i4"}  # third byte of a file -> the type of its numbers
-TRANSPOSED = "emnist"  # beginning of the names of data sets whose files hold columns as rows
+TRANSPOSED = "emnist-"  # beginning of the names of data sets whose files hold columns as rows
 ENDS = ("", ".gz")
 SPLITS = {"train": ("train",), "t10k": ("t10k", "test")}  # split -> its names in files
 
@@ -26,7 +26,8 @@ def load(dataset: str, root: Path, classes: int) -> dict[str, np.ndarray]:
 
     The files are in `root` or its subfolder `dataset`, raw or .gz, named as MNIST's, EMNIST's or
     QMNIST's: train-images-idx3-ubyte, emnist-letters-test-labels-idx1-ubyte,
-    qmnist-test-labels-idx2-int. Labels start at 0, or at 1 as in EMNIST letters. ConfigError: a
+    qmnist-test-labels-idx2-int. Images of data sets called emnist-... are stored transposed. Labels
+    start at 0, or at 1 as in EMNIST letters. ConfigError: a
     file is missing. DataError: one is damaged, or does not fit the others or `classes`.
     """
     for folder, prefix in product((root / dataset, root), (f"{dataset}-", "")):

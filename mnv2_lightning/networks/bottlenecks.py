@@ -32,11 +32,11 @@ class PositiveShare:
 
 
 @dataclass(frozen=True)
-class Bottleneck:
-    """The output of a block's projection, and what a ReLU6 there would do.
+class Loss:
+    """What a ReLU6 would change in the output of a block's projection.
 
-    `negative`, `above_6`: the share of values that ReLU6 changes. `lost`: the mean square of the
-    change, divided by that of the output. `accuracy`: of the network with a ReLU6 there alone.
+    `negative`, `above_6`: the share of values. `lost`: the sum of the squared changes, divided by
+    that of the squared values.
     """
 
     block: str
@@ -44,7 +44,6 @@ class Bottleneck:
     negative: float
     above_6: float
     lost: float
-    accuracy: float
 
 
 def blocks(network: nn.Module) -> dict[str, InvertedResidual]:
@@ -55,7 +54,7 @@ def blocks(network: nn.Module) -> dict[str, InvertedResidual]:
 
 @torch.no_grad()
 def positive_shares(network: nn.Module, batches: Iterable[Tensor]) -> list[PositiveShare]:
-    """Of each block that expands. `batches`: (B, C, H, W) inputs, of which there is one or more."""
+    """Of each block that expands. `batches`: (B, C, H, W) inputs, at least one."""
     expanding = {k: b for k, b in blocks(network).items() if isinstance(b.expand, nn.Sequential)}
     counts: dict[str, list[Tensor]] = {name: [] for name in expanding}  # positions by their share
 
@@ -108,42 +107,66 @@ def relu6_after(modules: Sequence[nn.Module]) -> Iterator[None]:
             hook.remove()
 
 
-@contextmanager
-def outputs_of(module: nn.Module) -> Iterator[list[Tensor]]:
-    """Collect the outputs of `module`."""
-    found: list[Tensor] = []
-    hook = module.register_forward_hook(lambda _, inputs, output: found.append(output))
-    try:
-        yield found
-    finally:
-        hook.remove()
-
-
 @torch.no_grad()
 def accuracy(network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> float:
     """`batches`: inputs and labels."""
-    found = [(network(x).argmax(1) == labels) for x, labels in batches]
+    found = [network(x).argmax(1) == labels for x, labels in batches]
     return float(torch.cat(found).float().mean())
 
 
 @torch.no_grad()
-def measure_bottleneck(
-    network: nn.Module, name: str, batches: Sequence[tuple[Tensor, Tensor]]
-) -> Bottleneck:
-    """Of the block `name`."""
-    project = blocks(network)[name].project
-    sums = torch.zeros(4, dtype=torch.double)  # negative, above 6, changes squared, values squared
-    count = 0
-    with outputs_of(project) as outputs:
-        for x, _ in batches:
-            network(x)
-            y = outputs.pop()
+def losses(network: nn.Module, batches: Iterable[Tensor]) -> list[Loss]:
+    """Of each block, in one pass over the inputs."""
+    found = blocks(network)
+    # Negative, above 6, squares of the change, squares, number of values.
+    sums = {name: torch.zeros(5, dtype=torch.double) for name in found}
+
+    def add(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, inputs: Any, y: Tensor) -> None:
             change = (y - F.relu6(y)).square().sum(dtype=torch.double)
-            of_batch = [(y < 0).sum(), (y > 6).sum(), change, y.square().sum(dtype=torch.double)]
-            sums += torch.stack([value.double() for value in of_batch])
-            count += y.numel()
-    with relu6_after([project]):
-        found = accuracy(network, batches)
-    negative, above, change, square = sums.tolist()
-    lost = change / square if square else 0.0
-    return Bottleneck(name, y.shape[1], negative / count, above / count, lost, found)
+            square = y.square().sum(dtype=torch.double)
+            of_batch = [(y < 0).sum(), (y > 6).sum(), change, square, torch.tensor(y.numel())]
+            sums[name] += torch.stack([value.double() for value in of_batch])
+
+        return hook
+
+    hooks = [block.project.register_forward_hook(add(name)) for name, block in found.items()]
+    try:
+        for batch in batches:
+            network(batch)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    made = []
+    for name, block in found.items():
+        negative, above, change, square, count = sums[name].tolist()
+        project: Any = block.project
+        lost = change / square if square else 0.0
+        channels = project.conv.out_channels
+        made.append(Loss(name, channels, negative / count, above / count, lost))
+    return made
+
+
+@torch.no_grad()
+def features(
+    network: nn.Module, name: str, batches: Iterable[Tensor], side: int = 4
+) -> tuple[Tensor, Tensor]:
+    """The output of the block's projection, and that after a ReLU6: (N, F) each.
+
+    Maps of more than `side` px are averaged down to it.
+    """
+    found: list[list[Tensor]] = [[], []]
+
+    def collect(module: nn.Module, inputs: Any, y: Tensor) -> None:
+        for outputs, kept in zip((y, F.relu6(y)), found, strict=True):
+            size = min(side, y.shape[-1])
+            kept.append(F.adaptive_avg_pool2d(outputs, size).flatten(1))
+
+    hook = blocks(network)[name].project.register_forward_hook(collect)
+    try:
+        for batch in batches:
+            network(batch)
+    finally:
+        hook.remove()
+    before, after = map(torch.cat, found)
+    return before, after

@@ -13,13 +13,14 @@ from mnv2_lightning.reports.figures import GREY, INK, RED
 def draw(
     result: dict[str, Any],
     block: str,
-    features: np.ndarray,
+    before: np.ndarray,
+    after: np.ndarray,
     labels: np.ndarray,
     classes: Sequence[str],
 ) -> Figure:
     """Positive channels by layer; accuracy with a ReLU6 in a bottleneck; what it does to features.
 
-    `features`: (N, F) outputs of `block`; `labels`: (N,).
+    `before`, `after`: (N, F) outputs of `block`, without and with a ReLU6; `labels`: (N,).
     """
     figure = Figure(figsize=(12, 8.4), layout="constrained", dpi=110)
     axes = list(figure.subplots(2, 2).flat)
@@ -28,10 +29,9 @@ def draw(
         place.grid(alpha=0.25)
     _draw_shares(axes[0], result["positive"])
     _draw_accuracies(axes[1], result)
-    changed = features.clip(0, 6)
-    middle = features.mean(0)
-    directions = np.linalg.svd(features - middle, full_matrices=False)[2][:2].T
-    points = [(x - middle) @ directions for x in (features, changed)]
+    middle = before.mean(0)
+    directions = np.linalg.svd(before - middle, full_matrices=False)[2][:2].T
+    points = [(x - middle) @ directions for x in (before, after)]
     low, high = np.concatenate(points).min(0), np.concatenate(points).max(0)
     titles = f"output of {block}, as it is", "the same after a ReLU6"
     for place, shown, title in zip(axes[2:], points, titles, strict=True):

@@ -61,7 +61,7 @@ def runs(folder: Path) -> list[Path]:
 def _row(run: Path) -> Row:
     row: Row = {"name": run.name, "folder": str(run), "status": "not started", "error": None}
     row |= {"overrides": None, "curves": _curves(run / "metrics.csv")}
-    row["corrupted_accuracy"] = _corrupted_accuracy(run / "evaluation")
+    row["corrupted_accuracy"] = None
     if not (run / RECORD).is_file():
         return row
     record = {key: value for key, value in read_record(run).items() if key in EMPTY}
@@ -69,15 +69,21 @@ def _row(run: Path) -> Row:
         return row | {"status": "failed", "error": f"{RECORD} cannot be read"}
     if record["status"] == "running" and not _is_locked(run):
         record |= {"status": "interrupted", "error": "its process was killed"}
+    row["corrupted_accuracy"] = _corrupted_accuracy(run, record)
     return row | record
 
 
-def _corrupted_accuracy(folder: Path) -> float | None:
-    """The mean accuracy on corrupted test images, of the best checkpoint, or else of the last."""
-    for checkpoint in ("best", "last"):
-        found = read_dict(folder / f"{checkpoint}-test-corruptions.json").get("corrupted_accuracy")
-        if isinstance(found, float):
-            return found
+def _corrupted_accuracy(run: Path, record: dict[str, Any]) -> float | None:
+    """The mean accuracy on all kinds of corrupted test images, of the checkpoint that was tested.
+
+    None: it was not measured, or before the run was resumed for more epochs.
+    """
+    pattern = f"{record.get('tested_checkpoint')}-test*-corruptions.json"
+    for path in sorted((run / "evaluation").glob(pattern), key=lambda path: len(path.name)):
+        found = read_dict(path)
+        value = found.get("corrupted_accuracy")
+        if isinstance(value, float) and found.get("epochs") == record.get("epochs"):
+            return value
     return None
 
 

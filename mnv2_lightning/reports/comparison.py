@@ -30,7 +30,7 @@ METHOD = (
     "Differences are paired by seed. The intervals are Student's and hold together (Bonferroni). "
     "p is of the sign-flip permutation test, corrected by Holm; of n seeds it is at least 2/2^n. "
     f"Power: the probability that the interval excludes 0 where the difference is {100 * EFFECT:g} "
-    "points and varies between seeds as measured."
+    "points and varies between seeds as measured. The interval and p of an effect are for it alone."
 )
 MCNEMAR = (
     "The last p is McNemar's, of the test images that one arm alone gets wrong, summed over the "
@@ -222,45 +222,52 @@ def _p(value: float | None) -> str:
 
 
 @dataclass(frozen=True)
-class Interaction:
-    """The difference that the values of one key make, where another key has one value or another.
-
-    `text`: what is subtracted from what.
-    """
+class Effect:
+    """A contrast of the four arms of two keys with two values each, in words."""
 
     text: str
     difference: Difference
 
 
-def interaction(rows: Sequence[Row], metric: str) -> Interaction | None:
-    """Of two keys with two values each; None for other arms, or without a seed in common."""
+def effects(rows: Sequence[Row], metric: str) -> list[Effect]:
+    """The effect of each of two keys, and their interaction; none for other arms, or without a
+    seed that all have in common.
+    """
     arms = [group for group in leaderboard.groups(rows) if group.numbers(metric)]
     keys = list(arms[0].values) if arms else []
     values = [list(dict.fromkeys(arm.values[key] for arm in arms)) for key in keys]
     if len(arms) != 4 or list(map(len, values)) != [2, 2]:
-        return None
+        return []
     by_values = {tuple(arm.values.values()): _by_seed(arm) for arm in arms}
     seeds = sorted(set.intersection(*(set(runs) for runs in by_values.values())))
     if not seeds or len(by_values) != 4:
-        return None
+        return []
     (a, b), (c, d) = values
-    gains = [
-        [by_values[a, with_][seed][metric] - by_values[b, with_][seed][metric] for seed in seeds]
-        for with_ in (c, d)
-    ]
+    ac, ad, bc, bd = (
+        np.array([by_values[pair][seed][metric] for seed in seeds])
+        for pair in ((a, c), (a, d), (b, c), (b, d))
+    )
     first, second = map(leaderboard.short, keys)
-    text = f"{first} {a} - {b}: with {second} {c} minus with {second} {d}"
-    return Interaction(text, paired_difference(*gains))
+    return [
+        Effect(f"{first} {a} - {b}", paired_difference((ac + ad) / 2, (bc + bd) / 2)),
+        Effect(f"{second} {c} - {d}", paired_difference((ac + bc) / 2, (ad + bd) / 2)),
+        Effect(
+            f"interaction: {first} {a} - {b} with {second} {c}, minus with {second} {d}",
+            paired_difference(ac - bc, ad - bd),
+        ),
+    ]
 
 
-def interaction_section(found: Interaction) -> Section:
-    """A row for the interaction."""
-    of = found.difference
-    head = ["difference of differences", "n", "points", f"{LEVEL:.0%} interval", "p", "power"]
-    has_interval = of.low is not None and of.high is not None
-    interval = f"{_points(of.low)} to {_points(of.high)}" if has_interval else "-"
-    row = [found.text, str(of.n), _points(of.mean), interval, _p(of.p)]
-    return "Interaction", head, [[*row, "-" if of.power is None else f"{of.power:.0%}"]]
+def effects_section(found: Sequence[Effect]) -> Section:
+    """A row for each effect."""
+    head = ["effect", "n", "points", f"{LEVEL:.0%} interval", "p", "power"]
+    return "Effects", head, [[effect.text, *_effect_cells(effect.difference)] for effect in found]
+
+
+def _effect_cells(of: Difference) -> list[str]:
+    interval = "-" if of.low is None else f"{_points(of.low)} to {_points(of.high)}"
+    power = "-" if of.power is None else f"{of.power:.0%}"
+    return [str(of.n), _points(of.mean), interval, _p(of.p), power]
 
 
 def method(found: Sequence[Pair]) -> str:

@@ -145,16 +145,27 @@ def evaluation(result: dict[str, Any]) -> str:
     return "\n".join([start, *(_aligned(rows) if result["classes"] else [])])
 
 
+def evaluations(results: Sequence[dict[str, Any]]) -> str:
+    """A row for each run of a sweep."""
+    rows = [["run", "accuracy", "on corrupted images"]]
+    for result in results:
+        corrupted = share(result.get("corrupted_accuracy"))
+        rows.append([result["run"], share(result["accuracy"]), corrupted])
+    if not any("corrupted_accuracy" in result for result in results):
+        rows = [row[:2] for row in rows]
+    return "\n".join(_aligned(rows))
+
+
 def corruptions(result: dict[str, Any]) -> str:
     """The accuracy on each kind of corrupted images, and the mean."""
-    means = [result["corrupted_accuracy"], result["relative_error"]]
-    found = [(row["kind"], row["accuracy"], row["relative_error"]) for row in result["corruptions"]]
+    means = [result["corrupted_accuracy"], result["error_ratio"]]
+    found = [(row["kind"], row["accuracy"], row["error_ratio"]) for row in result["corruptions"]]
     rows = [
-        ["corruption", "accuracy", "relative error"],
+        ["corruption", "accuracy", "error ratio"],
         *([kind, share(value), number(error, ".2f")] for kind, value, error in found),
         ["mean", share(means[0]), number(means[1], ".2f")],
     ]
-    if result["relative_error"] is None:
+    if result["error_ratio"] is None:
         rows = [row[:2] for row in rows]
     return "\n".join(_aligned(rows))
 

@@ -128,8 +128,8 @@ def _of_several(rows: Sequence[Row], folders: Sequence[Path]) -> Content:
     figures = sweep_figures.draw(rows, trials or None)
     if not trials and (pairs := comparison.pairs_of_seeds(rows)):
         shown.insert(1, comparison.comparison_section(pairs))
-        if (found := comparison.interaction(rows, leaderboard.metric(rows))) is not None:
-            shown.insert(2, comparison.interaction_section(found))
+        if effects := comparison.effects(rows, leaderboard.metric(rows)):
+            shown.insert(2, comparison.effects_section(effects))
         figures["differences"] = sweep_figures.draw_differences(pairs)
     return Content(sections.summary(rows), shown, figures, [], "")
 

@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from mnv2_lightning.data.sets import DATA_SETS, DIGITS, SIDE, TRAIN
+from mnv2_lightning.data.sets import DATA_SETS, DIGITS, OWN_FILES, SIDE, TRAIN
 from mnv2_lightning.networks.strides import resolve_strides
 from mnv2_lightning.schema.errors import ConfigError, empty
 from mnv2_lightning.schema.models import (
@@ -43,8 +43,10 @@ TYPES = {
 
 def check(command: str, config: dict[str, Any]) -> None:
     """Check the composed and resolved config of a job. ConfigError: a message of one line."""
-    keys = dotted_keys(config)
-    validate(BY_COMMAND[command], config, "", keys)
+    keys, own = dotted_keys(config), config
+    if command == "evaluate" and "_target_" in config["data"]:
+        own = config | {"data": {"dir": None}}
+    validate(BY_COMMAND[command], own, "", keys)
     for path, node in targeted_nodes(config):
         if (model := BY_TARGET.get(str(node["_target_"]))) is not None:
             validate(model, node, f"{path}.", keys)
@@ -170,6 +172,8 @@ def _check_idx_files(data: dict[str, Any]) -> None:
         raise ConfigError(f"data.dataset={DIGITS}: has test images only; it is for evaluate")
     if name not in DATA_SETS:
         if data["dir"] is None:
+            if name in OWN_FILES:
+                raise ConfigError(f"data.dir: must hold the four files of {name}: data.dir=PATH")
             raise ConfigError(
                 f"data.dataset={name}: must be one of {', '.join(DATA_SETS)}, or data.dir=PATH "
                 f"hold its four files{did_you_mean(name, DATA_SETS)}"

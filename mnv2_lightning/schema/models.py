@@ -145,10 +145,12 @@ class EvaluateConfig(FolderConfig, command="evaluate"):
     trust: list[str] | None
     checkpoint: Literal["best", "last", "previous"] | None
     split: Literal["test", "val"]
-    corruptions: Literal["all"] | Annotated[list[Corruption], Field(min_length=1)] | None
+    corruptions: (
+        Literal["all"] | Corruption | Annotated[list[Corruption], Field(min_length=1)] | None
+    )
     baseline: Text | None
     test_time_augmentation: AffineConfig | None
-    data: DataFolderConfig | Node
+    data: DataFolderConfig  # or a data set, which `check` checks by its class
     accelerator: ACCELERATORS
 
 
@@ -165,6 +167,7 @@ class ExportConfig(FolderConfig, command="export"):
 
 class ActivationsConfig(FolderConfig, command="activations"):
     checkpoint: Literal["best", "last", "previous"] | None
+    images: Annotated[int, Field(ge=2)] | None
     data: DataFolderConfig
     out: Text
     trust: list[str] | None

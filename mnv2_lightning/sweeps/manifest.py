@@ -55,12 +55,15 @@ def _is_optional(key: str, swept: list[str]) -> bool:
 
 def end(jobs: list[Job]) -> bool:
     """Write the report on the whole sweep, and return whether all of these jobs have finished."""
-    from mnv2_lightning.reports import comparison, tables, write
+    from mnv2_lightning.reports import comparison, leaderboard, tables, write
 
     folder = _folder(jobs)
     rows = write.report([folder], folder / "report")
     log.info("%s", tables.sweep(rows))
-    for pair in comparison.pairs_of_seeds(rows):
+    if pairs := comparison.pairs_of_seeds(rows):
+        what = leaderboard.metric(rows).replace("_", " ")
+        log.info("differences in %s, with 95 %% intervals that hold together:", what)
+    for pair in pairs:
         log.info("  %s", comparison.sentence(pair))
     log.info("report: %s", folder / "report" / "report.html")
     mine = {job.folder.name for job in jobs}
