@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from tests.evidence import exports, gpu, reliability, results, search, speed
+from tests.evidence import exports, gpu, reliability, results, search, speed, studies
 
 PAGES: dict[str, Callable[[], str]] = {
     "outputs/records/README.md": results.page,
@@ -16,6 +16,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "outputs/records/export/README.md": exports.exports,
     "outputs/records/inference/README.md": speed.inference,
     "outputs/records/gpu/README.md": gpu.gpu,
+    "outputs/records/studies/README.md": studies.studies,
     "outputs/records/relu_collapse/README.md": results.relu_collapse,
     "outputs/reliability/README.md": reliability.page,
 }

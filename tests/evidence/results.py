@@ -24,6 +24,7 @@ FOLDERS = {
     "benchmark": "How fast are training, the input pipeline and inference?",
     "time_to_accuracy": "How much training does a given accuracy take?",
     "processes": "What do several jobs, or several processes of one job, gain on one machine?",
+    "studies": "Which claims of the paper and the tutorial hold on MNIST?",
     "tried": "Which settings of `experiment=fast` were tried?",
     "lr_x_expand_ratio": "Learning rate or expansion ratio: an example of a sweep",
     "pruned_search": "How many steps does pruning save in a search?",

@@ -9,13 +9,11 @@ STUDIES = RECORDS / "studies"
 # Ending of a sweep's name -> what is added to the command, and what it is called.
 TASKS = {
     "": ("", "MNIST"),
-    "-few_labels": (
-        "data.train_size=1000 trainer.max_steps=400 'seed=range(10)'",
-        "MNIST, 1,000 training images",
-    ),
+    "-few_labels": ("data.train_size=1000 trainer.max_steps=400", "MNIST, 1,000 images"),
     "-fashion": ("data=fashion_mnist data.crop=28", "Fashion-MNIST"),
 }
 CORRUPTED = "corrupted MNIST"
+SEEDS = 5  # in the studies' files
 
 
 def studies() -> str:
@@ -71,6 +69,8 @@ def verdicts(name: str, names: list[str]) -> list[str]:
 
 def verdict(found: dict[str, Any]) -> str:
     better = [pair for pair in found["pairs"] if pair["verdict"].endswith("is better")]
+    if effects := found.get("effects"):  # each of two keys says more than pairs of arms
+        return "; ".join(map(effect_verdict, effects))
     if not better:
         largest = max(max(-pair["low"], pair["high"]) for pair in found["pairs"])
         return f"no difference larger than {100 * largest:.2f} points"
@@ -78,6 +78,13 @@ def verdict(found: dict[str, Any]) -> str:
         f"{winner(pair)} over {loser(pair)} by {100 * abs(pair['mean']):.2f}" for pair in better
     ]
     return "; ".join(said)
+
+
+def effect_verdict(effect: dict[str, Any]) -> str:
+    name, low, high = effect["text"].partition(":")[0], effect["low"], effect["high"]
+    if low <= 0 <= high:
+        return f"{name}: none larger than {100 * max(-low, high):.2f}"
+    return f"{name}: {100 * effect['mean']:+.2f}"
 
 
 def winner(pair: dict[str, Any]) -> str:
@@ -97,11 +104,12 @@ def section(name: str) -> list[str]:
     question, claim = header(name)
     blocks = [f"## {name}", prose(f"{question} Claim: {claim}")]
     for task, found in comparisons(name).items():
-        blocks += [f"### {task}", *commands(name, task), arms(found), pairs(found)]
+        blocks += [f"### {name}: {task}", *commands(name, task, found)]
+        blocks += [arms(found), pairs(found), *effects(found)]
     return blocks
 
 
-def commands(name: str, task: str) -> list[str]:
+def commands(name: str, task: str, found: dict[str, Any]) -> list[str]:
     sweep = f"outputs/sweeps/{name}"
     if task == CORRUPTED:
         measure = f"python -m mnv2_lightning.evaluate run_dir={sweep} corruptions=all"
@@ -109,6 +117,8 @@ def commands(name: str, task: str) -> list[str]:
         return [command(lines[0]), command(lines[1], "metric=corrupted_accuracy")]
     ending = next(ending for ending, (_, called) in TASKS.items() if called == task)
     more = [TASKS[ending][0], f"sweep={name}{ending}"] if ending else []
+    n = min(arm["n"] for arm in found["arms"])
+    more += [f"'seed=range({n})'"] if n != SEEDS else []
     start = f"python -m mnv2_lightning.train -m study={name}"
     return [command(start, " ".join(more)) if more else command(start)]
 
@@ -142,6 +152,22 @@ def pairs(found: dict[str, Any]) -> str:
     ]
     head = ("difference", "points", "interval", "p", "power", "verdict")
     return table(head, rows)
+
+
+def effects(found: dict[str, Any]) -> list[str]:
+    """Of two keys with two values each."""
+    rows = [
+        [
+            effect["text"],
+            f"{100 * effect['mean']:+.2f}",
+            f"{100 * effect['low']:+.2f} to {100 * effect['high']:+.2f}",
+            f"{effect['p']:.3f}",
+            f"{effect['power']:.0%}",
+        ]
+        for effect in found.get("effects", [])
+    ]
+    head = ("effect", "points", "interval, alone", "p", "power")
+    return [table(head, rows)] if rows else []
 
 
 def corruptions() -> list[str]:
