@@ -120,6 +120,9 @@ def test_make_targets_exist(name: str) -> None:
 def test_links_and_files_exist(name: str) -> None:
     """Links and pictures, from the page's folder; files that are named, from the root."""
     for link in re.findall(r"!?\[.*?\]\(([^):]+)\)", PAGES[name]):
+        if link.startswith("#"):
+            assert f"\n## {link[1:]}\n" in PAGES[name], link
+            continue
         assert ((ROOT / name).parent / link).exists(), link
     for path in re.findall(
         r"`((?:conf|tests|outputs|mnv2_lightning|\.ci)/[^`<*\s]*)`", PAGES[name]

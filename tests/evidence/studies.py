@@ -22,7 +22,7 @@ def studies() -> str:
     return page(
         "Claims, tested",
         prose("""
-        Each study trains the arms of `conf/study/NAME.yaml` with several seeds, which arms share:
+        Each study trains the arms of a file in `conf/study/` with several seeds, which arms share:
         initial weights, order of images, validation split. The test set is read once by each run,
         at its end. Differences are paired by seed; an interval is Student's at 95 %, together for
         all pairs of the study (Bonferroni). "No difference larger than x" is the end of the
