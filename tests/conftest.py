@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import traceback
@@ -149,6 +150,12 @@ def run(
         train(configure(*FULL, *AUGMENTED, "callbacks=[default,ema]", run_dir=folder))
         keep["run"] = folder
     return keep["run"]
+
+
+@pytest.fixture
+def copied(run: Path, tmp_path: Path) -> Path:
+    """A copy of the shared run, to write into."""
+    return Path(shutil.copytree(run, tmp_path / "a"))
 
 
 @pytest.fixture(scope="session")

@@ -106,15 +106,15 @@ def test_initial_weights_are_the_runs(configure: Configure, tmp_path: Path) -> N
     assert all(torch.equal(again[name], weight) for name, weight in initial.weights.items())
 
 
-def test_the_command(call: Call, run: Path) -> None:
-    ended = call("activations", f"run_dir={run}")
+def test_the_command(call: Call, copied: Path) -> None:
+    ended = call("activations", f"run_dir={copied}")
     assert ended.status == 0, ended.err
-    folder = run / "activations"
+    folder = copied / "activations"
     found = json.loads((folder / "activations.json").read_text())
     assert (folder / "activations.png").stat().st_size > 20_000
     assert len(found["bottlenecks"]) == 6
     assert len(found["positive"]["initial"]) == len(found["positive"]["trained"]) == 5
-    record = json.loads((run / "result.json").read_text())
+    record = json.loads((copied / "result.json").read_text())
     assert found["accuracy"] == pytest.approx(record["test_accuracy"])
 
 
@@ -128,8 +128,8 @@ def test_initial_weights_may_be_trained_ones(
     assert all(torch.equal(again[name], source[name]) for name in source)
 
 
-def test_few_images_in_whole_batches(call: Call, run: Path, tmp_path: Path) -> None:
-    ended = call("activations", f"run_dir={run}", "images=51", f"out={tmp_path / 'a'}")
+def test_few_images_in_whole_batches(call: Call, copied: Path, tmp_path: Path) -> None:
+    ended = call("activations", f"run_dir={copied}", "images=51", f"out={tmp_path / 'a'}")
     assert ended.status == 0, ended.err
     assert json.loads((tmp_path / "a" / "activations.json").read_text())["images"] == 51
 

@@ -123,23 +123,27 @@ def test_canny_finds_the_outline_of_a_square() -> None:
     assert bright[14].nonzero().flatten().tolist() == [7, 8, 19, 20]
 
 
-def test_evaluated_on(call: Call, run: Path, tmp_path: Path) -> None:
+def test_evaluated_on(call: Call, copied: Path, tmp_path: Path) -> None:
     """The run is its own baseline: the same errors."""
-    ended = call("evaluate", f"run_dir={run}", "corruptions=[stripe,shear]", f"baseline={run}")
+    ended = call(
+        "evaluate", f"run_dir={copied}", "corruptions=[stripe,shear]", f"baseline={copied}"
+    )
     assert ended.status == 0, ended.err
-    found = json.loads((run / "evaluation" / "best-test-corruptions-stripe-shear.json").read_text())
+    found = json.loads(
+        (copied / "evaluation" / "best-test-corruptions-stripe-shear.json").read_text()
+    )
     assert [row["kind"] for row in found["corruptions"]] == ["stripe", "shear"]
     accuracies = [row["accuracy"] for row in found["corruptions"]]
     assert found["corrupted_accuracy"] == pytest.approx(np.mean(accuracies))
     assert found["error_ratio"] == pytest.approx(1) or set(accuracies) == {1.0}
-    assert (run / "evaluation" / "best-test-corruptions-stripe-shear.png").is_file()
+    assert (copied / "evaluation" / "best-test-corruptions-stripe-shear.png").is_file()
     assert "stripe" in ended.out + ended.err
 
 
-def test_some_kinds_are_not_taken_for_all(call: Call, run: Path) -> None:
-    assert call("evaluate", f"run_dir={run}", "corruptions=stripe").status == 0
-    assert (run / "evaluation" / "best-test-corruptions-stripe.json").is_file()
-    (row,) = collect.rows([run])
+def test_some_kinds_are_not_taken_for_all(call: Call, copied: Path) -> None:
+    assert call("evaluate", f"run_dir={copied}", "corruptions=stripe").status == 0
+    assert (copied / "evaluation" / "best-test-corruptions-stripe.json").is_file()
+    (row,) = collect.rows([copied])
     assert row["corrupted_accuracy"] is None
 
 
@@ -180,7 +184,7 @@ def test_a_sweep(call: Call, tmp_path: Path) -> None:
     ("corruptions=all baseline=nowhere", "baseline=nowhere: there is no such folder"),
     ("data=fashion_mnist", "its classes are T-shirt"),
 ])  # fmt: skip
-def test_bad(typed: str, message: str, call: Call, run: Path) -> None:
-    ended = call("evaluate", f"run_dir={run}", *typed.split())
+def test_bad(typed: str, message: str, call: Call, copied: Path) -> None:
+    ended = call("evaluate", f"run_dir={copied}", *typed.split())
     assert (ended.status, ended.err.count("\n")) == (2, 1)
     assert message in ended.err

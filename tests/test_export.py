@@ -30,12 +30,6 @@ pytest.importorskip("onnxruntime", reason="needs the extra onnx")
 
 
 @pytest.fixture
-def copied(run: Path, tmp_path: Path) -> Path:
-    """A copy of the run, with EMA, to export into."""
-    return Path(shutil.copytree(run, tmp_path / "a"))
-
-
-@pytest.fixture
 def exported(keep: dict[str, Path], copied: Path, call: Call) -> Path:
     """A copy of the run whose network was exported to ONNX in float32, and nobody changes."""
     if "exported" not in keep:

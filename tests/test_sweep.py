@@ -158,7 +158,7 @@ def test_another_base_is_refused(call: Call, tmp_path: Path) -> None:
     assert ended.out.count("already finished") == 1
     ended = call("train", *SMALL, "optimizer.lr=0.1,0.2")
     assert ended.err == "error: optimizer.lr=0.1,0.2: several values need -m, for a sweep\n"
-    ended = call("evaluate", "run_dir=outputs/sweeps/s")
+    ended = call("export", "run_dir=outputs/sweeps/s")
     assert "not a run's folder (it holds runs, such as lr-0.1)" in ended.err
     for verb in ("evaluate", "report"):  # a job's folder, under its name, is a run's
         ended = call(verb, f"run_dir={folder / 'lr-0.1'}")

@@ -193,22 +193,22 @@ def test_known_sets_from_their_own_files(
     assert (tmp_path / "run" / "evaluation" / dataset / "best-test.json").is_file()
 
 
-def test_a_run_on_another_set(call: Call, run: Path, tmp_path: Path) -> None:
+def test_a_run_on_another_set(call: Call, copied: Path, tmp_path: Path) -> None:
     """Prepared as the run's; where its own are is not used."""
     write(tmp_path / "files", ten_classes("qmnist-"), "qmnist-")
-    ended = call("evaluate", f"run_dir={run}", "data=qmnist", "data.dir=files")
+    ended = call("evaluate", f"run_dir={copied}", "data=qmnist", "data.dir=files")
     assert ended.status == 0, ended.err
     assert "on 30 test images" in ended.out
     write(tmp_path / "small", ten_classes("qmnist-", side=20), "qmnist-")
     place = ("data=qmnist", "data.dir=small", "corruptions=all")
-    ended = call("evaluate", f"run_dir={run}", *place)
+    ended = call("evaluate", f"run_dir={copied}", *place)
     assert (ended.status, ended.err.count("\n")) == (2, 1)
     assert "are for images of 28 x 28 px, not 20 x 20" in ended.err
 
 
-def test_scikit_learns_digits(call: Call, run: Path) -> None:
+def test_scikit_learns_digits(call: Call, copied: Path) -> None:
     pytest.importorskip("sklearn", reason="needs scikit-learn")
-    ended = call("evaluate", f"run_dir={run}", "data=digits")
+    ended = call("evaluate", f"run_dir={copied}", "data=digits")
     assert ended.status == 0, ended.err
     assert "on 1,797 test images" in ended.out
     ended = call("train", "data=digits")
