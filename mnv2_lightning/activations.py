@@ -56,10 +56,10 @@ def activations(cfg: DictConfig) -> dict[str, Any]:
     log.info("a ReLU6 in each of %d bottlenecks ...", len(blocks))
     rows = []
     for loss in bottlenecks.losses(network, batches.inputs()):
-        with bottlenecks.relu6_after([blocks[loss.block].project]):
+        with bottlenecks.relu6_after([loss.block], network):
             rows.append(asdict(loss) | {"accuracy": bottlenecks.accuracy(network, batches)})
         log.info("  %s: %.2f %%", loss.block, 100 * rows[-1]["accuracy"])
-    with bottlenecks.relu6_after([block.project for block in blocks.values()]):
+    with bottlenecks.relu6_after(list(blocks), network):
         with_all = bottlenecks.accuracy(network, batches)
     result = {
         "run": Path(cfg.run_dir).resolve().name,

@@ -52,7 +52,7 @@ def test_positive_shares(network: Any, batches: list[tuple[Tensor, Tensor]]) -> 
 
 def test_bottleneck(network: Any, batches: list[tuple[Tensor, Tensor]]) -> None:
     found = bottlenecks.losses(network, [x for x, _ in batches])[-1]
-    with bottlenecks.relu6_after([network.stages[1][1].project]):
+    with bottlenecks.relu6_after(["stages.1.1"], network):
         accuracy = bottlenecks.accuracy(network, batches)
     features = bottlenecks.features(network, "stages.1.1", [x for x, _ in batches], side=2)
     with torch.no_grad():
@@ -80,7 +80,6 @@ def test_a_measurement_leaves_the_network_alone(
     x, labels = batches[0]
     before = network(x)
     wrong = [x[:, :, :0]]
-    modules = [block.project for block in bottlenecks.blocks(network).values()]
     for measure in (
         lambda: bottlenecks.losses(network, wrong),
         lambda: bottlenecks.positive_shares(network, wrong),
@@ -88,7 +87,7 @@ def test_a_measurement_leaves_the_network_alone(
     ):
         with pytest.raises(RuntimeError):
             measure()
-    with pytest.raises(RuntimeError), bottlenecks.relu6_after(modules):
+    with pytest.raises(RuntimeError), bottlenecks.relu6_after(["stages.0.0"], network):
         bottlenecks.accuracy(network, [(wrong[0], labels)])
     assert torch.equal(network(x), before)
 

@@ -1,7 +1,7 @@
 """What the inverted residuals of a network do to the information that passes them."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,34 +52,48 @@ def blocks(network: nn.Module) -> dict[str, InvertedResidual]:
     return {name: block for name, block in found if isinstance(block, InvertedResidual)}
 
 
-@torch.no_grad()
-def positive_shares(network: nn.Module, batches: Iterable[Tensor]) -> list[PositiveShare]:
-    """Of each block that expands. `batches`: (B, C, H, W) inputs, at least one."""
-    expanding = {k: b for k, b in blocks(network).items() if isinstance(b.expand, nn.Sequential)}
-    counts: dict[str, list[Tensor]] = {name: [] for name in expanding}  # positions by their share
-
-    def count(name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
-            positive = (output > 0).sum(1).flatten()
-            counts[name].append(positive.bincount(minlength=output.shape[1] + 1))
-
-        return hook
-
-    norms: dict[str, Any] = {name: block.expand.norm for name, block in expanding.items()}
-    hooks = [norm.register_forward_hook(count(name)) for name, norm in norms.items()]
+@contextmanager
+def after(
+    modules: Mapping[str, nn.Module], function: Callable[[str, Tensor], Tensor | None]
+) -> Iterator[None]:
+    """Call `function(name, output)` after each module; a Tensor that it returns is the output."""
+    hooks = [
+        module.register_forward_hook(lambda _, inputs, output, name=name: function(name, output))
+        for name, module in modules.items()
+    ]
     try:
-        for batch in batches:
-            network(batch)
+        yield
     finally:
         for hook in hooks:
             hook.remove()
-    return [_share(name, expanding[name], torch.stack(of).sum(0)) for name, of in counts.items()]
 
 
-def _share(name: str, block: InvertedResidual, positions: Tensor) -> PositiveShare:
+@torch.no_grad()
+def positive_shares(network: nn.Module, batches: Iterable[Tensor]) -> list[PositiveShare]:
+    """Of each block that expands. `batches`: (B, C, H, W) inputs, at least one."""
+    expanding: dict[str, Any] = {
+        name: block.expand
+        for name, block in blocks(network).items()
+        if isinstance(block.expand, nn.Sequential)
+    }
+    counts: dict[str, list[Tensor]] = {name: [] for name in expanding}  # positions by their share
+
+    def count(name: str, output: Tensor) -> None:
+        positive = (output > 0).sum(1).flatten()
+        counts[name].append(positive.bincount(minlength=output.shape[1] + 1))
+
+    with after({name: expand.norm for name, expand in expanding.items()}, count):
+        for batch in batches:
+            network(batch)
+    return [
+        _share(name, expanding[name].conv.in_channels, torch.stack(of).sum(0))
+        for name, of in counts.items()
+    ]
+
+
+def _share(name: str, in_channels: int, positions: Tensor) -> PositiveShare:
     """`positions`: how many have 0, 1, 2, ... positive channels."""
     channels = len(positions) - 1
-    in_channels: int = block.expand.conv.in_channels  # type: ignore[union-attr, assignment]
     shares, weights = torch.arange(channels + 1) / channels, positions.double() / positions.sum()
     mean = float((shares * weights).sum())
     there = positions.nonzero()
@@ -96,15 +110,10 @@ def _share(name: str, block: InvertedResidual, positions: Tensor) -> PositiveSha
     )
 
 
-@contextmanager
-def relu6_after(modules: Sequence[nn.Module]) -> Iterator[None]:
-    """Apply a ReLU6 to the outputs of `modules`."""
-    hooks = [m.register_forward_hook(lambda _, inputs, output: F.relu6(output)) for m in modules]
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
+def relu6_after(names: Sequence[str], network: nn.Module) -> AbstractContextManager[None]:
+    """Apply a ReLU6 to the outputs of the projections of these blocks."""
+    projections = {name: blocks(network)[name].project for name in names}
+    return after(projections, lambda _, output: F.relu6(output))
 
 
 @torch.no_grad()
@@ -121,22 +130,15 @@ def losses(network: nn.Module, batches: Iterable[Tensor]) -> list[Loss]:
     # Negative, above 6, squares of the change, squares, number of values.
     sums = {name: torch.zeros(5, dtype=torch.double) for name in found}
 
-    def add(name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, inputs: Any, y: Tensor) -> None:
-            change = (y - F.relu6(y)).square().sum(dtype=torch.double)
-            square = y.square().sum(dtype=torch.double)
-            of_batch = [(y < 0).sum(), (y > 6).sum(), change, square, torch.tensor(y.numel())]
-            sums[name] += torch.stack([value.double() for value in of_batch])
+    def add(name: str, y: Tensor) -> None:
+        change = (y - F.relu6(y)).square().sum(dtype=torch.double)
+        square = y.square().sum(dtype=torch.double)
+        of_batch = [(y < 0).sum(), (y > 6).sum(), change, square, torch.tensor(y.numel())]
+        sums[name] += torch.stack([value.double() for value in of_batch])
 
-        return hook
-
-    hooks = [block.project.register_forward_hook(add(name)) for name, block in found.items()]
-    try:
+    with after({name: block.project for name, block in found.items()}, add):
         for batch in batches:
             network(batch)
-    finally:
-        for hook in hooks:
-            hook.remove()
     made = []
     for name, block in found.items():
         negative, above, change, square, count = sums[name].tolist()
@@ -157,16 +159,13 @@ def features(
     """
     found: list[list[Tensor]] = [[], []]
 
-    def collect(module: nn.Module, inputs: Any, y: Tensor) -> None:
+    def collect(_: str, y: Tensor) -> None:
         for outputs, kept in zip((y, F.relu6(y)), found, strict=True):
             size = min(side, y.shape[-1])
             kept.append(F.adaptive_avg_pool2d(outputs, size).flatten(1))
 
-    hook = blocks(network)[name].project.register_forward_hook(collect)
-    try:
+    with after({name: blocks(network)[name].project}, collect):
         for batch in batches:
             network(batch)
-    finally:
-        hook.remove()
-    before, after = map(torch.cat, found)
-    return before, after
+    before, changed = map(torch.cat, found)
+    return before, changed
