@@ -30,6 +30,7 @@ def compare(cfg: DictConfig) -> dict[str, Any]:
     from mnv2_lightning.reports import (
         collect,
         comparison,
+        comparison_tables,
         leaderboard,
         sections,
         sweep_figures,
@@ -46,16 +47,19 @@ def compare(cfg: DictConfig) -> dict[str, Any]:
     found = comparison.pairs(rows, metric)
     if not found:
         raise ConfigError(f"{folders_of(cfg)[0]}: no two arms with a seed in common and {metric}")
-    shown = [comparison.arms_section(found, metric), comparison.comparison_section(found)]
-    result = comparison.as_dict(found, metric)
+    shown = [
+        comparison_tables.arms_section(found, metric),
+        comparison_tables.comparison_section(found),
+    ]
+    result = comparison_tables.as_dict(found, metric)
     if effects := comparison.effects(rows, metric):
-        shown.append(comparison.effects_section(effects))
+        shown.append(comparison_tables.effects_section(effects))
         result["effects"] = [{"text": e.text, **vars(e.difference)} for e in effects]
     out, name = Path(cfg.out), "comparison" + "-corrupted" * (metric == CORRUPTED)
     durable_files.make_folder(out)
     durable_files.write_json(out / f"{name}.json", result)
     markdown = "\n\n".join(map(sections.markdown_section, shown))
-    method = comparison.method(found)
+    method = comparison_tables.method(found)
     durable_files.write_text(out / f"{name}.md", f"{markdown}\n\n{method}\n")
     sweep_figures.draw_differences(found).savefig(out / f"{name}.png")
     log.info("%s", tables.comparison(shown))

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mnv2_lightning.reports import collect, comparison
+from mnv2_lightning.reports import collect, comparison, comparison_tables
 from mnv2_lightning.runs.config import to_yaml
 from mnv2_lightning.runs.prediction_file import PREDICTIONS, read_predictions, write_predictions
 from tests.conftest import SMALL, Call
@@ -88,7 +88,7 @@ def test_effects_of_two_keys(tmp_path: Path) -> None:
     means = [effect.difference.mean for effect in found]
     assert means == pytest.approx([0.0025, 0.0035, -0.003])
     assert comparison.effects(rows[:3], "test_accuracy") == []
-    assert comparison.effects_section(found)[2][2][2] == "-0.30"
+    assert comparison_tables.effects_section(found)[2][2][2] == "-0.30"
 
 
 def test_by_accuracy_on_corrupted_images(tmp_path: Path, call: Call) -> None:

@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from mnv2_lightning.reports import (
     collect,
     comparison,
+    comparison_tables,
     curve_figures,
     leaderboard,
     sections,
@@ -127,9 +128,9 @@ def _of_several(rows: Sequence[Row], folders: Sequence[Path]) -> Content:
     trials = read_dict(folders[0] / SEARCH) if len(folders) == 1 else {}
     figures = sweep_figures.draw(rows, trials or None)
     if not trials and (pairs := comparison.pairs_of_seeds(rows)):
-        shown.insert(1, comparison.comparison_section(pairs))
+        shown.insert(1, comparison_tables.comparison_section(pairs))
         if effects := comparison.effects(rows, leaderboard.metric(rows)):
-            shown.insert(2, comparison.effects_section(effects))
+            shown.insert(2, comparison_tables.effects_section(effects))
         figures["differences"] = sweep_figures.draw_differences(pairs)
     return Content(sections.summary(rows), shown, figures, [], "")
 

@@ -55,7 +55,7 @@ def _is_optional(key: str, swept: list[str]) -> bool:
 
 def end(jobs: list[Job]) -> bool:
     """Write the report on the whole sweep, and return whether all of these jobs have finished."""
-    from mnv2_lightning.reports import comparison, leaderboard, tables, write
+    from mnv2_lightning.reports import comparison, comparison_tables, leaderboard, tables, write
 
     folder = _folder(jobs)
     rows = write.report([folder], folder / "report")
@@ -64,7 +64,7 @@ def end(jobs: list[Job]) -> bool:
         what = leaderboard.metric(rows).replace("_", " ")
         log.info("differences in %s, with 95 %% intervals that hold together:", what)
     for pair in pairs:
-        log.info("  %s", comparison.sentence(pair))
+        log.info("  %s", comparison_tables.sentence(pair))
     log.info("report: %s", folder / "report" / "report.html")
     mine = {job.folder.name for job in jobs}
     return all(row["status"] == "finished" for row in rows if row["name"] in mine)
