@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import logging
-import zlib
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from mnv2_lightning.cli.command import Command, Job, announce_imports
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
     import lightning.pytorch as L
     import numpy as np
     from omegaconf import DictConfig
-    from torch import Tensor
 
     from mnv2_lightning.callbacks.predictions import Predicted, Predictions
 
@@ -43,12 +41,12 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
 
     cfg = from_python.checked(COMMAND, cfg)
     warning_filters.install()
-    runs, robustness = _runs(cfg), _Robustness(cfg)
+    runs, corruptions = _runs(cfg), _Corruptions(cfg)
     results = []
     for run in runs:
         if len(runs) > 1:
             log.info("%s", run)
-        results.append(_evaluate_run(cfg, run, robustness))
+        results.append(_evaluate_run(cfg, run, corruptions))
     if runs == [Path(cfg.run_dir)]:
         return results[0]
     log.info("%s", tables.evaluations(results))
@@ -162,7 +160,7 @@ def _run_config(cfg: DictConfig, run: Path) -> DictConfig:
     return run_cfg
 
 
-def _evaluate_run(cfg: DictConfig, run: Path, robustness: _Robustness) -> dict[str, Any]:
+def _evaluate_run(cfg: DictConfig, run: Path, corruptions: _Corruptions) -> dict[str, Any]:
     from mnv2_lightning.classifier import Classifier
     from mnv2_lightning.reports import figures, tables
     from mnv2_lightning.runs import config
@@ -203,13 +201,13 @@ def _evaluate_run(cfg: DictConfig, run: Path, robustness: _Robustness) -> dict[s
         written += _write_figures(out / name, matrix, predicted, classes, images)
     durable_files.write_json(out / written[0], result)
     log.info("%s", tables.evaluation(result))
-    if robustness.kinds:
-        name = f"{name}-corruptions{robustness.suffix}"
+    if corruptions.kinds:
+        name = f"{name}-corruptions{corruptions.suffix}"
         written += [f"{name}.json", f"{name}.png"]
         found = {key: value for key, value in result.items() if key not in ("loss", "classes")}
-        found |= robustness.measure(loaded)
+        found |= corruptions.measure(loaded)
         durable_files.write_json(out / f"{name}.json", found)
-        examples = robustness.examples(loaded)
+        examples = corruptions.robustness.examples(datamodule)
         figures.draw_corruptions(found["corruptions"], examples).savefig(out / f"{name}.png")
         log.info("%s", tables.corruptions(found))
         result |= found
@@ -217,69 +215,32 @@ def _evaluate_run(cfg: DictConfig, run: Path, robustness: _Robustness) -> dict[s
     return result
 
 
-class _Robustness:
-    """Measures runs on images that are corrupted once for all of them."""
+class _Corruptions:
+    """What `cfg.corruptions` and `cfg.baseline` ask for. `suffix`: of file names."""
 
     def __init__(self, cfg: DictConfig) -> None:
+        from mnv2_lightning.robustness import Robustness
+
         self.kinds = _kinds(cfg)
         self.suffix = "" if cfg.corruptions == "all" else "".join(f"-{kind}" for kind in self.kinds)
-        self.split = cfg.split
-        self.images: dict[tuple[str, int], Tensor] = {}  # by kind and checksum of the images
+        self.robustness = Robustness(self.kinds, cfg.split)
         self.baseline: dict[str, float] | None = None  # accuracy by kind
         self.baseline_name: str | None = None
         if cfg.baseline is not None:
-            loaded = _load(cfg, Path(cfg.baseline))
             log.info("the baseline, %s", cfg.baseline)
+            loaded = _load(cfg, Path(cfg.baseline))
             self.baseline = self._accuracies(loaded)
             self.baseline_name = f"{Path(cfg.baseline).resolve().name}, {loaded.checkpoint.stem}"
 
-    def _corrupted(self, kind: str, images: np.ndarray) -> Tensor:
-        """(N, 28, 28) uint8."""
-        import torch
+    def measure(self, loaded: _Loaded) -> dict[str, Any]:
+        from mnv2_lightning.robustness import summary
 
-        from mnv2_lightning.data.corruptions import corrupt
-
-        key = kind, zlib.crc32(images.tobytes())
-        if key not in self.images:
-            self.images[key] = corrupt(torch.tensor(images), kind)
-        return self.images[key]
+        found = summary(self._accuracies(loaded), self.baseline)
+        return {"baseline": self.baseline_name} | found
 
     def _accuracies(self, loaded: _Loaded) -> dict[str, float]:
-        """ConfigError: the LightningModule logs no accuracy."""
-        datamodule = loaded.datamodule
-        datamodule.setup()
-        images, found = datamodule.images(self.split), {}
-        for kind in self.kinds:
-            loader = datamodule.evaluation_loader(self.split, self._corrupted(kind, images))
-            metrics = loaded.measure(self.split, dataloaders=loader)
-            if (name := f"{self.split}/accuracy") not in metrics:
-                raise ConfigError(f"corruptions: {type(loaded.classifier).__name__} logs no {name}")
-            found[kind] = metrics[name]
-        return found
-
-    def measure(self, loaded: _Loaded) -> dict[str, Any]:
-        """`corruptions`: accuracy by kind, and the error divided by the baseline's; their means.
-
-        A ratio is None where the baseline makes no error, and is left out of the mean.
-        """
-        rows: list[dict[str, Any]] = []
-        for kind, accuracy in self._accuracies(loaded).items():
-            before = None if self.baseline is None else self.baseline[kind]
-            ratio = None if before in (None, 1.0) else (1 - accuracy) / (1 - before)
-            row = {"kind": kind, "accuracy": accuracy, "baseline_accuracy": before}
-            rows.append(row | {"error_ratio": ratio})
-        ratios = [row["error_ratio"] for row in rows if row["error_ratio"] is not None]
-        return {
-            "baseline": self.baseline_name,
-            "corruptions": rows,
-            "corrupted_accuracy": fmean(row["accuracy"] for row in rows),
-            "error_ratio": fmean(ratios) if ratios else None,
-        }
-
-    def examples(self, loaded: _Loaded) -> list[np.ndarray]:
-        """An image of each kind, (28, 28) uint8."""
-        images = loaded.datamodule.images(self.split)
-        return [self._corrupted(kind, images)[0].numpy() for kind in self.kinds]
+        measure = partial(loaded.measure, self.robustness.split)
+        return self.robustness.accuracies(loaded.datamodule, measure)
 
 
 def _kinds(cfg: DictConfig) -> list[str]:

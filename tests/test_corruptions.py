@@ -13,6 +13,7 @@ from torch import Tensor
 
 from mnv2_lightning.data.corruptions import CORRUPTIONS, corrupt, gaussian, zigzag
 from mnv2_lightning.reports import collect
+from mnv2_lightning.robustness import summary
 from mnv2_lightning.schema.models import Corruption
 from tests.conftest import SMALL, Call
 
@@ -138,6 +139,16 @@ def test_evaluated_on(call: Call, copied: Path, tmp_path: Path) -> None:
     assert found["error_ratio"] == pytest.approx(1) or set(accuracies) == {1.0}
     assert (copied / "evaluation" / "best-test-corruptions-stripe-shear.png").is_file()
     assert "stripe" in ended.out + ended.err
+
+
+def test_ratios_of_errors() -> None:
+    """Where the baseline makes none, there is none, and the mean is of the others."""
+    found = summary({"fog": 0.9, "stripe": 0.7}, {"fog": 1.0, "stripe": 0.85})
+    assert [row["error_ratio"] for row in found["corruptions"]] == [None, pytest.approx(2)]
+    assert found["error_ratio"] == pytest.approx(2)
+    assert found["corrupted_accuracy"] == pytest.approx(0.8)
+    assert summary({"fog": 0.9}, {"fog": 1.0})["error_ratio"] is None
+    assert summary({"fog": 0.9}, None)["error_ratio"] is None
 
 
 def test_some_kinds_are_not_taken_for_all(call: Call, copied: Path) -> None:

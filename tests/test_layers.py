@@ -37,6 +37,7 @@ BELOW: dict[str, set[str]] = {
     "cli": {"build", "data", "runs", "schema", "system"},
     "instantiate": {"runs", "schema", "system"},
     "images": {"schema"},
+    "robustness": {"data", "schema"},
     "trained": {"data", "images", "instantiate", "networks", "runs", "schema"},
     "predictors": {"formats", "schema", "trained"},
     "sweeps": {"cli", "reports", "runs", "schema", "system"},
