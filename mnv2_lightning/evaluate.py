@@ -41,8 +41,10 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
 
     cfg = from_python.checked(COMMAND, cfg)
     warning_filters.install()
-    runs, corruptions = _runs(cfg), _Corruptions(cfg)
-    results = []
+    runs, left_out = _runs(cfg)
+    if left_out:
+        log.warning("left out, as they have no checkpoint: %s", ", ".join(left_out))
+    corruptions, results = _Corruptions(cfg), []
     for run in runs:
         if len(runs) > 1:
             log.info("%s", run)
@@ -54,17 +56,16 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
     return {"runs": results}
 
 
-def _runs(cfg: DictConfig) -> list[Path]:
-    """`cfg.run_dir`, or the runs of the sweep that is there. ConfigError: none has the checkpoint.
-
-    Runs of a sweep without the checkpoint are left out.
+def _runs(cfg: DictConfig) -> tuple[list[Path], list[str]]:
+    """`cfg.run_dir`, or the runs of the sweep that is there, and the names of its other runs, which
+    lack the checkpoint. ConfigError: all do.
     """
     from mnv2_lightning.reports import collect
 
     place = Path(cfg.run_dir)
     jobs = [] if (place / "config.yaml").is_file() else collect.runs(place)
     if not jobs:
-        return [folder.require_run("run_dir", cfg.run_dir)]
+        return [folder.require_run("run_dir", cfg.run_dir)], []
     folder.check_links(place)
     names = [cfg.checkpoint] if cfg.checkpoint else ["best", "last"]
     runs = [
@@ -72,12 +73,10 @@ def _runs(cfg: DictConfig) -> list[Path]:
         for job in jobs
         if any((job / "checkpoints" / f"{name}.ckpt").is_file() for name in names)
     ]
-    missing = ", ".join(job.name for job in jobs if job not in runs)
     if not runs:
         raise ConfigError(f"run_dir={place}: no run has a checkpoint {' or '.join(names)}")
-    if missing:
-        log.warning("without a checkpoint %s, left out: %s", " or ".join(names), missing)
-    return [folder.require_run("run_dir", str(run)) for run in runs]
+    left_out = [job.name for job in jobs if job not in runs]
+    return [folder.require_run("run_dir", str(run)) for run in runs], left_out
 
 
 @dataclass(frozen=True)
@@ -289,7 +288,7 @@ def check_job(job: Job) -> None:
         key = folder.key_of(override)
         if "_target_" in cfg.data and key.startswith("data.") and key != "data.dir":
             raise ConfigError(f"{key}: is as in the run; only data.dir can be set")
-    sets = {_check_run(cfg, "run_dir", run) for run in _runs(cfg)}
+    sets = {_check_run(cfg, "run_dir", run) for run in _runs(cfg)[0]}
     if cfg.baseline is not None:
         if cfg.corruptions is None:
             raise ConfigError("baseline: is for corruptions=all, or some kinds such as [fog]")
